@@ -1,0 +1,287 @@
+//! The command line, as clap reads it and as `--help` explains it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use strongroom::Tcti;
+use strongroom::dataset_key::KeyFormat;
+use strongroom::object::{Kind, Label, ObjectId, TokenName};
+use strongroom::policy::PcrSelection;
+use strongroom::uri::Selector;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  some objects failed, the rest are done
+  2  wrong usage, or not confirmed
+  3  the policy refused: the machine is in another boot state
+  4  TPM missing, not the vault's, busy or in lockout
+  5  vault missing, damaged, forged or of a newer format
+  6  no such object
+  7  the input is not what it must be
+
+Environment:
+  STRONGROOM_DIR   the vault's folder (default /var/lib/strongroom)
+  STRONGROOM_TCTI  the TPM, in tpm2-tss's notation (default /dev/tpm0, else /dev/tpmrm0)
+  STRONGROOM_LOG   error, warn (default), info, debug";
+
+/// Keeps this box's keys sealed to its TPM, bound to its measured boot.
+#[derive(Debug, Parser)]
+#[command(name = "strongroom", version, after_long_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    /// The vault's folder [default: $STRONGROOM_DIR, else /var/lib/strongroom]
+    #[arg(long, global = true, value_name = "FOLDER")]
+    pub(crate) dir: Option<PathBuf>,
+
+    /// The TPM, such as device:/dev/tpmrm0 [default: $STRONGROOM_TCTI, else the kernel's]
+    #[arg(long, global = true)]
+    pub(crate) tcti: Option<Tcti>,
+
+    /// Report as JSON on standard output
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a vault on this machine's TPM, bound to the present boot
+    #[command(
+        after_help = "Example:\n  strongroom init --recovery-out /media/usb/recovery.txt --yes"
+    )]
+    Init(Init),
+
+    /// Say how the vault stands: TPM, boot, objects
+    #[command(after_help = "Example:\n  strongroom status --json")]
+    Status,
+
+    /// List the vault's objects; needs no TPM
+    #[command(after_help = "Example:\n  strongroom list")]
+    List,
+
+    /// Seal a secret that is read from a file or standard input
+    #[command(
+        after_help = "Example:\n  strongroom seal --token credentials --label offsite \
+        --kind credential < secret"
+    )]
+    Seal(Seal),
+
+    /// Unseal a secret to a file or a pipe
+    #[command(
+        after_help = "Example:\n  strongroom unseal --token credentials --label offsite | wc -c"
+    )]
+    Unseal(Unseal),
+
+    /// Move dataset keys and cloud credentials out of a TrueNAS database
+    #[command(
+        after_help = "Examples:\n  strongroom migrate --database /data/freenas-v1.db \
+        --pwenc-secret /data/pwenc_secret --dry-run\n  strongroom migrate --database \
+        /data/freenas-v1.db --pwenc-secret /data/pwenc_secret --backup /mnt/tank/strongroom.backup \
+        --yes"
+    )]
+    Migrate(Migrate),
+
+    /// Allow the present boot, or one more, with one write to the TPM
+    #[command(
+        after_help = "Examples:\n  strongroom rebind --add 11=HEX --yes        # before an update\n  \
+        strongroom rebind --recovery recovery.txt --yes   # after one that locked the vault"
+    )]
+    Rebind(Rebind),
+
+    /// Write a whole copy of the vault, ciphertext only, into one file
+    #[command(after_help = "Example:\n  strongroom backup /mnt/tank/strongroom.backup")]
+    Backup {
+        /// The file to write
+        file: PathBuf,
+    },
+
+    /// Bring the vault onto this TPM with the recovery kit: after a new mainboard, or from a backup
+    #[command(after_help = "Example:\n  strongroom recover --recovery recovery.txt \
+        --backup /mnt/tank/strongroom.backup --yes")]
+    Recover(Recover),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// The PCRs to bind to [default: those of 7,9,11 that are extended here]
+    #[arg(long, value_name = "N,N,...")]
+    pub(crate) pcrs: Option<PcrSelection>,
+
+    /// The bank of PCRs
+    #[arg(long, default_value = "sha256", value_parser = ["sha256"])]
+    pub(crate) bank: String,
+
+    /// Write the recovery kit into this new file instead of showing it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recovery_out: Option<PathBuf>,
+
+    /// Take it as confirmed that the recovery kit is kept
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Seal {
+    /// The token to put the object in
+    #[arg(long)]
+    pub(crate) token: TokenName,
+
+    /// The object's name; for a dataset key the dataset's
+    #[arg(long)]
+    pub(crate) label: Label,
+
+    /// What it is: dataset-key, credential or secret-key
+    #[arg(long)]
+    pub(crate) kind: Kind,
+
+    /// For a dataset key, its form: raw, hex or passphrase
+    #[arg(long)]
+    pub(crate) keyformat: Option<KeyFormat>,
+
+    /// Read the secret from this file instead of standard input
+    #[arg(long)]
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Unseal {
+    /// The object, as a PKCS#11 URI
+    #[arg(value_name = "URI", conflicts_with_all = ["token", "label", "id"])]
+    pub(crate) uri: Option<Selector>,
+
+    /// The object's token
+    #[arg(long)]
+    pub(crate) token: Option<TokenName>,
+
+    /// The object's name
+    #[arg(long)]
+    pub(crate) label: Option<String>,
+
+    /// The object's id
+    #[arg(long)]
+    pub(crate) id: Option<ObjectId>,
+
+    /// Write into this new file, mode 0600, instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+
+    /// Write even to a terminal
+    #[arg(long)]
+    pub(crate) force: bool,
+
+    /// Open with this recovery kit (- for standard input) instead of the TPM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recovery: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Migrate {
+    /// The TrueNAS configuration database, such as /data/freenas-v1.db
+    #[arg(long, value_name = "FILE")]
+    pub(crate) database: PathBuf,
+
+    /// The secret that its columns are encrypted under, such as /data/pwenc_secret
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pwenc_secret: PathBuf,
+
+    /// Where to write the vault's copy before anything is cleared: off the boot disk
+    #[arg(long, value_name = "FILE", required_unless_present = "dry_run")]
+    pub(crate) backup: Option<PathBuf>,
+
+    /// Migrate only these
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Class::Datasets, Class::Credentials])]
+    pub(crate) only: Vec<Class>,
+
+    /// Say what would happen, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Go on where an interrupted run stopped; every run does, so this only says so
+    #[arg(long)]
+    pub(crate) resume: bool,
+
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// What is migrated together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Class {
+    /// The keys of encrypted datasets
+    Datasets,
+    /// The secret fields of cloud credentials
+    Credentials,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rebind {
+    /// Allow one more boot: the present one with these PCRs at other values
+    #[arg(long, value_name = "PCR=HEX,...", value_delimiter = ',', value_parser = pcr_value)]
+    pub(crate) add: Vec<(u8, [u8; 32])>,
+
+    /// Bind to these PCRs from now on
+    #[arg(long, value_name = "N,N,...", conflicts_with = "add")]
+    pub(crate) pcrs: Option<PcrSelection>,
+
+    /// Authorise it by this recovery kit (- for standard input); works in any boot
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recovery: Option<PathBuf>,
+
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Recover {
+    /// The recovery kit (- for standard input)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recovery: PathBuf,
+
+    /// Restore the vault's folder from this backup first
+    #[arg(long, value_name = "FILE")]
+    pub(crate) backup: Option<PathBuf>,
+
+    /// The PCRs to bind to [default: those of 7,9,11 that are extended here]
+    #[arg(long, value_name = "N,N,...")]
+    pub(crate) pcrs: Option<PcrSelection>,
+
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// `PCR=HEX`, a SHA-256 value.
+fn pcr_value(text: &str) -> Result<(u8, [u8; 32]), String> {
+    let wrong = || format!("{text:?} is not PCR=HEX with 64 hexadecimal digits");
+    let (pcr, digits) = text.split_once('=').ok_or_else(wrong)?;
+    let mut value = [0; 32];
+    hex::decode_to_slice(digits, &mut value).map_err(|_| wrong())?;
+    Ok((pcr.parse().map_err(|_| wrong())?, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        for command in super::Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string);
+            assert!(
+                help.is_some_and(|help| help.contains("Example")),
+                "{}",
+                command.get_name()
+            );
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! `strongroom list`: what is in the vault. Needs no TPM and no allowed boot.
+
+use serde_json::json;
+
+use super::Place;
+use crate::failure::Failure;
+use crate::output;
+
+pub(super) fn run(place: &Place) -> Result<(), Failure> {
+    let listing = place.vault()?.list()?;
+    let report = json!({
+        "objects": listing.objects,
+        "damaged": listing.damaged.iter().map(|bad| json!({
+            "file": bad.file, "reason": bad.reason,
+        })).collect::<Vec<_>>(),
+    });
+    output::show(place.json, &report, || {
+        output::table(
+            ["TOKEN", "KIND", "LABEL", "ID"],
+            listing.objects.iter().map(|object| {
+                [
+                    object.token.to_string(),
+                    object.kind.to_string(),
+                    object.label.to_string(),
+                    object.id.to_string(),
+                ]
+            }),
+        );
+        for bad in &listing.damaged {
+            println!("damaged: {}: {}", bad.file.display(), bad.reason);
+        }
+    });
+    match listing.damaged.len() {
+        0 => Ok(()),
+        failed => Err(Failure::Partial {
+            failed,
+            total: failed + listing.objects.len(),
+        }),
+    }
+}

@@ -1,0 +1,62 @@
+//! One file for each command.
+
+mod backup;
+mod init;
+mod list;
+mod migrate;
+mod rebind;
+mod recover;
+mod seal;
+mod status;
+mod unseal;
+
+use std::path::PathBuf;
+
+use strongroom::{Tcti, Unlocked, Vault, vault_dir};
+
+use crate::cli::{Cli, Command};
+use crate::failure::Failure;
+
+/// Runs the command that was asked for.
+pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
+    let place = Place {
+        dir: vault_dir(cli.dir.clone()),
+        tcti: cli.tcti.clone(),
+        json: cli.json,
+    };
+    match &cli.command {
+        Command::Init(args) => init::run(&place, args),
+        Command::Status => status::run(&place),
+        Command::List => list::run(&place),
+        Command::Seal(args) => seal::run(&place, args),
+        Command::Unseal(args) => unseal::run(&place, args),
+        Command::Migrate(args) => migrate::run(&place, args),
+        Command::Rebind(args) => rebind::run(&place, args),
+        Command::Backup { file } => backup::run(&place, file),
+        Command::Recover(args) => recover::run(&place, args),
+    }
+}
+
+/// Where vault and TPM are, and how to report.
+struct Place {
+    dir: PathBuf,
+    tcti: Option<Tcti>,
+    json: bool,
+}
+
+impl Place {
+    fn tcti(&self) -> strongroom::Result<Tcti> {
+        match &self.tcti {
+            Some(tcti) => Ok(tcti.clone()),
+            None => Tcti::from_environment(),
+        }
+    }
+
+    fn vault(&self) -> strongroom::Result<Vault> {
+        Vault::open(&self.dir)
+    }
+
+    fn unlock(&self) -> strongroom::Result<Unlocked> {
+        self.vault()?.unlock(&self.tcti()?)
+    }
+}

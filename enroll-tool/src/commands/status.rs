@@ -1,0 +1,71 @@
+//! `strongroom status`: how vault, TPM and boot stand, in one look.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use strongroom::error::Error;
+
+use super::Place;
+use crate::failure::Failure;
+use crate::output;
+
+pub(super) fn run(place: &Place) -> Result<(), Failure> {
+    let vault = place.vault()?;
+    let listing = vault.list()?;
+    let mut tokens: BTreeMap<String, usize> = vault
+        .tokens()
+        .into_iter()
+        .map(|token| (token.to_string(), 0))
+        .collect();
+    for object in &listing.objects {
+        *tokens.entry(object.token.to_string()).or_default() += 1;
+    }
+    let boot = place.tcti().and_then(|tcti| vault.boot_state(&tcti));
+    let (allowed, boot_words) = match &boot {
+        Ok(state) => match &state.refusal {
+            None => (
+                true,
+                format!("allowed ({} in the list)", state.branches.count()),
+            ),
+            Some(refusal) => (false, refusal.to_string()),
+        },
+        Err(error) => (false, error.to_string()),
+    };
+    let report = json!({
+        "vault": vault.id(),
+        "dir": place.dir,
+        "boot": {
+            "allowed": allowed,
+            "detail": boot_words,
+            "pcrs": boot.as_ref().ok().map(|state| &state.present),
+            "branches": boot.as_ref().ok().map(|state| &state.branches),
+        },
+        "tokens": tokens,
+        "damaged": listing.damaged.iter().map(|bad| json!({
+            "file": bad.file, "reason": bad.reason,
+        })).collect::<Vec<_>>(),
+    });
+    output::show(place.json, &report, || {
+        println!("Vault    {} in {}", vault.id(), place.dir.display());
+        println!("Boot     {boot_words}");
+        let counts: Vec<_> = tokens
+            .iter()
+            .map(|(token, count)| format!("{token} {count}"))
+            .collect();
+        println!("Objects  {}", counts.join(", "));
+        for bad in &listing.damaged {
+            println!("Damaged  {}: {}", bad.file.display(), bad.reason);
+        }
+    });
+    match boot {
+        Err(error) => Err(Failure::Reported(error)),
+        Ok(state) => match state.refusal {
+            Some(refusal) => Err(Failure::Reported(Error::PolicyRefused(refusal))),
+            None if listing.damaged.is_empty() => Ok(()),
+            None => Err(Failure::Partial {
+                failed: listing.damaged.len(),
+                total: listing.objects.len() + listing.damaged.len(),
+            }),
+        },
+    }
+}

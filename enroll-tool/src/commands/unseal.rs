@@ -1,0 +1,62 @@
+//! `strongroom unseal`: a secret out of the vault, into a pipe or a new file of mode 0600.
+
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+
+use strongroom::error::Error;
+use strongroom::recovery::RecoveryKit;
+use strongroom::uri::Selector;
+
+use super::Place;
+use crate::cli::Unseal;
+use crate::failure::Failure;
+
+pub(super) fn run(place: &Place, args: &Unseal) -> Result<(), Failure> {
+    if args.out.is_none() && io::stdout().is_terminal() && !args.force {
+        return Err(Failure::Usage(
+            "standard output is a terminal; use a pipe, --out FILE, or --force".to_owned(),
+        ));
+    }
+    let selector = args.uri.clone().unwrap_or_else(|| Selector {
+        token: args.token.clone(),
+        label: args.label.clone(),
+        class: None,
+        id: args.id,
+    });
+    if selector == Selector::default() {
+        return Err(Failure::Usage(
+            "name the object: --token T --label L, --id ID, or a PKCS#11 URI".to_owned(),
+        ));
+    }
+    let vault = place.vault()?;
+    let object = vault.find(&selector)?;
+    let secret = match &args.recovery {
+        Some(kit) => vault
+            .open_by_recovery(RecoveryKit::read(kit)?)?
+            .unseal(object.id)?,
+        None => vault.unlock(&place.tcti()?)?.unseal(object.id)?,
+    };
+    let (what, written) = match &args.out {
+        Some(file) => (
+            file.display().to_string(),
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(file)
+                .and_then(|mut open| open.write_all(secret.expose())),
+        ),
+        // Straight to the descriptor: std's buffer would keep a copy.
+        None => ("standard output".to_owned(), write_all(secret.expose())),
+    };
+    written.map_err(|error| Error::input(what, error.to_string()).into())
+}
+
+fn write_all(mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = rustix::io::write(rustix::stdio::stdout(), bytes)?;
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}

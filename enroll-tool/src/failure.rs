@@ -1,0 +1,58 @@
+//! Why a command failed, and the one place where that becomes an exit code.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use strongroom::Error;
+
+/// Why a command did not do all that it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The library's, with its own exit codes 3 to 7.
+    #[error("{0}")]
+    Vault(#[from] Error),
+
+    /// Some objects failed and the rest are done. What failed has been reported already.
+    #[error("{failed} of {total} failed; the rest are done")]
+    Partial {
+        /// How many failed.
+        failed: usize,
+        /// How many there were.
+        total: usize,
+    },
+
+    /// The state of things is not good, and the command's report says so: 3 to 7.
+    #[error("{0}")]
+    Reported(Error),
+
+    /// The command line asks for something that cannot be done so.
+    #[error("{0}")]
+    Usage(String),
+
+    /// The admin said no.
+    #[error("nothing was done: {0}")]
+    NotConfirmed(&'static str),
+}
+
+impl Failure {
+    /// Says what failed on standard error (and as JSON on standard output), and gives the exit
+    /// code.
+    pub(crate) fn report(&self, json: bool) -> ExitCode {
+        let code = self.exit_code();
+        let reported = matches!(self, Self::Reported(_) | Self::Partial { .. });
+        if json && !reported {
+            let report = json!({ "error": self.to_string(), "exit": code });
+            println!("{report:#}");
+        }
+        eprintln!("strongroom: {self}");
+        ExitCode::from(code)
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Vault(error) | Self::Reported(error) => error.kind().exit_code(),
+            Self::Partial { .. } => 1,
+            Self::Usage(_) | Self::NotConfirmed(_) => 2,
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! `strongroom`: the enrolment tool. It makes a vault on a box full of data, moves the keys out of
+//! the TrueNAS database into it, and keeps the vault opening over the machine's life.
+
+mod cli;
+mod commands;
+mod failure;
+mod migration;
+mod output;
+mod truenas;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::Cli;
+
+/// Wipes every block that is freed, so that what passed through ordinary memory does not stay.
+#[global_allocator]
+static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> =
+    zeroizing_alloc::ZeroAlloc(std::alloc::System);
+
+fn main() -> ExitCode {
+    strongroom::process::harden();
+    let cli = Cli::parse();
+    output::start_log();
+    match commands::run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(cli.json),
+    }
+}

@@ -1,0 +1,84 @@
+//! What people see: the log, tables, progress bars, and questions.
+
+use std::io::{self, IsTerminal, Write};
+
+use comfy_table::{Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// Starts the log on standard error: our own lines, at the level that `STRONGROOM_LOG` says
+/// (`warn` if it says nothing).
+pub(crate) fn start_log() {
+    let level = std::env::var("STRONGROOM_LOG")
+        .ok()
+        .and_then(|level| level.parse().ok())
+        .unwrap_or(log::LevelFilter::Warn);
+    env_logger::Builder::new()
+        .filter_module("strongroom", level)
+        .format(|out, record| {
+            writeln!(
+                out,
+                "strongroom: {}: {}",
+                record.level().as_str().to_lowercase(),
+                record.args()
+            )
+        })
+        .init();
+}
+
+/// Prints a value as JSON, or what `people` prints.
+pub(crate) fn show(json: bool, value: &impl Serialize, people: impl FnOnce()) {
+    if json {
+        match serde_json::to_string_pretty(value) {
+            Ok(text) => println!("{text}"),
+            Err(error) => log::error!("the report cannot be written as JSON: {error}"),
+        }
+    } else {
+        people();
+    }
+}
+
+/// A table without lines, for people and for `cut` alike.
+pub(crate) fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(head);
+    table.add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    for line in table.to_string().lines() {
+        println!("{}", line.trim_end());
+    }
+}
+
+/// A progress bar on standard error; nothing where that is no terminal.
+pub(crate) fn progress(what: &'static str, total: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg:>12} [{bar:32}] {pos}/{len} {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ");
+    ProgressBar::new(total as u64)
+        .with_style(style)
+        .with_message(what)
+}
+
+/// Asks for a word to be typed.
+///
+/// # Errors
+/// [`Failure::NotConfirmed`] if another was, [`Failure::Usage`] where nobody can be asked.
+pub(crate) fn confirm(question: &str, expected: &str) -> Result<(), Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::Usage(
+            "nobody can be asked here; repeat with --yes".to_owned(),
+        ));
+    }
+    eprint!("{question} ");
+    let mut answer = String::new();
+    let read = io::stdin().read_line(&mut answer);
+    if read.is_ok() && answer.trim() == expected {
+        Ok(())
+    } else {
+        Err(Failure::NotConfirmed("it was not confirmed"))
+    }
+}

@@ -1,0 +1,946 @@
+//! The TrueNAS database: what it holds of dataset keys and cloud credentials, and their removal.
+//!
+//! Reading never changes a row, and a row that cannot be read is described, never fatal. Writing
+//! is one transaction per call, and each row is written only if it still holds what the caller
+//! read and sealed. [`Database::scrub`] then makes sure of the files: what left the rows must not
+//! live on in free pages, the WAL or a journal.
+//!
+//! The middleware keeps rows in memory and writes them back: whoever writes here stops it first,
+//! or lets it know.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior};
+use strongroom::{Error, Result, Secret};
+
+use super::pwenc::{PwencError, PwencSecret};
+
+/// An open TrueNAS database, `/data/freenas-v1.db`.
+pub(crate) struct Database {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Database {
+    /// Opens the database and checks that it is one of TrueNAS. Creates nothing.
+    ///
+    /// A file that can only be read opens too; [`Database::check_writable`] tells. One process
+    /// has one `Database` of a file at a time, for the reason that [`Database::scrub`] gives.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the file is missing, no SQLite database, locked by another process, or
+    /// lacks a table or column that every known release has.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        Self::open_patiently(path, PATIENCE)
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes sure that `secret` is this database's own, by the check value that the middleware
+    /// itself goes by.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it is another one, or the database has no check value.
+    pub(crate) fn check_secret(&self, secret: &PwencSecret) -> Result<()> {
+        let columns = self.rows(
+            "SELECT stg_pwenc_check FROM system_settings ORDER BY id LIMIT 1",
+            |row| text(row, 0),
+        )?;
+        let column = columns.into_iter().flatten().next().ok_or_else(|| {
+            self.unusable(
+                "it has no pwenc check value (system_settings.stg_pwenc_check), so no secret can \
+                 be proven to be its own; nothing was changed",
+            )
+        })?;
+        match secret.decrypt(&column) {
+            Ok(value) if value.same_as(CHECK_VALUE) => Ok(()),
+            _ => Err(self.unusable(
+                "the pwenc secret is not this database's: the check value does not decrypt with \
+                 it. Name the pwenc_secret that was saved with this database; nothing was changed",
+            )),
+        }
+    }
+
+    /// Every row for an encryption root, in the order of ids. Names may repeat.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the table cannot be read.
+    pub(crate) fn dataset_rows(&self) -> Result<Vec<DatasetRow>> {
+        self.rows(
+            "SELECT id, name, encryption_key, kmip_uid FROM storage_encrypteddataset ORDER BY id",
+            |row| {
+                Ok(DatasetRow {
+                    id: row.get(0)?,
+                    name: text(row, 1)?.unwrap_or_default(),
+                    ciphertext: text(row, 2)?,
+                    kmip_uid: text(row, 3)?,
+                })
+            },
+        )
+    }
+
+    /// Every cloud credential, in the order of ids.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the table cannot be read.
+    pub(crate) fn credential_rows(&self) -> Result<Vec<CredentialRow>> {
+        self.rows(
+            "SELECT id, name, provider, attributes FROM system_cloudcredentials ORDER BY id",
+            |row| {
+                Ok(CredentialRow {
+                    id: row.get(0)?,
+                    name: text(row, 1)?.unwrap_or_default(),
+                    provider: text(row, 2)?.unwrap_or_default(),
+                    ciphertext: text(row, 3)?.unwrap_or_default(),
+                })
+            },
+        )
+    }
+
+    /// Makes sure that the database can be written, so that a refusal comes before anything is
+    /// sealed. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the file is read-only, locked, or its folder takes no journal.
+    pub(crate) fn check_writable(&mut self) -> Result<()> {
+        self.write(|transaction| {
+            // Writes what is there already, for the journal that this needs; then rolls back.
+            let version: i64 =
+                transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            transaction.pragma_update(None, "user_version", version)?;
+            Ok(Outcome::RollBack(()))
+        })
+    }
+
+    /// Takes the keys out of dataset rows `(id, ciphertext that was read)`, all of them or, on an
+    /// error, none. The rows stay, without a key and a KMIP uid: TrueNAS needs them.
+    ///
+    /// Gives back the ids of rows that hold something else by now; these are left alone.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the database cannot be written.
+    pub(crate) fn clear_datasets(&mut self, rows: &[(i64, String)]) -> Result<Vec<i64>> {
+        self.write(|transaction| {
+            let mut clear = transaction.prepare(
+                "UPDATE storage_encrypteddataset SET encryption_key = NULL, kmip_uid = NULL \
+                 WHERE id = ?1 AND encryption_key = ?2",
+            )?;
+            let mut changed = Vec::new();
+            for (id, expected) in rows {
+                if clear.execute((id, expected))? == 0 {
+                    changed.push(*id);
+                }
+            }
+            Ok(Outcome::Commit(changed))
+        })
+    }
+
+    /// Puts new ciphertext into credential rows `(id, ciphertext that was read, new ciphertext)`,
+    /// into all of them or, on an error, none.
+    ///
+    /// Gives back the ids of rows that hold something else by now; these are left alone.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the database cannot be written.
+    pub(crate) fn replace_credentials(
+        &mut self,
+        rows: &[(i64, String, String)],
+    ) -> Result<Vec<i64>> {
+        self.write(|transaction| {
+            let mut replace = transaction.prepare(
+                "UPDATE system_cloudcredentials SET attributes = ?3 \
+                 WHERE id = ?1 AND attributes = ?2",
+            )?;
+            let mut changed = Vec::new();
+            for (id, expected, ciphertext) in rows {
+                if replace.execute((id, expected, ciphertext))? == 0 {
+                    changed.push(*id);
+                }
+            }
+            Ok(Outcome::Commit(changed))
+        })
+    }
+
+    /// Rewrites the database without its free pages, syncs it, and makes sure that nothing of the
+    /// ciphertexts in `gone` is left in its files. This clears what earlier writers left behind,
+    /// too, and can be repeated at will. Out of its reach is what the filesystem keeps: snapshots,
+    /// boot environments, blocks that are free but not overwritten. Against these, rotate.
+    ///
+    /// It closes the database for good, because the files are read at the end: closing a file of
+    /// SQLite's in this process drops the locks that SQLite holds on it.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if another process is in the way, or ciphertext is left.
+    pub(crate) fn scrub(self, gone: &[String]) -> Result<()> {
+        let Self { connection, path } = self;
+        rewrite(&connection).map_err(|error| unscrubbed(&path, &describe(&error)))?;
+        connection
+            .close()
+            .map_err(|(_, error)| unscrubbed(&path, &describe(&error)))?;
+        sync(&path)?;
+        for file in ["", "-wal", "-journal"].map(|suffix| beside(&path, suffix)) {
+            let left = match std::fs::read(&file) {
+                Ok(bytes) => traces(&bytes, gone),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+                Err(error) => return Err(Error::io("read", &file)(error)),
+            };
+            if left > 0 {
+                let reason = format!("{left} old ciphertexts are left in {}", file.display());
+                return Err(unscrubbed(&path, &reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn open_patiently(path: &Path, patience: Duration) -> Result<Self> {
+        check_header(path)?;
+        let connection = Connection::open_with_flags(
+            path,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )
+        .map_err(|error| unusable(path, describe(&error)))?;
+        let database = Self {
+            connection,
+            path: path.to_owned(),
+        };
+        database
+            .prepare(patience)
+            .map_err(|error| database.unusable(describe(&error)))?;
+        database.check_schema()?;
+        Ok(database)
+    }
+
+    fn prepare(&self, patience: Duration) -> rusqlite::Result<()> {
+        self.connection.busy_timeout(patience)?;
+        for (pragma, value) in [
+            // What a row loses is overwritten, not just unlinked.
+            ("secure_delete", "ON"),
+            // VACUUM's copy of the database never is a file.
+            ("temp_store", "MEMORY"),
+            // A commit has reached the disk, the removal of its journal included.
+            ("synchronous", "EXTRA"),
+            // The schema of a file that somebody hands us runs no functions.
+            ("trusted_schema", "OFF"),
+        ] {
+            self.connection
+                .pragma_update_and_check(None, pragma, value, |_| Ok(()))
+                .or_else(|error| match error {
+                    rusqlite::Error::QueryReturnedNoRows => Ok(()),
+                    other => Err(other),
+                })?;
+        }
+        Ok(())
+    }
+
+    fn check_schema(&self) -> Result<()> {
+        for (table, columns) in SCHEMA {
+            let sql = format!("SELECT name FROM pragma_table_info('{table}')");
+            let found: Vec<String> = self.rows(&sql, |row| row.get(0))?;
+            if let Some(missing) = columns
+                .iter()
+                .find(|column| !found.iter().any(|name| name == *column))
+            {
+                return Err(self.unusable(format!(
+                    "it has no column {table}.{missing}, as TrueNAS 24.10 to 27 have: it is no \
+                     TrueNAS database, or of an unknown release; nothing was changed"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn rows<T>(
+        &self,
+        sql: &str,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>> {
+        self.connection
+            .prepare(sql)
+            .and_then(|mut statement| statement.query_map((), read)?.collect())
+            .map_err(|error| self.unusable(describe(&error)))
+    }
+
+    /// Runs `work` in one transaction that no other writer can get into.
+    fn write<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Outcome<T>>,
+    ) -> Result<T> {
+        // SQLite opens what it may not write for reading, without a word.
+        if self.connection.is_readonly("main").unwrap_or(true) {
+            return Err(self.unusable(READ_ONLY));
+        }
+        let path = &self.path;
+        self.connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .and_then(|transaction| match work(&transaction)? {
+                Outcome::Commit(result) => transaction.commit().map(|()| result),
+                Outcome::RollBack(result) => transaction.rollback().map(|()| result),
+            })
+            .map_err(|error| unusable(path, describe(&error)))
+    }
+
+    fn unusable(&self, reason: impl Into<String>) -> Error {
+        unusable(&self.path, reason)
+    }
+}
+
+/// A row of `storage_encrypteddataset`: an encryption root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DatasetRow {
+    /// The row.
+    pub(crate) id: i64,
+    /// The dataset. Two rows may have the same.
+    pub(crate) name: String,
+    /// The column `encryption_key` as it stands.
+    pub(crate) ciphertext: Option<String>,
+    /// The key's name on a KMIP server.
+    pub(crate) kmip_uid: Option<String>,
+}
+
+impl DatasetRow {
+    /// What the row holds, under the database's own secret.
+    pub(crate) fn state(&self, secret: &PwencSecret) -> DatasetState {
+        match (self.ciphertext.as_deref(), self.kmip_uid.as_deref()) {
+            // Where there is no key, the middleware looks for one from KMIP.
+            (None | Some(""), Some(uid)) if !uid.is_empty() => DatasetState::Kmip,
+            (None, _) => DatasetState::Null,
+            (Some(""), _) => DatasetState::Empty,
+            (Some(column), _) => match secret.decrypt(column) {
+                Err(error) => DatasetState::Undecryptable(error),
+                Ok(key) => match not_a_key(key.expose()) {
+                    Some(reason) => DatasetState::NotAKey(reason),
+                    None => DatasetState::Key(key),
+                },
+            },
+        }
+    }
+}
+
+/// What a dataset's row holds. All but a key is left alone.
+pub(crate) enum DatasetState {
+    /// A key: 64 hexadecimal digits, in the case that they are stored in.
+    Key(Secret),
+    /// No key: a passphrase's dataset, or one whose key was migrated.
+    Null,
+    /// No key, because a KMIP server has it.
+    Kmip,
+    /// The empty text.
+    Empty,
+    /// A column that cannot be decrypted.
+    Undecryptable(PwencError),
+    /// Text that is no key.
+    NotAKey(String),
+}
+
+impl DatasetState {
+    /// Why there is nothing to migrate; none for a key.
+    pub(crate) fn left_alone_because(&self) -> Option<String> {
+        Some(match self {
+            Self::Key(_) => return None,
+            Self::Null => "the row has no key".to_owned(),
+            Self::Kmip => "the key is on a KMIP server".to_owned(),
+            Self::Empty => "the key is the empty text".to_owned(),
+            Self::Undecryptable(error) => error.to_string(),
+            Self::NotAKey(reason) => reason.clone(),
+        })
+    }
+}
+
+/// A row of `system_cloudcredentials`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CredentialRow {
+    /// The row.
+    pub(crate) id: i64,
+    /// The name that the admin gave it.
+    pub(crate) name: String,
+    /// The provider, such as `S3`.
+    pub(crate) provider: String,
+    /// The column `attributes` as it stands.
+    pub(crate) ciphertext: String,
+}
+
+impl CredentialRow {
+    /// What the row holds, under the database's own secret.
+    pub(crate) fn state(&self, secret: &PwencSecret) -> CredentialState {
+        if self.ciphertext.is_empty() {
+            return CredentialState::Empty;
+        }
+        match secret.decrypt(&self.ciphertext) {
+            Ok(attributes) => CredentialState::Attributes(attributes),
+            Err(error) => CredentialState::Undecryptable(error),
+        }
+    }
+}
+
+/// What a credential's row holds.
+pub(crate) enum CredentialState {
+    /// Text; whether it is a credential, [`super::credentials::split`] tells.
+    Attributes(Secret),
+    /// The empty text.
+    Empty,
+    /// A column that cannot be decrypted.
+    Undecryptable(PwencError),
+}
+
+/// How long to wait for another process's transaction. The middleware's take milliseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What `stg_pwenc_check` decrypts to.
+const CHECK_VALUE: &[u8] = b"Donuts!";
+
+/// The tables and columns that this file touches; the same in releases 24.10 to 27.0.
+const SCHEMA: [(&str, &[&str]); 3] = [
+    (
+        "storage_encrypteddataset",
+        &["id", "name", "encryption_key", "kmip_uid"],
+    ),
+    (
+        "system_cloudcredentials",
+        &["id", "name", "provider", "attributes"],
+    ),
+    ("system_settings", &["id", "stg_pwenc_check"]),
+];
+
+const READ_ONLY: &str =
+    "it cannot be written: the file or its filesystem is read-only. Run as root, or on a copy";
+
+/// What becomes of a transaction's work.
+enum Outcome<T> {
+    Commit(T),
+    RollBack(T),
+}
+
+fn unusable(path: &Path, reason: impl Into<String>) -> Error {
+    Error::input(format!("database {}", path.display()), reason)
+}
+
+fn unscrubbed(path: &Path, reason: &str) -> Error {
+    unusable(
+        path,
+        format!(
+            "{reason}. The keys are sealed and out of its rows, but old copies may be left in its \
+             files; run the same command again to finish"
+        ),
+    )
+}
+
+fn describe(error: &rusqlite::Error) -> String {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            "another process has it locked. Stop the middleware for as long as this takes: \
+             `systemctl stop middlewared`"
+                .to_owned()
+        }
+        Some(ErrorCode::ReadOnly) => READ_ONLY.to_owned(),
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => format!(
+            "SQLite finds it damaged ({error}). Restore it from a configuration backup first"
+        ),
+        Some(ErrorCode::CannotOpen) => format!(
+            "it, or a journal in its folder, cannot be opened ({error}). Run as root, and see that \
+             the folder can be written"
+        ),
+        Some(ErrorCode::DiskFull) => {
+            "there is no space left on its filesystem. Free some, at least its own size".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// SQLite itself would take a missing or an empty file for a new database.
+fn check_header(path: &Path) -> Result<()> {
+    let mut header = [0; 16];
+    match File::open(path).and_then(|mut file| file.read_exact(&mut header)) {
+        Ok(()) if &header == b"SQLite format 3\0" => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(unusable(
+            path,
+            "there is no such file. On TrueNAS the database is /data/freenas-v1.db",
+        )),
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+            Err(unusable(path, error.to_string()))
+        }
+        _ => Err(unusable(
+            path,
+            "it is not a SQLite database. On TrueNAS the database is /data/freenas-v1.db",
+        )),
+    }
+}
+
+/// A column as text. SQLite lets any column hold anything, and what is no text is no ciphertext
+/// either, so it may be bent into some.
+fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Null => None,
+        ValueRef::Integer(number) => Some(number.to_string()),
+        ValueRef::Real(number) => Some(number.to_string()),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
+            Some(String::from_utf8_lossy(bytes).into_owned())
+        }
+    })
+}
+
+/// Why `key` is not 64 hexadecimal digits; nothing of it is said but its length.
+fn not_a_key(key: &[u8]) -> Option<String> {
+    if key.len() == 64 && key.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    Some(if key.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+        let len = key.len();
+        format!("it decrypts to {len} characters that are not a key of 64 hexadecimal digits")
+    } else {
+        PwencError::NotUtf8.to_string()
+    })
+}
+
+/// Writes the database anew, and where it has a WAL, empties that.
+fn rewrite(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("VACUUM")?;
+    let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+    if mode == "wal" {
+        let blocked: bool =
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| row.get(0))?;
+        if blocked {
+            let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+            return Err(rusqlite::Error::SqliteFailure(busy, None));
+        }
+    }
+    Ok(())
+}
+
+fn sync(path: &Path) -> Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    for path in [path, folder] {
+        File::open(path)
+            .and_then(|file| file.sync_all())
+            .map_err(Error::io("sync", path))?;
+    }
+    Ok(())
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// How many of the ciphertexts in `gone` have left at least a fragment in `bytes`.
+///
+/// A long text is spread over pages, and a freed one is partly overwritten, so any whole piece of
+/// 16 characters (96 random bits) counts. No column with a secret in it is shorter than that.
+fn traces(bytes: &[u8], gone: &[String]) -> usize {
+    const PIECE: usize = 16;
+    let mut owners = HashMap::new();
+    for (owner, text) in gone.iter().enumerate() {
+        for piece in text.as_bytes().chunks_exact(PIECE) {
+            owners.insert(piece, owner);
+        }
+    }
+    let mut found = vec![false; gone.len()];
+    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
+    for run in bytes.split(|byte| !is_base64(byte)) {
+        for piece in run.windows(PIECE) {
+            if let Some(&owner) = owners.get(piece) {
+                found[owner] = true;
+            }
+        }
+    }
+    found.into_iter().filter(|&found| found).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pwenc::Padding;
+    use super::*;
+
+    const KEY: &str = "0123456789abcdef0123456789ABCDEF0123456789abcdef0123456789abcdef";
+
+    /// A database with the three tables, and two secrets: its own and a stranger.
+    struct Bench {
+        folder: tempfile::TempDir,
+        own: PwencSecret,
+        other: PwencSecret,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let secret = |name: &str, byte: u8| {
+                let path = folder.path().join(name);
+                std::fs::write(&path, [byte; 32]).expect("written");
+                PwencSecret::read(&path).expect("32 bytes")
+            };
+            let (own, other) = (secret("own", 1), secret("other", 2));
+            let bench = Self { folder, own, other };
+            bench.sql(&format!(
+                "CREATE TABLE storage_encrypteddataset (id INTEGER PRIMARY KEY, name TEXT, \
+                    encryption_key TEXT, kmip_uid TEXT);\
+                 CREATE TABLE system_cloudcredentials (id INTEGER PRIMARY KEY, name TEXT, \
+                    provider TEXT, attributes TEXT NOT NULL);\
+                 CREATE TABLE system_settings (id INTEGER PRIMARY KEY, stg_pwenc_check TEXT);\
+                 INSERT INTO system_settings VALUES (1, '{}');",
+                bench.own.encrypt(CHECK_VALUE, Padding::Padded)
+            ));
+            bench
+        }
+
+        fn path(&self) -> PathBuf {
+            self.folder.path().join("freenas-v1.db")
+        }
+
+        fn raw(&self) -> Connection {
+            Connection::open(self.path()).expect("opened")
+        }
+
+        fn sql(&self, sql: &str) {
+            self.raw().execute_batch(sql).expect("valid SQL");
+        }
+
+        fn open(&self) -> Result<Database> {
+            Database::open_patiently(&self.path(), Duration::from_millis(50))
+        }
+
+        fn database(&self) -> Database {
+            self.open().expect("a TrueNAS database")
+        }
+
+        fn add_dataset(&self, name: &str, column: Option<&str>, uid: Option<&str>) -> i64 {
+            let raw = self.raw();
+            raw.execute(
+                "INSERT INTO storage_encrypteddataset (name, encryption_key, kmip_uid) \
+                 VALUES (?1, ?2, ?3)",
+                (name, column, uid),
+            )
+            .expect("inserted");
+            raw.last_insert_rowid()
+        }
+
+        fn add_credential(&self, name: &str, column: &str) -> i64 {
+            let raw = self.raw();
+            raw.execute(
+                "INSERT INTO system_cloudcredentials (name, provider, attributes) \
+                 VALUES (?1, 'S3', ?2)",
+                (name, column),
+            )
+            .expect("inserted");
+            raw.last_insert_rowid()
+        }
+
+        fn column(&self, plaintext: &str) -> String {
+            self.own.encrypt(plaintext.as_bytes(), Padding::Padded)
+        }
+
+        fn bytes(&self) -> Vec<u8> {
+            ["", "-wal", "-journal"]
+                .iter()
+                .filter_map(|suffix| std::fs::read(beside(&self.path(), suffix)).ok())
+                .flatten()
+                .collect()
+        }
+    }
+
+    /// What an operation that must fail says.
+    fn refusal<T>(result: Result<T>) -> String {
+        let error = result.err().expect("must fail");
+        assert!(matches!(error, Error::Input { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("freenas-v1.db"), "{text}");
+        text
+    }
+
+    #[test]
+    fn each_row_is_told_for_what_it_is() {
+        let bench = Bench::new();
+        let garbage = bench.other.encrypt(KEY.as_bytes(), Padding::None);
+        let uid = Some("uid");
+        for (column, kmip_uid, expected) in [
+            (Some(bench.column(KEY)), None, None),
+            (Some(bench.column(KEY)), uid, None),
+            (None, None, Some("no key")),
+            (None, uid, Some("KMIP")),
+            (Some(String::new()), uid, Some("KMIP")),
+            (Some(String::new()), None, Some("empty")),
+            (Some("c2hvcnQ".to_owned()), None, Some("not base64")),
+            (Some("MTIzNDU2Nw==".to_owned()), None, Some("too short")),
+            (Some(garbage), None, Some("another pwenc secret")),
+            (
+                Some(bench.column("no\u{1}key")),
+                None,
+                Some("another pwenc secret"),
+            ),
+            (Some(bench.column(&KEY[2..])), None, Some("62 characters")),
+            (
+                Some(bench.column(&KEY.replace('a', "g"))),
+                None,
+                Some("64 characters"),
+            ),
+        ] {
+            let row = DatasetRow {
+                id: 1,
+                name: "tank".to_owned(),
+                ciphertext: column,
+                kmip_uid: kmip_uid.map(str::to_owned),
+            };
+            let state = row.state(&bench.own);
+            match (expected, &state) {
+                (None, DatasetState::Key(key)) => assert!(key.same_as(KEY.as_bytes())),
+                (Some(expected), _) => {
+                    let reason = state.left_alone_because().expect("no key");
+                    assert!(reason.contains(expected), "{reason}, not {expected}");
+                }
+                (None, _) => panic!("no key in {row:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_read_in_order_and_whatever_they_hold() {
+        let bench = Bench::new();
+        let column = bench.column(KEY);
+        bench.add_dataset("tank/My Media", Some(&column), None);
+        bench.add_dataset("tank/My Media", None, Some("uid"));
+        bench.sql("INSERT INTO storage_encrypteddataset VALUES (9, 7, X'FF00', 1.5)");
+        let rows = bench.database().dataset_rows().expect("read");
+        assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), [1, 2, 9]);
+        assert_eq!(rows[0].ciphertext.as_ref(), Some(&column));
+        assert_eq!(
+            (&*rows[1].name, rows[1].kmip_uid.as_deref()),
+            ("tank/My Media", Some("uid"))
+        );
+        assert!(rows[2].state(&bench.own).left_alone_because().is_some());
+
+        bench.add_credential("aws", &bench.column("{\"a\": 1}"));
+        bench.add_credential("none", "");
+        bench.add_credential("corrupt", "AAAA====");
+        let rows = bench.database().credential_rows().expect("read");
+        assert_eq!((&*rows[0].name, &*rows[0].provider), ("aws", "S3"));
+        let is_it = |row: &CredentialRow| match row.state(&bench.own) {
+            CredentialState::Attributes(text) => text.same_as(b"{\"a\": 1}"),
+            CredentialState::Empty => row.name == "none",
+            CredentialState::Undecryptable(error) => error == PwencError::NotBase64,
+        };
+        assert!(rows.iter().all(is_it));
+    }
+
+    #[test]
+    fn only_its_own_secret_is_taken() {
+        let bench = Bench::new();
+        assert!(bench.database().check_secret(&bench.own).is_ok());
+        let error = refusal(bench.database().check_secret(&bench.other));
+        assert!(error.contains("not this database's") && error.contains("nothing was changed"));
+        bench.sql("DELETE FROM system_settings");
+        assert!(refusal(bench.database().check_secret(&bench.own)).contains("no pwenc check"));
+    }
+
+    #[test]
+    fn what_is_no_truenas_database_is_refused_and_nothing_is_made() {
+        let bench = Bench::new();
+        let path = bench.path();
+        bench.sql("ALTER TABLE storage_encrypteddataset RENAME COLUMN kmip_uid TO uid");
+        assert!(refusal(bench.open()).contains("storage_encrypteddataset.kmip_uid"));
+        for (content, expected) in [
+            (&b""[..], "not a SQLite database"),
+            (b"SQLite format 3\0 and no more", "damaged"),
+            (
+                b"PK\x03\x04 something else entirely",
+                "not a SQLite database",
+            ),
+        ] {
+            std::fs::write(&path, content).expect("written");
+            assert!(refusal(bench.open()).contains(expected));
+            assert_eq!(std::fs::read(&path).expect("still there"), content);
+        }
+        std::fs::remove_file(&path).expect("removed");
+        assert!(refusal(bench.open()).contains("no such file"));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_locked_database_says_whom_to_stop() {
+        let bench = Bench::new();
+        let mut database = bench.database();
+        let lock = bench.raw();
+        lock.execute_batch("BEGIN IMMEDIATE").expect("locked");
+        assert!(refusal(database.check_writable()).contains("systemctl stop middlewared"));
+        lock.execute_batch("COMMIT; BEGIN EXCLUSIVE")
+            .expect("locked");
+        assert!(refusal(bench.open()).contains("systemctl stop middlewared"));
+        lock.execute_batch("COMMIT").expect("unlocked");
+        database.check_writable().expect("free again");
+    }
+
+    #[test]
+    fn a_read_only_database_can_be_read_and_is_refused_before_a_write() {
+        let bench = Bench::new();
+        let mut permissions = bench.path().metadata().expect("there").permissions();
+        permissions.set_readonly(true);
+        std::fs::set_permissions(bench.path(), permissions).expect("set");
+        if File::options().append(true).open(bench.path()).is_ok() {
+            return; // Root writes what it likes.
+        }
+        let mut database = bench.database();
+        assert!(database.dataset_rows().is_ok());
+        assert!(refusal(database.check_writable()).contains("read-only"));
+    }
+
+    #[test]
+    fn checking_for_writing_changes_nothing() {
+        let bench = Bench::new();
+        let before = bench.bytes();
+        bench.database().check_writable().expect("writable");
+        assert_eq!(bench.bytes(), before);
+    }
+
+    #[test]
+    fn rows_that_changed_meanwhile_are_left_alone() {
+        let bench = Bench::new();
+        let (old, new) = (bench.column(KEY), bench.column(KEY));
+        let first = bench.add_dataset("tank", Some(&old), Some("uid"));
+        let second = bench.add_dataset("tank", Some(&new), None);
+        let mut database = bench.database();
+        let changed = database
+            .clear_datasets(&[
+                (first, old.clone()),
+                (second, old.clone()),
+                (99, old.clone()),
+            ])
+            .expect("written");
+        assert_eq!(changed, [second, 99]);
+        let rows = database.dataset_rows().expect("read");
+        assert_eq!((&rows[0].ciphertext, &rows[0].kmip_uid), (&None, &None));
+        assert_eq!(rows[1].ciphertext, Some(new.clone()));
+
+        let first = bench.add_credential("a", &old);
+        let second = bench.add_credential("b", &new);
+        let replacement = "replaced".to_owned();
+        let changed = database
+            .replace_credentials(&[
+                (first, old.clone(), replacement.clone()),
+                (second, old, replacement.clone()),
+            ])
+            .expect("written");
+        assert_eq!(changed, [second]);
+        let rows = database.credential_rows().expect("read");
+        assert_eq!(rows[0].ciphertext, replacement);
+        assert_eq!(rows[1].ciphertext, new);
+    }
+
+    #[test]
+    fn a_failing_write_changes_no_row() {
+        let bench = Bench::new();
+        let column = bench.column(KEY);
+        let ids = ["a", "b"].map(|name| bench.add_dataset(name, Some(&column), None));
+        bench.sql(
+            "CREATE TRIGGER no BEFORE UPDATE ON storage_encrypteddataset WHEN old.name = 'b' \
+             BEGIN SELECT RAISE(ABORT, 'no'); END",
+        );
+        let mut database = bench.database();
+        let rows = ids.map(|id| (id, column.clone()));
+        assert!(database.clear_datasets(&rows).is_err());
+        let kept = database.dataset_rows().expect("read");
+        assert!(
+            kept.iter()
+                .all(|row| row.ciphertext.as_ref() == Some(&column))
+        );
+    }
+
+    /// Fills, frees and clears rows, some over a page long, and gives back their ciphertexts:
+    /// what lies in free pages, and what was just taken out of a row.
+    fn leave_traces(bench: &Bench, mode: &str) -> (Vec<String>, Database) {
+        let long = "x".repeat(9000);
+        let raw = bench.raw();
+        raw.execute_batch(&format!(
+            "PRAGMA journal_mode = {mode}; PRAGMA secure_delete = OFF; \
+             PRAGMA wal_autocheckpoint = 0"
+        ))
+        .expect("set");
+        let mut gone = Vec::new();
+        for number in 0..60 {
+            let text = if number % 7 == 0 { &long } else { KEY };
+            gone.push(bench.column(text));
+            bench.add_dataset("freed", gone.last().map(String::as_str), None);
+        }
+        raw.execute_batch("DELETE FROM storage_encrypteddataset WHERE id % 2 = 0")
+            .expect("deleted");
+        assert!(
+            traces(&bench.bytes(), &gone) > 40,
+            "the old text is in the files"
+        );
+        let mut database = bench.database();
+        let rows: Vec<_> = database
+            .dataset_rows()
+            .expect("read")
+            .into_iter()
+            .filter_map(|row| Some((row.id, row.ciphertext?)))
+            .collect();
+        assert_eq!(
+            database.clear_datasets(&rows).expect("cleared"),
+            Vec::<i64>::new()
+        );
+        (gone, database)
+    }
+
+    fn journal_mode(bench: &Bench) -> String {
+        bench
+            .raw()
+            .pragma_query_value(None, "journal_mode", |row| row.get(0))
+            .expect("a mode")
+    }
+
+    #[test]
+    fn nothing_is_left_after_a_scrub() {
+        for mode in ["delete", "wal"] {
+            let bench = Bench::new();
+            let (gone, database) = leave_traces(&bench, mode);
+            assert!(traces(&bench.bytes(), &gone) > 0);
+            database.scrub(&gone).expect("scrubbed");
+            assert_eq!(traces(&bench.bytes(), &gone), 0);
+            assert_eq!(journal_mode(&bench), mode);
+            let database = bench.database();
+            assert_eq!(database.dataset_rows().expect("read").len(), 30);
+            database.scrub(&gone).expect("and again");
+        }
+    }
+
+    #[test]
+    fn a_scrub_that_a_reader_blocks_says_so_and_can_be_repeated() {
+        for mode in ["delete", "wal"] {
+            let bench = Bench::new();
+            let (gone, database) = leave_traces(&bench, mode);
+            let reader = bench.raw();
+            reader
+                .execute_batch("BEGIN; SELECT count(*) FROM storage_encrypteddataset")
+                .expect("reading");
+            let error = refusal(database.scrub(&gone));
+            for word in [
+                "systemctl stop middlewared",
+                "keys are sealed",
+                "again to finish",
+            ] {
+                assert!(error.contains(word), "{error}");
+            }
+            reader.execute_batch("COMMIT").expect("done");
+            drop(reader);
+            bench.database().scrub(&gone).expect("scrubbed");
+            assert_eq!(traces(&bench.bytes(), &gone), 0);
+        }
+    }
+
+    #[test]
+    fn a_scrub_finds_what_a_row_still_holds() {
+        let bench = Bench::new();
+        let column = bench.column(KEY);
+        bench.add_dataset("tank", Some(&column), None);
+        let error = refusal(bench.database().scrub(&[bench.column(KEY), column]));
+        assert!(error.contains("1 old ciphertexts are left"), "{error}");
+    }
+}

@@ -1,0 +1,236 @@
+//! The function lists and the three symbols by which a host finds them (PKCS#11 3.1, sections
+//! 5.4.4 to 5.4.6).
+//!
+//! No other function is exported by name: the names are the same in every module, and a host that
+//! loads several would mix them up.
+
+use std::ptr;
+
+use cryptoki_sys::{
+    CK_FLAGS, CK_FUNCTION_LIST, CK_FUNCTION_LIST_3_0, CK_INTERFACE, CK_RV, CK_ULONG, CK_UTF8CHAR,
+    CK_VERSION, CKR_ARGUMENTS_BAD,
+};
+
+use crate::fault::{Fault, answer};
+use crate::foreign::Foreign;
+use crate::slots::give_list;
+use crate::unsupported::{not_parallel, unsupported};
+use crate::{general, objects, sessions, slots};
+
+/// C_GetFunctionList, section 5.4.4: the list of version 2.40.
+///
+/// # Safety
+/// `list` is null or points to memory for a pointer.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case, reason = "the specification's name")]
+pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> CK_RV {
+    answer("C_GetFunctionList", || {
+        // SAFETY: the caller's pointer.
+        unsafe { Foreign::one(list) }?.set(0, (&raw const FUNCTIONS_2_40).cast_mut());
+        Ok(())
+    })
+}
+
+/// C_GetInterfaceList, section 5.4.5: versions 3.0 and 2.40.
+///
+/// # Safety
+/// `count` is null or points to a `CK_ULONG`; `list` is null or points to memory for as many
+/// interfaces as that says.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case, reason = "the specification's name")]
+pub unsafe extern "C" fn C_GetInterfaceList(
+    list: *mut CK_INTERFACE,
+    count: *mut CK_ULONG,
+) -> CK_RV {
+    answer("C_GetInterfaceList", || {
+        // SAFETY: the caller's CK_ULONG, and the caller's list as long as that says.
+        unsafe { give_list(&INTERFACES.0, list, &Foreign::one(count)?) }
+    })
+}
+
+/// C_GetInterface, section 5.4.6: version 3.0 unless another is asked for.
+///
+/// # Safety
+/// `name` is null or a text that ends with a zero; `version` is null or points to a version;
+/// `interface` is null or points to memory for a pointer.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case, reason = "the specification's name")]
+pub unsafe extern "C" fn C_GetInterface(
+    name: *mut CK_UTF8CHAR,
+    version: *mut CK_VERSION,
+    interface: *mut *mut CK_INTERFACE,
+    flags: CK_FLAGS,
+) -> CK_RV {
+    answer("C_GetInterface", || {
+        // SAFETY: the caller's pointer.
+        let interface = unsafe { Foreign::one(interface) }?;
+        // SAFETY: the caller's text, read no further than it is the same as ours.
+        let right_name = name.is_null() || unsafe { is_our_name(name) };
+        let wanted_version = if version.is_null() {
+            None
+        } else {
+            // SAFETY: the caller's CK_VERSION.
+            Some(unsafe { Foreign::one(version) }?.get(0))
+        };
+        // The first that fits, and the newest is first. No flag but none is offered: what fork
+        // does to a process that uses the module is not "nothing".
+        let found = INTERFACES
+            .0
+            .iter()
+            .zip(VERSIONS)
+            .filter(|_| right_name && flags == 0)
+            .find(|(_, version)| {
+                wanted_version
+                    .is_none_or(|it| (it.major, it.minor) == (version.major, version.minor))
+            });
+        let (found, _) = found.ok_or(Fault::Code(CKR_ARGUMENTS_BAD))?;
+        interface.set(0, ptr::from_ref(found).cast_mut());
+        Ok(())
+    })
+}
+
+const VERSION_3_0: CK_VERSION = CK_VERSION { major: 3, minor: 0 };
+const VERSION_2_40: CK_VERSION = CK_VERSION {
+    major: 2,
+    minor: 40,
+};
+
+/// The versions of [`INTERFACES`].
+const VERSIONS: [CK_VERSION; 2] = [VERSION_3_0, VERSION_2_40];
+
+/// The name of every interface that the specification defines.
+const NAME: &[u8] = b"PKCS 11\0";
+
+struct Interfaces([CK_INTERFACE; 2]);
+
+// SAFETY: its pointers lead to statics that are never written.
+unsafe impl Sync for Interfaces {}
+
+static INTERFACES: Interfaces = Interfaces([
+    CK_INTERFACE {
+        pInterfaceName: NAME.as_ptr().cast_mut(),
+        pFunctionList: (&raw const FUNCTIONS_3_0).cast_mut().cast(),
+        flags: 0,
+    },
+    CK_INTERFACE {
+        pInterfaceName: NAME.as_ptr().cast_mut(),
+        pFunctionList: (&raw const FUNCTIONS_2_40).cast_mut().cast(),
+        flags: 0,
+    },
+]);
+
+/// # Safety
+/// `name` is a text that ends with a zero.
+unsafe fn is_our_name(name: *const CK_UTF8CHAR) -> bool {
+    NAME.iter().enumerate().all(|(index, byte)| {
+        // SAFETY: all bytes before this one were ours and so not the zero that ends the text.
+        unsafe { name.add(index).read() == *byte }
+    })
+}
+
+/// A function list of a version: what all versions have, and what this one has besides.
+macro_rules! functions {
+    ($list:ident, $version:expr, { $($besides:tt)* }) => {
+        $list {
+            version: $version,
+            C_Initialize: Some(general::initialize),
+            C_Finalize: Some(general::finalize),
+            C_GetInfo: Some(general::get_info),
+            C_GetFunctionList: Some(C_GetFunctionList),
+            C_GetSlotList: Some(slots::get_slot_list),
+            C_GetSlotInfo: Some(slots::get_slot_info),
+            C_GetTokenInfo: Some(slots::get_token_info),
+            C_GetMechanismList: Some(slots::get_mechanism_list),
+            C_GetMechanismInfo: Some(slots::get_mechanism_info),
+            C_InitToken: Some(unsupported()),
+            C_InitPIN: Some(unsupported()),
+            C_SetPIN: Some(unsupported()),
+            C_OpenSession: Some(sessions::open_session),
+            C_CloseSession: Some(sessions::close_session),
+            C_CloseAllSessions: Some(sessions::close_all_sessions),
+            C_GetSessionInfo: Some(sessions::get_session_info),
+            C_GetOperationState: Some(unsupported()),
+            C_SetOperationState: Some(unsupported()),
+            C_Login: Some(sessions::login),
+            C_Logout: Some(sessions::logout),
+            C_CreateObject: Some(unsupported()),
+            C_CopyObject: Some(unsupported()),
+            C_DestroyObject: Some(unsupported()),
+            C_GetObjectSize: Some(objects::get_object_size),
+            C_GetAttributeValue: Some(objects::get_attribute_value),
+            C_SetAttributeValue: Some(unsupported()),
+            C_FindObjectsInit: Some(objects::find_objects_init),
+            C_FindObjects: Some(objects::find_objects),
+            C_FindObjectsFinal: Some(objects::find_objects_final),
+            C_EncryptInit: Some(unsupported()),
+            C_Encrypt: Some(unsupported()),
+            C_EncryptUpdate: Some(unsupported()),
+            C_EncryptFinal: Some(unsupported()),
+            C_DecryptInit: Some(unsupported()),
+            C_Decrypt: Some(unsupported()),
+            C_DecryptUpdate: Some(unsupported()),
+            C_DecryptFinal: Some(unsupported()),
+            C_DigestInit: Some(unsupported()),
+            C_Digest: Some(unsupported()),
+            C_DigestUpdate: Some(unsupported()),
+            C_DigestKey: Some(unsupported()),
+            C_DigestFinal: Some(unsupported()),
+            C_SignInit: Some(unsupported()),
+            C_Sign: Some(unsupported()),
+            C_SignUpdate: Some(unsupported()),
+            C_SignFinal: Some(unsupported()),
+            C_SignRecoverInit: Some(unsupported()),
+            C_SignRecover: Some(unsupported()),
+            C_VerifyInit: Some(unsupported()),
+            C_Verify: Some(unsupported()),
+            C_VerifyUpdate: Some(unsupported()),
+            C_VerifyFinal: Some(unsupported()),
+            C_VerifyRecoverInit: Some(unsupported()),
+            C_VerifyRecover: Some(unsupported()),
+            C_DigestEncryptUpdate: Some(unsupported()),
+            C_DecryptDigestUpdate: Some(unsupported()),
+            C_SignEncryptUpdate: Some(unsupported()),
+            C_DecryptVerifyUpdate: Some(unsupported()),
+            C_GenerateKey: Some(unsupported()),
+            C_GenerateKeyPair: Some(unsupported()),
+            C_WrapKey: Some(unsupported()),
+            C_UnwrapKey: Some(unsupported()),
+            C_DeriveKey: Some(unsupported()),
+            C_SeedRandom: Some(unsupported()),
+            C_GenerateRandom: Some(unsupported()),
+            C_GetFunctionStatus: Some(not_parallel),
+            C_CancelFunction: Some(not_parallel),
+            C_WaitForSlotEvent: Some(slots::wait_for_slot_event),
+            $($besides)*
+        }
+    };
+}
+
+static FUNCTIONS_2_40: CK_FUNCTION_LIST = functions!(CK_FUNCTION_LIST, VERSION_2_40, {});
+
+static FUNCTIONS_3_0: CK_FUNCTION_LIST_3_0 = functions!(CK_FUNCTION_LIST_3_0, VERSION_3_0, {
+    C_GetInterfaceList: Some(C_GetInterfaceList),
+    C_GetInterface: Some(C_GetInterface),
+    C_LoginUser: Some(sessions::login_user),
+    C_SessionCancel: Some(sessions::session_cancel),
+    C_MessageEncryptInit: Some(unsupported()),
+    C_EncryptMessage: Some(unsupported()),
+    C_EncryptMessageBegin: Some(unsupported()),
+    C_EncryptMessageNext: Some(unsupported()),
+    C_MessageEncryptFinal: Some(unsupported()),
+    C_MessageDecryptInit: Some(unsupported()),
+    C_DecryptMessage: Some(unsupported()),
+    C_DecryptMessageBegin: Some(unsupported()),
+    C_DecryptMessageNext: Some(unsupported()),
+    C_MessageDecryptFinal: Some(unsupported()),
+    C_MessageSignInit: Some(unsupported()),
+    C_SignMessage: Some(unsupported()),
+    C_SignMessageBegin: Some(unsupported()),
+    C_SignMessageNext: Some(unsupported()),
+    C_MessageSignFinal: Some(unsupported()),
+    C_MessageVerifyInit: Some(unsupported()),
+    C_VerifyMessage: Some(unsupported()),
+    C_VerifyMessageBegin: Some(unsupported()),
+    C_VerifyMessageNext: Some(unsupported()),
+    C_MessageVerifyFinal: Some(unsupported()),
+});

@@ -1,0 +1,290 @@
+//! Objects (PKCS#11 3.1, section 5.7): finding them and reading their attributes.
+//!
+//! The TPM is asked for one thing only, the content of CKA_VALUE, at most once in a call, and
+//! nothing of it is kept.
+
+use cryptoki_sys::{
+    CK_ATTRIBUTE, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CK_UNAVAILABLE_INFORMATION,
+    CKR_ARGUMENTS_BAD, CKR_ATTRIBUTE_TYPE_INVALID, CKR_BUFFER_TOO_SMALL, CKR_OK,
+    CKR_OPERATION_ACTIVE, CKR_OPERATION_NOT_INITIALIZED,
+};
+use strongroom::Secret;
+use strongroom::object::Metadata;
+
+use crate::attributes::{self, Attribute, attribute};
+use crate::fault::{Answer, Fault, answer};
+use crate::foreign::{Foreign, ulong};
+use crate::source::{Source, describe};
+use crate::state::with_module;
+
+/// The longest template: several times as many attributes as the specification knows.
+const MAX_TEMPLATE: CK_ULONG = 1024;
+
+/// C_GetObjectSize, section 5.7.4: the length of the value.
+pub(crate) unsafe extern "C" fn get_object_size(
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    size: *mut CK_ULONG,
+) -> CK_RV {
+    answer("C_GetObjectSize", || {
+        // SAFETY: the caller's CK_ULONG.
+        let size = unsafe { Foreign::one(size) }?;
+        with_module(|module| {
+            let object = module.object(session, object)?.clone();
+            let len = value_len(&object, module.source()?)?;
+            size.set(0, len.map_or(CK_UNAVAILABLE_INFORMATION, ulong));
+            Ok(())
+        })
+    })
+}
+
+/// C_GetAttributeValue, section 5.7.5.
+pub(crate) unsafe extern "C" fn get_attribute_value(
+    session: CK_SESSION_HANDLE,
+    object: CK_OBJECT_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+) -> CK_RV {
+    answer("C_GetAttributeValue", || {
+        // SAFETY: the caller's template, as long as the caller says.
+        let template = unsafe { read_template(template, count) }?;
+        with_module(|module| {
+            let object = module.object(session, object)?.clone();
+            // SAFETY: the attributes are the caller's, and so is the memory that they name.
+            unsafe { give_attributes(&object, module.source()?, &template) }
+        })
+    })
+}
+
+/// C_FindObjectsInit, section 5.7.7: reads anew which objects there are, and finds all at once.
+pub(crate) unsafe extern "C" fn find_objects_init(
+    session: CK_SESSION_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+) -> CK_RV {
+    answer("C_FindObjectsInit", || {
+        // SAFETY: the caller's template, as long as the caller says.
+        let template = unsafe { read_template(template, count) }?;
+        // SAFETY: the attributes are the caller's, and so is the memory that they name.
+        let wanted = unsafe { read_criteria(&template) }?;
+        with_module(|module| {
+            let open = module.session(session)?;
+            if open.search.is_some() {
+                return Err(Fault::Code(CKR_OPERATION_ACTIVE));
+            }
+            let slot = open.slot();
+            module.refresh_objects()?;
+            let mut found = Vec::new();
+            for (handle, object) in module.objects_of(&module.token(slot)?.name) {
+                if meets(object, &wanted, module.source()?)? {
+                    found.push(handle);
+                }
+            }
+            module.session(session)?.search = Some(found.into_iter());
+            Ok(())
+        })
+    })
+}
+
+/// C_FindObjects, section 5.7.8.
+pub(crate) unsafe extern "C" fn find_objects(
+    session: CK_SESSION_HANDLE,
+    objects: *mut CK_OBJECT_HANDLE,
+    max_count: CK_ULONG,
+    count: *mut CK_ULONG,
+) -> CK_RV {
+    answer("C_FindObjects", || {
+        // SAFETY: the caller's array, as long as the caller says, and the caller's CK_ULONG.
+        let (objects, count) =
+            unsafe { (Foreign::many(objects, max_count)?, Foreign::one(count)?) };
+        with_module(|module| {
+            let search = (module.session(session)?.search.as_mut())
+                .ok_or(Fault::Code(CKR_OPERATION_NOT_INITIALIZED))?;
+            let found: Vec<CK_OBJECT_HANDLE> = search.take(objects.len()).collect();
+            objects.fill(&found);
+            count.set(0, ulong(found.len()));
+            Ok(())
+        })
+    })
+}
+
+/// C_FindObjectsFinal, section 5.7.9.
+pub(crate) unsafe extern "C" fn find_objects_final(session: CK_SESSION_HANDLE) -> CK_RV {
+    answer("C_FindObjectsFinal", || {
+        with_module(|module| match module.session(session)?.search.take() {
+            Some(_) => Ok(()),
+            None => Err(Fault::Code(CKR_OPERATION_NOT_INITIALIZED)),
+        })
+    })
+}
+
+/// # Safety
+/// As [`Foreign::many`].
+unsafe fn read_template(
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+) -> Answer<Foreign<CK_ATTRIBUTE>> {
+    if count > MAX_TEMPLATE {
+        return Err(Fault::Code(CKR_ARGUMENTS_BAD));
+    }
+    // SAFETY: the caller vouches for it.
+    unsafe { Foreign::many(template, count) }
+}
+
+/// Gives the caller what the template asks for: the five cases of section 5.7.5, each attribute
+/// by itself, so that one that cannot be given does not keep back the others.
+///
+/// # Safety
+/// Each attribute's `pValue` is null or the caller's memory of `ulValueLen` bytes.
+unsafe fn give_attributes(
+    object: &Metadata,
+    source: &dyn Source,
+    template: &Foreign<CK_ATTRIBUTE>,
+) -> Answer {
+    let mut outcome = CKR_OK;
+    let mut sealed = Vec::new();
+    let put = |index: usize, outcome: &mut CK_RV, value: Result<&[u8], CK_RV>| {
+        let mut item = template.get(index);
+        let given = value.and_then(|value| {
+            // SAFETY: the caller of `give_attributes` vouches for it.
+            unsafe { give_value(&item, value) }.map(|()| ulong(value.len()))
+        });
+        item.ulValueLen = given.unwrap_or(CK_UNAVAILABLE_INFORMATION);
+        template.set(index, item);
+        // "Any of the applicable" codes may be answered: the first one.
+        if let (Err(code), CKR_OK) = (given, *outcome) {
+            *outcome = code;
+        }
+    };
+    // Read at most once, and only if asked for.
+    let len = std::cell::OnceCell::new();
+    let value_len = || match len.get() {
+        Some(len) => Ok(*len),
+        None => value_len(object, source).inspect(|found| {
+            len.get_or_init(|| *found);
+        }),
+    };
+
+    for index in 0..template.len() {
+        let mut item = template.get(index);
+        match attribute(object, item.type_) {
+            Some(Attribute::Known(value)) => put(index, &mut outcome, Ok(&value)),
+            Some(Attribute::ValueLen) => {
+                let len = value_len()?.map(|len| ulong(len).to_ne_bytes());
+                let len = len.as_ref().ok_or(CKR_ATTRIBUTE_TYPE_INVALID);
+                put(index, &mut outcome, len.map(|len| len.as_slice()));
+            }
+            Some(Attribute::Value) => match value_len()?.map(ulong) {
+                Some(len) if item.pValue.is_null() => {
+                    item.ulValueLen = len;
+                    template.set(index, item);
+                }
+                Some(len) if item.ulValueLen < len => {
+                    put(index, &mut outcome, Err(CKR_BUFFER_TOO_SMALL));
+                }
+                Some(_) => sealed.push(index),
+                None => put(index, &mut outcome, Err(CKR_ATTRIBUTE_TYPE_INVALID)),
+            },
+            None => put(index, &mut outcome, Err(CKR_ATTRIBUTE_TYPE_INVALID)),
+        }
+    }
+
+    if !sealed.is_empty() {
+        let value = unseal(object, source);
+        for index in sealed {
+            let bytes = value.as_ref().map(Secret::expose).map_err(Fault::code);
+            put(index, &mut outcome, bytes);
+        }
+        // What the vault says goes before what is wrong with the template: it is logged.
+        value?;
+    }
+    match outcome {
+        CKR_OK => Ok(()),
+        code => Err(Fault::Code(code)),
+    }
+}
+
+/// Copies a value to where an attribute wants it, if it wants more than the length.
+///
+/// # Safety
+/// The attribute's `pValue` is null or the caller's memory of `ulValueLen` bytes.
+unsafe fn give_value(item: &CK_ATTRIBUTE, value: &[u8]) -> Result<(), CK_RV> {
+    if item.pValue.is_null() {
+        return Ok(());
+    }
+    if item.ulValueLen < ulong(value.len()) {
+        return Err(CKR_BUFFER_TOO_SMALL);
+    }
+    // SAFETY: the caller vouches for `ulValueLen` bytes, which are at least as many.
+    unsafe { Foreign::many(item.pValue.cast::<u8>(), ulong(value.len())) }
+        .map_err(|fault| fault.code())?
+        .fill(value);
+    Ok(())
+}
+
+/// What a search is for: attributes with the bytes that they must have.
+type Criteria = Vec<(cryptoki_sys::CK_ATTRIBUTE_TYPE, Foreign<u8>)>;
+
+/// # Safety
+/// Each attribute's `pValue` is the caller's memory of `ulValueLen` bytes.
+unsafe fn read_criteria(template: &Foreign<CK_ATTRIBUTE>) -> Answer<Criteria> {
+    (0..template.len())
+        .map(|index| {
+            let item = template.get(index);
+            // SAFETY: the caller vouches for it.
+            let bytes = unsafe { Foreign::many(item.pValue.cast::<u8>(), item.ulValueLen) }?;
+            Ok((item.type_, bytes))
+        })
+        .collect()
+}
+
+/// Whether an object is what a search is for. The TPM is asked only where the search is for a
+/// value, and the object is right in all that is known without.
+fn meets(object: &Metadata, wanted: &Criteria, source: &dyn Source) -> Answer<bool> {
+    if attributes::class(object).is_none() {
+        return Ok(false);
+    }
+    let mut sealed = Vec::new();
+    for (kind, bytes) in wanted {
+        let right = match attribute(object, *kind) {
+            Some(Attribute::Known(value)) => bytes.holds(&value),
+            Some(Attribute::ValueLen) => value_len_of_search(object, source)
+                .is_some_and(|len| bytes.holds(&ulong(len).to_ne_bytes())),
+            Some(Attribute::Value) => {
+                sealed.push(bytes);
+                value_len_of_search(object, source) == Some(bytes.len())
+            }
+            None => false,
+        };
+        if !right {
+            return Ok(false);
+        }
+    }
+    if sealed.is_empty() {
+        return Ok(true);
+    }
+    let value = unseal(object, source)?;
+    Ok(sealed.iter().all(|bytes| bytes.holds(value.expose())))
+}
+
+/// In a search, an object whose file cannot be read is left out like a damaged one.
+fn value_len_of_search(object: &Metadata, source: &dyn Source) -> Option<usize> {
+    value_len(object, source).unwrap_or_else(|fault| {
+        fault.log("C_FindObjectsInit");
+        None
+    })
+}
+
+fn value_len(object: &Metadata, source: &dyn Source) -> Answer<Option<usize>> {
+    let payload_len = source
+        .payload_len(object.id)
+        .map_err(Fault::about(describe(object)))?;
+    Ok(payload_len.map(|len| attributes::value_len(object, len)))
+}
+
+fn unseal(object: &Metadata, source: &dyn Source) -> Answer<Secret> {
+    source
+        .unseal(object.id)
+        .and_then(|payload| attributes::value(object, payload))
+        .map_err(Fault::about(describe(object)))
+}

@@ -1,0 +1,717 @@
+//! The module as a host sees it: every call goes through the function lists, over a vault that is
+//! made up. (Over a real vault and TPM: the black-box tests in `tests/`.)
+//!
+//! PKCS#11 gives a process one module, so the tests take turns: see [`Host`].
+
+use std::collections::BTreeMap;
+use std::ffi::c_void;
+use std::path::PathBuf;
+use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cryptoki_sys::*;
+use strongroom::object::{KEYFORMAT, Kind, Metadata, OBJECT_FORMAT, ObjectId, TokenName};
+use strongroom::vault::Listing;
+use strongroom::{Damaged, Error, Result, Secret};
+
+use crate::fault::{CONTENT_UNUSABLE, VAULT_UNUSABLE};
+use crate::interface::{C_GetFunctionList, C_GetInterface, C_GetInterfaceList};
+use crate::source::Source;
+use crate::state;
+
+const PASSWORD: &[u8] = br#"{"pass":"correct horse"}"#;
+const HEX_KEY: &[u8] = b"000102030405060708090a0b0c0d0e0f101112131415161718191A1B1C1D1E1F";
+
+/// Calls a function of the list with pointers to the test's own variables.
+macro_rules! call {
+    ($host:ident.$function:ident($($argument:expr),*)) => {{
+        let function = $host.functions.$function.expect("no list has gaps");
+        // SAFETY: null or the test's own variables, as long as the test says.
+        #[allow(unused_unsafe, reason = "one call is within an unsafe block")]
+        unsafe { function($($argument),*) }
+    }};
+}
+#[test]
+fn nothing_works_before_initialize_or_after_finalize() {
+    let host = Host::without_module();
+    let mut info = CK_INFO::default();
+    let mut session = 0;
+    assert_eq!(
+        call!(host.C_GetInfo(&raw mut info)),
+        CKR_CRYPTOKI_NOT_INITIALIZED
+    );
+    assert_eq!(
+        call!(host.C_OpenSession(0, CKF_SERIAL_SESSION, null(), None, &raw mut session)),
+        CKR_CRYPTOKI_NOT_INITIALIZED
+    );
+    assert_eq!(call!(host.C_Finalize(null())), CKR_CRYPTOKI_NOT_INITIALIZED);
+    assert_eq!(call!(host.C_Initialize(null())), CKR_OK);
+    assert_eq!(
+        call!(host.C_Initialize(null())),
+        CKR_CRYPTOKI_ALREADY_INITIALIZED
+    );
+    assert_eq!(call!(host.C_GetInfo(&raw mut info)), CKR_OK);
+    assert_eq!(&info.manufacturerID, b"Strongroom                      ");
+    assert_eq!(
+        call!(host.C_Finalize((&raw mut info).cast::<c_void>())),
+        CKR_ARGUMENTS_BAD
+    );
+    assert_eq!(call!(host.C_Finalize(null())), CKR_OK);
+    assert_eq!(
+        call!(host.C_GetInfo(&raw mut info)),
+        CKR_CRYPTOKI_NOT_INITIALIZED
+    );
+}
+
+#[test]
+fn initialize_checks_how_the_host_locks() {
+    unsafe extern "C" fn create(_: *mut *mut c_void) -> CK_RV {
+        CKR_OK
+    }
+    unsafe extern "C" fn other(_: *mut c_void) -> CK_RV {
+        CKR_OK
+    }
+    let host = Host::without_module();
+    let none = CK_C_INITIALIZE_ARGS {
+        CreateMutex: None,
+        DestroyMutex: None,
+        LockMutex: None,
+        UnlockMutex: None,
+        flags: 0,
+        pReserved: null(),
+    };
+    let all = CK_C_INITIALIZE_ARGS {
+        CreateMutex: Some(create),
+        DestroyMutex: Some(other),
+        LockMutex: Some(other),
+        UnlockMutex: Some(other),
+        ..none
+    };
+    let os = CKF_OS_LOCKING_OK;
+    let reserved = ptr::dangling_mut();
+    for (mut arguments, expected) in [
+        (none, CKR_OK),
+        (CK_C_INITIALIZE_ARGS { flags: os, ..none }, CKR_OK),
+        (all, CKR_CANT_LOCK),
+        (CK_C_INITIALIZE_ARGS { flags: os, ..all }, CKR_OK),
+        (
+            CK_C_INITIALIZE_ARGS {
+                LockMutex: None,
+                flags: os,
+                ..all
+            },
+            CKR_ARGUMENTS_BAD,
+        ),
+        (
+            CK_C_INITIALIZE_ARGS {
+                pReserved: reserved,
+                ..none
+            },
+            CKR_ARGUMENTS_BAD,
+        ),
+    ] {
+        let code = call!(host.C_Initialize((&raw mut arguments).cast()));
+        assert_eq!(code, expected);
+        if code == CKR_OK {
+            assert_eq!(call!(host.C_Finalize(null())), CKR_OK);
+        }
+    }
+}
+
+#[test]
+fn without_a_vault_there_are_no_slots_until_there_is_one() {
+    let host = Host::without_module();
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&attempts);
+    state::initialize(Box::new(move || {
+        if counted.fetch_add(1, Ordering::Relaxed) < 2 {
+            Err(Error::VaultMissing(PathBuf::from("/nowhere")))
+        } else {
+            Ok(Box::new(Fake::default()))
+        }
+    }))
+    .expect("not initialized");
+    let mut count = 9;
+    assert_eq!(
+        call!(host.C_GetSlotList(CK_TRUE, null(), &raw mut count)),
+        CKR_OK
+    );
+    assert_eq!(count, 0);
+    assert_eq!(
+        call!(host.C_GetSlotList(CK_TRUE, null(), &raw mut count)),
+        CKR_OK
+    );
+    assert_eq!(count, 3);
+}
+
+#[test]
+fn every_function_of_every_list_is_there() {
+    let host = Host::without_module();
+    let mut count = 0;
+    // SAFETY: pointers to our own variables; the lists live as long as the program.
+    unsafe {
+        assert_eq!(C_GetInterfaceList(null(), &raw mut count), CKR_OK);
+        assert_eq!(count, 2);
+        let mut interfaces = [CK_INTERFACE {
+            pInterfaceName: null(),
+            pFunctionList: null(),
+            flags: 0,
+        }; 2];
+        count = 1;
+        assert_eq!(
+            C_GetInterfaceList(interfaces.as_mut_ptr(), &raw mut count),
+            CKR_BUFFER_TOO_SMALL
+        );
+        assert_eq!(count, 2);
+        assert_eq!(
+            C_GetInterfaceList(interfaces.as_mut_ptr(), &raw mut count),
+            CKR_OK
+        );
+        for (interface, functions) in interfaces.iter().zip([92, 68]) {
+            let start = interface.pFunctionList.cast::<*const c_void>();
+            // The version, padded to a pointer, then pointers only.
+            assert!((1..=functions).all(|index| !(*start.add(index)).is_null()));
+        }
+        assert_eq!(size_of::<CK_FUNCTION_LIST_3_0>(), 93 * size_of::<usize>());
+        assert_eq!(size_of::<CK_FUNCTION_LIST>(), 69 * size_of::<usize>());
+    }
+    assert_eq!(
+        call!(host.C_SeedRandom(1, null(), 0)),
+        CKR_FUNCTION_NOT_SUPPORTED
+    );
+    assert_eq!(call!(host.C_CancelFunction(1)), CKR_FUNCTION_NOT_PARALLEL);
+}
+
+#[test]
+fn interfaces_are_found_by_name_and_version() {
+    let find = |name: Option<&[u8]>, version: Option<(u8, u8)>, flags| {
+        let mut interface = null();
+        let mut version = version.map(|(major, minor)| CK_VERSION { major, minor });
+        // SAFETY: pointers to our own variables; an interface lives as long as the program.
+        unsafe {
+            let code = C_GetInterface(
+                name.map_or(null(), |name| name.as_ptr().cast_mut()),
+                version.as_mut().map_or(null(), ptr::from_mut),
+                &raw mut interface,
+                flags,
+            );
+            (code == CKR_OK).then(|| {
+                let version = (*interface).pFunctionList.cast::<CK_VERSION>().read();
+                (version.major, version.minor)
+            })
+        }
+    };
+    assert_eq!(find(None, None, 0), Some((3, 0)));
+    assert_eq!(find(Some(b"PKCS 11\0"), Some((2, 40)), 0), Some((2, 40)));
+    assert_eq!(find(Some(b"PKCS 11\0"), Some((3, 2)), 0), None);
+    assert_eq!(find(Some(b"PKCS\0"), None, 0), None);
+    assert_eq!(find(Some(b"PKCS 11+\0"), None, 0), None);
+    assert_eq!(find(None, None, CKF_INTERFACE_FORK_SAFE), None);
+}
+
+#[test]
+fn null_pointers_are_refused_everywhere() {
+    let host = Host::with(Fake::default());
+    let session = host.session(1);
+    let mut count = 1;
+    let bad = [
+        call!(host.C_GetInfo(null())),
+        call!(host.C_GetFunctionList(null())),
+        call!(host.C_GetSlotList(CK_TRUE, null(), null())),
+        call!(host.C_GetSlotInfo(0, null())),
+        call!(host.C_GetTokenInfo(0, null())),
+        call!(host.C_GetMechanismList(0, null(), null())),
+        call!(host.C_GetMechanismInfo(0, 0, null())),
+        call!(host.C_WaitForSlotEvent(CKF_DONT_BLOCK, null(), null())),
+        call!(host.C_OpenSession(0, CKF_SERIAL_SESSION, null(), None, null())),
+        call!(host.C_GetSessionInfo(session, null())),
+        call!(host.C_Login(session, CKU_USER, null(), 4)),
+        call!(host.C_FindObjectsInit(session, null(), 1)),
+        call!(host.C_FindObjectsInit(session, null(), CK_ULONG::MAX)),
+        call!(host.C_FindObjects(session, null(), 1, &raw mut count)),
+        call!(host.C_FindObjects(session, &mut 0, 1, null())),
+        call!(host.C_GetAttributeValue(session, 1, null(), 1)),
+        call!(host.C_GetObjectSize(session, 1, null())),
+    ];
+    assert_eq!(bad, [CKR_ARGUMENTS_BAD; 17]);
+    // A criterion that points nowhere.
+    let mut criterion = CK_ATTRIBUTE {
+        type_: CKA_LABEL,
+        pValue: null(),
+        ulValueLen: 3,
+    };
+    assert_eq!(
+        call!(host.C_FindObjectsInit(session, &raw mut criterion, 1)),
+        CKR_ARGUMENTS_BAD
+    );
+    // A misaligned array.
+    let mut bytes = [0_usize; 4];
+    let crooked = bytes.as_mut_ptr().cast::<u8>().wrapping_add(1).cast();
+    assert_eq!(
+        call!(host.C_GetAttributeValue(session, 1, crooked, 1)),
+        CKR_ARGUMENTS_BAD
+    );
+}
+
+#[test]
+fn tokens_are_write_protected_and_nobody_logs_in() {
+    let host = Host::with(Fake::default());
+    let mut info = CK_TOKEN_INFO::default();
+    assert_eq!(call!(host.C_GetTokenInfo(1, &raw mut info)), CKR_OK);
+    assert_eq!(&info.label, b"credentials                     ");
+    assert_eq!(info.flags, CKF_TOKEN_INITIALIZED | CKF_WRITE_PROTECTED);
+    let mut other = CK_TOKEN_INFO::default();
+    assert_eq!(call!(host.C_GetTokenInfo(0, &raw mut other)), CKR_OK);
+    assert_ne!(info.serialNumber, other.serialNumber);
+    assert_eq!(
+        call!(host.C_GetTokenInfo(3, &raw mut other)),
+        CKR_SLOT_ID_INVALID
+    );
+
+    let mut session = 0;
+    let mut open = |flags| call!(host.C_OpenSession(1, flags, null(), None, &raw mut session));
+    assert_eq!(
+        open(CKF_SERIAL_SESSION | CKF_RW_SESSION),
+        CKR_TOKEN_WRITE_PROTECTED
+    );
+    assert_eq!(open(0), CKR_SESSION_PARALLEL_NOT_SUPPORTED);
+    assert_eq!(open(CKF_SERIAL_SESSION), CKR_OK);
+    let login = |user| call!(host.C_Login(session, user, b"1234".as_ptr().cast_mut(), 4));
+    assert_eq!(login(CKU_USER), CKR_USER_PIN_NOT_INITIALIZED);
+    assert_eq!(login(CKU_SO), CKR_SESSION_READ_ONLY_EXISTS);
+    assert_eq!(login(77), CKR_USER_TYPE_INVALID);
+    assert_eq!(call!(host.C_Logout(session)), CKR_USER_NOT_LOGGED_IN);
+
+    let mut count = 9;
+    assert_eq!(
+        call!(host.C_GetMechanismList(1, null(), &raw mut count)),
+        CKR_OK
+    );
+    assert_eq!(count, 0);
+}
+
+#[test]
+fn sessions_close_one_by_one_and_by_slot() {
+    let host = Host::with(Fake::default());
+    let (one, two, three) = (host.session(0), host.session(0), host.session(1));
+    let mut info = CK_SESSION_INFO::default();
+    assert_eq!(call!(host.C_CloseSession(one)), CKR_OK);
+    assert_eq!(call!(host.C_CloseSession(one)), CKR_SESSION_HANDLE_INVALID);
+    assert_eq!(call!(host.C_CloseAllSessions(0)), CKR_OK);
+    assert_eq!(
+        call!(host.C_GetSessionInfo(two, &raw mut info)),
+        CKR_SESSION_HANDLE_INVALID
+    );
+    assert_eq!(call!(host.C_GetSessionInfo(three, &raw mut info)), CKR_OK);
+    assert_eq!((info.slotID, info.state), (1, CKS_RO_PUBLIC_SESSION));
+}
+
+#[test]
+fn objects_are_found_by_what_they_are() {
+    let fake = Fake::default();
+    let [password, hex_key, passphrase, _] = fake.ids();
+    let unsealed = Arc::clone(&fake.unsealed);
+    let host = Host::with(fake);
+    let (datasets, credentials) = (host.session(0), host.session(1));
+
+    assert_eq!(host.find(datasets, &[]).len(), 2);
+    assert_eq!(
+        host.find(credentials, &[]).len(),
+        1,
+        "private keys are not shown"
+    );
+    let hex_key_id = hex_key.to_string();
+    let by_id = host.find(datasets, &[(CKA_UNIQUE_ID, hex_key_id.as_bytes())]);
+    assert_eq!(by_id, host.find(datasets, &[(CKA_ID, hex_key.as_bytes())]));
+    assert_eq!(by_id.len(), 1, "a handle stays an object's");
+    let length = 32_usize.to_ne_bytes();
+    assert_eq!(by_id, host.find(datasets, &[(CKA_VALUE_LEN, &length)]));
+    let class = CKO_SECRET_KEY.to_ne_bytes();
+    let label: (_, &[u8]) = (CKA_LABEL, b"tank/secret");
+    assert_eq!(host.find(datasets, &[(CKA_CLASS, &class), label]).len(), 1);
+    assert_eq!(host.find(credentials, &[(CKA_CLASS, &class)]).len(), 0);
+    assert_eq!(
+        host.find(credentials, &[(CKA_APPLICATION, b"strongroom")])
+            .len(),
+        1
+    );
+    assert_eq!(
+        host.find(datasets, &[(CKA_APPLICATION, b"strongroom")])
+            .len(),
+        0
+    );
+    assert_eq!(
+        host.find(credentials, &[(CKA_ID, passphrase.as_bytes())])
+            .len(),
+        0
+    );
+    assert_eq!(
+        host.find(credentials, &[(CKA_ID, password.as_bytes())])
+            .len(),
+        1
+    );
+    assert_eq!(unsealed.load(Ordering::Relaxed), 0);
+
+    // A value of the right length alone is worth the TPM.
+    assert_eq!(host.find(credentials, &[(CKA_VALUE, b"short")]).len(), 0);
+    assert_eq!(unsealed.load(Ordering::Relaxed), 0);
+    assert_eq!(host.find(credentials, &[(CKA_VALUE, PASSWORD)]).len(), 1);
+    assert_eq!(unsealed.load(Ordering::Relaxed), 1);
+
+    assert_eq!(call!(host.C_FindObjectsInit(datasets, null(), 0)), CKR_OK);
+    assert_eq!(
+        call!(host.C_FindObjectsInit(datasets, null(), 0)),
+        CKR_OPERATION_ACTIVE
+    );
+    assert_eq!(call!(host.C_FindObjectsFinal(datasets)), CKR_OK);
+    assert_eq!(
+        call!(host.C_FindObjectsFinal(datasets)),
+        CKR_OPERATION_NOT_INITIALIZED
+    );
+}
+
+#[test]
+fn lengths_never_ask_the_tpm_and_a_value_asks_once() {
+    let fake = Fake::default();
+    let unsealed = Arc::clone(&fake.unsealed);
+    let host = Host::with(fake);
+    let session = host.session(1);
+    let object = host.find(session, &[])[0];
+
+    let mut template = [
+        ask(CKA_LABEL, None),
+        ask(CKA_VALUE, None),
+        ask(CKA_OBJECT_ID, None),
+    ];
+    assert_eq!(host.read(session, object, &mut template), CKR_OK);
+    assert_eq!(template.map(|item| item.ulValueLen), [6, 24, 0]);
+
+    let mut small = [0; 23];
+    let mut template = [ask(CKA_VALUE, Some(&mut small))];
+    assert_eq!(
+        host.read(session, object, &mut template),
+        CKR_BUFFER_TOO_SMALL
+    );
+    assert_eq!(template[0].ulValueLen, CK_UNAVAILABLE_INFORMATION);
+    assert_eq!(unsealed.load(Ordering::Relaxed), 0);
+
+    let (mut first, mut second, mut label) = ([0; 30], [0; 24], [0; 2]);
+    let mut template = [
+        ask(CKA_VALUE, Some(&mut first)),
+        ask(CKA_MODULUS, None),
+        ask(CKA_LABEL, Some(&mut label)),
+        ask(CKA_VALUE, Some(&mut second)),
+        ask(CKA_SENSITIVE, None),
+    ];
+    // One that there is not, one that does not fit: the others are given all the same.
+    assert_eq!(
+        host.read(session, object, &mut template),
+        CKR_ATTRIBUTE_TYPE_INVALID
+    );
+    let no = CK_UNAVAILABLE_INFORMATION;
+    assert_eq!(template.map(|item| item.ulValueLen), [24, no, no, 24, no]);
+    assert_eq!(&first[..24], PASSWORD);
+    assert_eq!(second, PASSWORD);
+    assert_eq!(unsealed.load(Ordering::Relaxed), 1);
+
+    let mut size = 0;
+    assert_eq!(
+        call!(host.C_GetObjectSize(session, object, &raw mut size)),
+        CKR_OK
+    );
+    assert_eq!(size, 24);
+    let elsewhere = host.session(0);
+    assert_eq!(
+        call!(host.C_GetObjectSize(elsewhere, object, &raw mut size)),
+        CKR_OBJECT_HANDLE_INVALID
+    );
+}
+
+#[test]
+fn a_hexadecimal_dataset_key_is_its_bytes() {
+    let host = Host::with(Fake::default());
+    let session = host.session(0);
+    let object = host.find(session, &[(CKA_LABEL, b"tank/secret")])[0];
+    let (mut value, mut len, mut sensitive) = ([0xff; 32], [0; 8], [9; 1]);
+    let mut template = [
+        ask(CKA_VALUE, Some(&mut value)),
+        ask(CKA_VALUE_LEN, Some(&mut len)),
+        ask(CKA_SENSITIVE, Some(&mut sensitive)),
+    ];
+    assert_eq!(host.read(session, object, &mut template), CKR_OK);
+    assert_eq!(value.to_vec(), (0..32).collect::<Vec<u8>>());
+    assert_eq!((usize::from_ne_bytes(len), sensitive), (32, [CK_FALSE]));
+
+    let object = host.find(session, &[(CKA_LABEL, b"tank/phrase")])[0];
+    let mut phrase = [0; 10];
+    let mut template = [ask(CKA_VALUE, Some(&mut phrase))];
+    assert_eq!(host.read(session, object, &mut template), CKR_OK);
+    assert_eq!(&phrase, b"open, now!");
+}
+
+#[test]
+fn a_value_that_cannot_be_had_has_a_code_and_leaves_the_rest() {
+    let mut fake = Fake::default();
+    fake.objects[1].1 = b"no digits".repeat(8)[..64].to_vec();
+    let id = fake.objects[0].0.id;
+    fake.broken = Some(id);
+    let host = Host::with(fake);
+    let read = |slot| {
+        let session = host.session(slot);
+        let object = host.find(session, &[])[0];
+        let (mut value, mut label) = ([0; 64], [0; 64]);
+        let mut template = [
+            ask(CKA_VALUE, Some(&mut value)),
+            ask(CKA_LABEL, Some(&mut label)),
+        ];
+        let code = host.read(session, object, &mut template);
+        assert_eq!(value, [0; 64]);
+        assert_eq!(template[0].ulValueLen, CK_UNAVAILABLE_INFORMATION);
+        assert_ne!(template[1].ulValueLen, CK_UNAVAILABLE_INFORMATION);
+        code
+    };
+    assert_eq!(read(1), VAULT_UNUSABLE);
+    assert_eq!(read(0), CONTENT_UNUSABLE);
+}
+
+#[test]
+fn a_child_of_a_fork_starts_anew_even_while_its_parent_is_busy() {
+    unsafe extern "C" {
+        fn fork() -> i32;
+        fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
+        fn _exit(code: i32) -> !;
+    }
+    let host = Host::with(Fake::default());
+    // The lock of the parent's module is held at the fork.
+    let status = state::with_module(|_| {
+        // SAFETY: the child calls only the module and `_exit`; pointers are to our variables.
+        unsafe {
+            let child = fork();
+            if child == 0 {
+                let mut info = CK_INFO::default();
+                let right = call!(host.C_GetInfo(&raw mut info)) == CKR_CRYPTOKI_NOT_INITIALIZED
+                    && state::initialize(Box::new(|| Ok(Box::new(Fake::default())))).is_ok()
+                    && call!(host.C_GetInfo(&raw mut info)) == CKR_OK
+                    && call!(host.C_Finalize(null())) == CKR_OK;
+                _exit(i32::from(!right));
+            }
+            let mut status = -1;
+            assert_eq!(waitpid(child, &raw mut status, 0), child);
+            Ok(status)
+        }
+    });
+    assert_eq!(status.expect("initialized"), 0);
+    assert_eq!(host.find(host.session(0), &[]).len(), 2);
+}
+
+/// The test's turn with the process's one module, which ends when the test does.
+struct Host {
+    functions: CK_FUNCTION_LIST,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Host {
+    /// Without a module, and with an empty folder where a vault would be.
+    fn without_module() -> Self {
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: whatever reads or writes the environment here does it through std, which locks.
+        unsafe { std::env::set_var("STRONGROOM_DIR", "/nonexistent/strongroom-test") };
+        let mut list = null();
+        // SAFETY: a pointer to our own variable; the list lives as long as the program.
+        let functions = unsafe {
+            assert_eq!(C_GetFunctionList(&raw mut list), CKR_OK);
+            list.read()
+        };
+        let host = Self {
+            functions,
+            _turn: turn,
+        };
+        let _ = state::finalize();
+        host
+    }
+
+    fn with(fake: Fake) -> Self {
+        let host = Self::without_module();
+        let fake = Mutex::new(Some(fake));
+        state::initialize(Box::new(move || {
+            let fake = fake.lock().expect("no test panics here").take();
+            Ok(Box::new(fake.expect("opened once")))
+        }))
+        .expect("not initialized");
+        host
+    }
+
+    fn session(&self, slot: CK_SLOT_ID) -> CK_SESSION_HANDLE {
+        let mut session = 0;
+        assert_eq!(
+            call!(self.C_OpenSession(slot, CKF_SERIAL_SESSION, null(), None, &raw mut session)),
+            CKR_OK
+        );
+        session
+    }
+
+    fn find(
+        &self,
+        session: CK_SESSION_HANDLE,
+        wanted: &[(CK_ATTRIBUTE_TYPE, &[u8])],
+    ) -> Vec<CK_OBJECT_HANDLE> {
+        let mut template: Vec<CK_ATTRIBUTE> = wanted
+            .iter()
+            .map(|(kind, bytes)| CK_ATTRIBUTE {
+                type_: *kind,
+                pValue: bytes.as_ptr().cast_mut().cast(),
+                ulValueLen: bytes.len() as CK_ULONG,
+            })
+            .collect();
+        let count = template.len() as CK_ULONG;
+        assert_eq!(
+            call!(self.C_FindObjectsInit(session, template.as_mut_ptr(), count)),
+            CKR_OK
+        );
+        let mut found = Vec::new();
+        loop {
+            let (mut object, mut count) = (0, 0);
+            assert_eq!(
+                call!(self.C_FindObjects(session, &raw mut object, 1, &raw mut count)),
+                CKR_OK
+            );
+            if count == 0 {
+                break;
+            }
+            found.push(object);
+        }
+        assert_eq!(call!(self.C_FindObjectsFinal(session)), CKR_OK);
+        found
+    }
+
+    fn read(
+        &self,
+        session: CK_SESSION_HANDLE,
+        object: CK_OBJECT_HANDLE,
+        template: &mut [CK_ATTRIBUTE],
+    ) -> CK_RV {
+        let count = template.len() as CK_ULONG;
+        call!(self.C_GetAttributeValue(session, object, template.as_mut_ptr(), count))
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = state::finalize();
+    }
+}
+
+fn ask(kind: CK_ATTRIBUTE_TYPE, room: Option<&mut [u8]>) -> CK_ATTRIBUTE {
+    let (start, len) = room.map_or((null(), 0), |room| (room.as_mut_ptr(), room.len()));
+    CK_ATTRIBUTE {
+        type_: kind,
+        pValue: start.cast(),
+        ulValueLen: len as CK_ULONG,
+    }
+}
+
+fn null<T>() -> *mut T {
+    ptr::null_mut()
+}
+
+/// A vault that is made up: a credential, two dataset keys, a private key, and a damaged file.
+struct Fake {
+    objects: Vec<(Metadata, Vec<u8>)>,
+    /// An object that does not unseal.
+    broken: Option<ObjectId>,
+    unsealed: Arc<AtomicUsize>,
+}
+
+impl Fake {
+    fn ids(&self) -> [ObjectId; 4] {
+        std::array::from_fn(|index| self.objects[index].0.id)
+    }
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        let object = |token, kind, label: &str, keyformat: Option<&str>, payload: &[u8]| {
+            let attributes = keyformat.map(|it| (KEYFORMAT.to_owned(), it.to_owned()));
+            let metadata = Metadata {
+                format: OBJECT_FORMAT,
+                id: ObjectId::random(),
+                token,
+                kind,
+                label: label.parse().expect("a label"),
+                attributes: BTreeMap::from_iter(attributes),
+                pool_guid: None,
+                dataset_guid: None,
+                generation: 1,
+            };
+            (metadata, payload.to_vec())
+        };
+        let (datasets, credentials) = (TokenName::datasets(), TokenName::credentials());
+        let (key, hex, phrase) = (Kind::DatasetKey, Some("hex"), Some("passphrase"));
+        Self {
+            objects: vec![
+                object(
+                    credentials.clone(),
+                    Kind::Credential,
+                    "backup",
+                    None,
+                    PASSWORD,
+                ),
+                object(datasets.clone(), key, "tank/secret", hex, HEX_KEY),
+                object(datasets, key, "tank/phrase", phrase, b"open, now!"),
+                object(credentials, Kind::PrivateKey, "host", None, b""),
+            ],
+            broken: None,
+            unsealed: Arc::default(),
+        }
+    }
+}
+
+impl Source for Fake {
+    fn id(&self) -> String {
+        "7f2c".to_owned()
+    }
+
+    fn tokens(&self) -> Vec<TokenName> {
+        vec![
+            TokenName::datasets(),
+            TokenName::credentials(),
+            TokenName::keys(),
+        ]
+    }
+
+    fn list(&self) -> Result<Listing> {
+        Ok(Listing {
+            objects: self
+                .objects
+                .iter()
+                .map(|(object, _)| object.clone())
+                .collect(),
+            damaged: vec![Damaged {
+                file: PathBuf::from("objects/keys/x.json"),
+                reason: "as this test wants".to_owned(),
+            }],
+        })
+    }
+
+    fn payload_len(&self, id: ObjectId) -> Result<Option<usize>> {
+        let found = self.objects.iter().find(|(object, _)| object.id == id);
+        Ok(found.map(|(_, payload)| payload.len()))
+    }
+
+    fn unseal(&self, id: ObjectId) -> Result<Secret> {
+        self.unsealed.fetch_add(1, Ordering::Relaxed);
+        let found = self.objects.iter().find(|(object, _)| object.id == id);
+        match found {
+            Some((object, payload)) if self.broken != Some(object.id) => {
+                Ok(Secret::copy_of(payload))
+            }
+            Some(_) => Err(Error::ObjectDamaged {
+                file: PathBuf::from("x"),
+                reason: "as this test wants".to_owned(),
+            }),
+            None => Err(Error::NoSuchObject(id.to_string())),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! How bytes and structures are written down: base64 in JSON, and the one canonical encoding that
+//! MACs and key derivations are computed over.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Bytes that are standard base64 with padding (RFC 4648, section 4) in JSON. Never secret ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Base64(pub(crate) Vec<u8>);
+
+impl Serialize for Base64 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Base64 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD
+            .decode(text)
+            .map(Self)
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// The canonical encoding: JSON as in RFC 8785 (keys sorted, no white space, shortest escapes).
+///
+/// What is encoded here holds only strings, booleans, integers below 2^53, arrays and objects with
+/// ASCII keys, and for these serde_json's compact form of a sorted map is RFC 8785's.
+pub(crate) fn canonical(value: &impl Serialize) -> Vec<u8> {
+    let value =
+        serde_json::to_value(value).expect("our types have string keys and no failing parts");
+    serde_json::to_vec(&value).expect("a JSON value can be written to memory")
+}
+
+/// The canonical encoding of an object without its member `mac`: what that MAC is computed over.
+pub(crate) fn canonical_without_mac(value: &impl Serialize) -> Vec<u8> {
+    let mut value =
+        serde_json::to_value(value).expect("our types have string keys and no failing parts");
+    if let Some(members) = value.as_object_mut() {
+        members.remove("mac");
+    }
+    canonical(&value)
+}
+
+/// 64-bit ZFS GUIDs as decimal text.
+pub(crate) mod guid {
+    use super::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(
+        guid: &Option<u64>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match guid {
+            Some(guid) => serializer.collect_str(guid),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<u64>, D::Error> {
+        Option::<String>::deserialize(deserializer)?
+            .map(|text| text.parse().map_err(serde::de::Error::custom))
+            .transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_canonical_form_sorts_and_does_not_pad() {
+        #[derive(Serialize)]
+        struct Sample {
+            z: u64,
+            a: &'static str,
+            m: Base64,
+        }
+        let sample = Sample {
+            z: 1,
+            a: "ü\n\u{1}\"/",
+            m: Base64(vec![0, 255]),
+        };
+        assert_eq!(
+            String::from_utf8(canonical(&sample)).expect("UTF-8"),
+            r#"{"a":"ü\n\u0001\"/","m":"AP8=","z":1}"#
+        );
+    }
+}

@@ -1,0 +1,261 @@
+//! What can go wrong with a vault, said so that its owner knows what to do next.
+//!
+//! [`Error`] is what every operation of the library answers; [`Error::kind`] sorts it into the
+//! kinds that a front tells apart, and [`ErrorKind::exit_code`] is the one place where a kind
+//! becomes the exit code of a process. No error carries a secret.
+
+use std::path::{Path, PathBuf};
+
+use crate::object::{ObjectId, TokenName};
+use crate::policy::Refusal;
+
+/// The library's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What failed, on which object, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The TPM's PCRs are in none of the states that the vault's policy allows.
+    #[error("{0}")]
+    PolicyRefused(Refusal),
+
+    /// No TPM answers at the given TCTI.
+    #[error(
+        "no TPM answers at {tcti}: {reason}; check that the TPM is on, or name it with STRONGROOM_TCTI"
+    )]
+    TpmMissing {
+        /// The TCTI that was tried, such as `device:/dev/tpmrm0`.
+        tcti: String,
+        /// What the transport said.
+        reason: String,
+    },
+
+    /// The TPM refuses for the time being.
+    #[error("the TPM is {state} and refuses {operation}; wait and try again")]
+    TpmUnavailable {
+        /// What was asked of it.
+        operation: &'static str,
+        /// "in lockout", "busy", "out of memory".
+        state: &'static str,
+    },
+
+    /// The TPM answered something else than success.
+    #[error("the TPM failed at {operation}: {reason}")]
+    Tpm {
+        /// The TPM command, and on what.
+        operation: &'static str,
+        /// The TPM's response code in words and number.
+        reason: String,
+    },
+
+    /// The TPM lacks what the vault rests on.
+    #[error(
+        "this TPM has no {0}, without which a vault would not outlive an update; Strongroom cannot use it"
+    )]
+    TpmTooOld(&'static str),
+
+    /// The TPM is not the one that the vault was made on.
+    #[error(
+        "this TPM is not the vault's: {0}; if the mainboard or its TPM was replaced or cleared, \
+         run `strongroom recover --recovery FILE`"
+    )]
+    ForeignTpm(String),
+
+    /// The key at the root key's handle is not the vault's root key.
+    #[error(
+        "the root key at handle {handle:#010x} is not the vault's: {reason}; nothing was sent to it"
+    )]
+    RootKey {
+        /// Persistent handle.
+        handle: u32,
+        /// What is wrong with its public area.
+        reason: String,
+    },
+
+    /// There is no vault at this place.
+    #[error(
+        "there is no vault in {0}; name its folder with STRONGROOM_DIR, or make one with `strongroom init`"
+    )]
+    VaultMissing(PathBuf),
+
+    /// There is something at this place already.
+    #[error("{0} already holds a vault; choose another folder with STRONGROOM_DIR")]
+    VaultExists(PathBuf),
+
+    /// A file of the vault cannot be what it should be.
+    #[error("{file} is damaged: {reason}; restore it from a backup with `strongroom recover`")]
+    VaultDamaged {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// A file of the vault was changed by someone who does not hold the vault key.
+    #[error(
+        "{file} was changed by something other than Strongroom ({reason}); nothing was sealed or given out. \
+         Restore it from a backup with `strongroom recover`, and find out who wrote it"
+    )]
+    VaultForged {
+        /// The file.
+        file: PathBuf,
+        /// Which check failed.
+        reason: String,
+    },
+
+    /// The vault was written by a newer Strongroom.
+    #[error(
+        "{file} has format {found}, and this Strongroom knows formats up to {known}; use the newer program"
+    )]
+    VaultNewer {
+        /// The file.
+        file: PathBuf,
+        /// Its format version.
+        found: u64,
+        /// The newest that this program reads.
+        known: u64,
+    },
+
+    /// One object's file is not what it must be; all others are unaffected.
+    #[error(
+        "object {file} is unusable: {reason}; restore it from a backup with `strongroom recover`, or seal it again"
+    )]
+    ObjectDamaged {
+        /// The object's file.
+        file: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// No object answers to the selection.
+    #[error("no object {0} in the vault; `strongroom list` shows what there is")]
+    NoSuchObject(String),
+
+    /// Several objects answer to a selection that must name one.
+    #[error("{count} objects answer to {selector}: name one by its id ({ids})")]
+    AmbiguousObject {
+        /// What was asked for.
+        selector: String,
+        /// How many answer.
+        count: usize,
+        /// Their ids, separated by commas.
+        ids: String,
+    },
+
+    /// The vault has no such token.
+    #[error("the vault has no token {0}")]
+    NoSuchToken(TokenName),
+
+    /// The recovery identity does not open this vault.
+    #[error(
+        "this recovery identity does not open the vault ({0}); use the one that `strongroom init` gave out"
+    )]
+    RecoveryIdentity(String),
+
+    /// The caller's input is not what it must be.
+    #[error("{what} is not usable: {reason}")]
+    Input {
+        /// Which input.
+        what: String,
+        /// Why, and what it must be.
+        reason: String,
+    },
+
+    /// The operating system refused to read or write.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// "read", "write", "rename".
+        action: &'static str,
+        /// What on.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// The kinds of failure that fronts tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The policy refused: another boot state.
+    Policy,
+    /// TPM missing, foreign, busy or in lockout.
+    Tpm,
+    /// Vault or object missing, damaged, forged or of a newer format.
+    Vault,
+    /// No such object.
+    NoObject,
+    /// The input is not what it must be.
+    Input,
+}
+
+impl ErrorKind {
+    /// The exit code, the same in every binary: 3 policy, 4 TPM, 5 vault, 6 no object, 7 input.
+    /// (0 is success, 1 is partial failure, 2 is clap's own for wrong usage.)
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Policy => 3,
+            Self::Tpm => 4,
+            Self::Vault => 5,
+            Self::NoObject => 6,
+            Self::Input => 7,
+        }
+    }
+}
+
+impl Error {
+    /// Which kind of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::PolicyRefused(_) => ErrorKind::Policy,
+            Self::TpmMissing { .. }
+            | Self::TpmUnavailable { .. }
+            | Self::Tpm { .. }
+            | Self::TpmTooOld(_)
+            | Self::ForeignTpm(_)
+            | Self::RootKey { .. } => ErrorKind::Tpm,
+            Self::VaultMissing(_)
+            | Self::VaultExists(_)
+            | Self::VaultDamaged { .. }
+            | Self::VaultForged { .. }
+            | Self::VaultNewer { .. }
+            | Self::ObjectDamaged { .. }
+            | Self::Io { .. } => ErrorKind::Vault,
+            Self::NoSuchObject(_) | Self::AmbiguousObject { .. } | Self::NoSuchToken(_) => {
+                ErrorKind::NoObject
+            }
+            Self::RecoveryIdentity(_) | Self::Input { .. } => ErrorKind::Input,
+        }
+    }
+
+    /// An input that is not what it must be.
+    pub fn input(what: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Input {
+            what: what.into(),
+            reason: reason.into(),
+        }
+    }
+
+    /// For `map_err` on file operations.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+
+    /// Several objects answer to `selector`.
+    pub(crate) fn ambiguous(selector: impl ToString, ids: &[ObjectId]) -> Self {
+        Self::AmbiguousObject {
+            selector: selector.to_string(),
+            count: ids.len(),
+            ids: ids
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", "),
+        }
+    }
+}

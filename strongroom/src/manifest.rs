@@ -1,0 +1,153 @@
+//! `vault.json`: what a vault is made of, authenticated by K_vault.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::encoding::Base64;
+use crate::envelope::{Purpose, VaultKey};
+use crate::error::{Error, Result};
+use crate::object::TokenName;
+use crate::recovery::{RecoveryKit, RecoveryRecipient};
+use crate::store;
+use crate::tpm::index::{Index, IndexHandle};
+use crate::tpm::key_file::KeyFile;
+use crate::tpm::root_key::RootKeyRecord;
+use crate::tpm::writer::Writers;
+
+/// The newest format that this library reads, and the one that it writes.
+const FORMAT: u64 = 1;
+
+/// The manifest. Parsed, but not to be believed before [`Manifest::authenticate`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Manifest {
+    pub(crate) format: u64,
+    /// The vault's identity, for life: a random UUID, also the policyRef of K_rec's signatures.
+    pub(crate) id: String,
+    /// Whom the recovery slot of every object is encrypted to.
+    pub(crate) recovery_recipient: RecoveryRecipient,
+    pub(crate) root_key: RootKeyRecord,
+    /// N's handle; its Name follows from the writers.
+    pub(crate) index: IndexHandle,
+    pub(crate) writers: Writers,
+    /// The storage key that K_vault is sealed under.
+    pub(crate) storage_key: Base64,
+    /// K_vault in its two slots.
+    pub(crate) vault_key: VaultKeySlots,
+    pub(crate) tokens: BTreeMap<TokenName, TokenRecord>,
+    pub(crate) mac: Base64,
+}
+
+/// K_vault: sealed to the TPM, and encrypted to the recovery recipient.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct VaultKeySlots {
+    pub(crate) tpm: Base64,
+    pub(crate) recovery: Base64,
+}
+
+/// What a token is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct TokenRecord {
+    /// The storage key that the token's objects are sealed under.
+    pub(crate) storage_key: Base64,
+}
+
+/// What is made anew when a vault comes to a TPM; all else stays for a vault's life.
+pub(crate) struct OnTpm {
+    pub(crate) root_key: RootKeyRecord,
+    pub(crate) index: IndexHandle,
+    pub(crate) writers: Writers,
+    pub(crate) storage_key: Base64,
+    pub(crate) sealed_vault_key: Base64,
+    pub(crate) tokens: BTreeMap<TokenName, TokenRecord>,
+}
+
+impl Manifest {
+    /// A manifest of a vault on a TPM, with its MAC.
+    pub(crate) fn new(
+        id: String,
+        recipient: RecoveryRecipient,
+        recovery_slot: Base64,
+        on_tpm: OnTpm,
+        key: &VaultKey,
+    ) -> Self {
+        let mut manifest = Self {
+            format: FORMAT,
+            id,
+            recovery_recipient: recipient,
+            root_key: on_tpm.root_key,
+            index: on_tpm.index,
+            writers: on_tpm.writers,
+            storage_key: on_tpm.storage_key,
+            vault_key: VaultKeySlots {
+                tpm: on_tpm.sealed_vault_key,
+                recovery: recovery_slot,
+            },
+            tokens: on_tpm.tokens,
+            mac: Base64::default(),
+        };
+        manifest.mac = key.mac(Purpose::Manifest, &manifest);
+        manifest
+    }
+
+    pub(crate) fn parse(bytes: &[u8], file: &Path) -> Result<Self> {
+        store::parse_json(bytes, file, FORMAT)
+    }
+
+    /// Refuses a manifest that was not written by a holder of K_vault.
+    pub(crate) fn authenticate(&self, key: &VaultKey, file: &Path) -> Result<()> {
+        if key.verifies(Purpose::Manifest, self, &self.mac) {
+            Ok(())
+        } else {
+            Err(Error::VaultForged {
+                file: file.to_owned(),
+                reason: "its MAC does not fit its content".to_owned(),
+            })
+        }
+    }
+
+    /// K_vault by the recovery way, compared with the kit's fingerprint; the manifest is
+    /// authenticated with it.
+    pub(crate) fn vault_key_by_recovery(&self, kit: &RecoveryKit, file: &Path) -> Result<VaultKey> {
+        if kit.vault_id != self.id {
+            return Err(Error::RecoveryIdentity(format!(
+                "it is of vault {}, and this is vault {}",
+                kit.vault_id, self.id
+            )));
+        }
+        let key = VaultKey::new(kit.identity.decrypt(&self.vault_key.recovery)?)
+            .filter(|key| key.fingerprint() == kit.fingerprint)
+            .ok_or_else(|| Error::VaultForged {
+                file: file.to_owned(),
+                reason: "its vault key is not the one that the recovery kit names".to_owned(),
+            })?;
+        self.authenticate(&key, file)?;
+        Ok(key)
+    }
+
+    /// N as this manifest has it.
+    pub(crate) fn index(&self) -> Result<Index> {
+        self.writers.index(self.index, &self.id)
+    }
+
+    /// A token's storage key.
+    pub(crate) fn token_key(&self, token: &TokenName, file: &Path) -> Result<KeyFile> {
+        let record = self
+            .tokens
+            .get(token)
+            .ok_or_else(|| Error::NoSuchToken(token.clone()))?;
+        key_file(&record.storage_key, file)
+    }
+}
+
+/// A TPM object of the manifest.
+pub(crate) fn key_file(der: &Base64, file: &Path) -> Result<KeyFile> {
+    KeyFile::from_der(der).map_err(|reason| Error::VaultDamaged {
+        file: file.to_owned(),
+        reason,
+    })
+}

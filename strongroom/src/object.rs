@@ -1,0 +1,376 @@
+//! Objects: what is known of a secret without opening it, and how an object looks on disk.
+//!
+//! An object is an envelope with key slots: the payload under a random data encryption key (DEK),
+//! and the DEK once in a TPM slot and once in a recovery slot. `docs/format.md` specifies the file.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::encoding::Base64;
+use crate::error::{Error, Result};
+
+/// The newest object format that this library reads, and the one that it writes.
+pub const OBJECT_FORMAT: u64 = 1;
+
+/// The longest payload, in bytes (1 MiB).
+pub const MAX_PAYLOAD: usize = 1 << 20;
+
+/// An object's identity, for life: a random UUID, the name of its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ObjectId(Uuid);
+
+impl ObjectId {
+    /// A new random id.
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+
+    /// The 16 bytes, for interfaces whose ids are bytes (CKA_ID).
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for ObjectId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        // One spelling only: the file's name must be the id's own.
+        Uuid::parse_str(text)
+            .ok()
+            .map(Self)
+            .filter(|id| id.to_string() == text)
+            .ok_or_else(|| {
+                Error::input(
+                    format!("object id {text:?}"),
+                    "it must be a UUID in lower case",
+                )
+            })
+    }
+}
+
+/// The name of a token: 1 to 32 characters of `a-z`, `0-9` and `-`, so that it is a folder's name
+/// and fits a PKCS#11 label (32 bytes).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TokenName(String);
+
+impl TokenName {
+    /// The token that dataset keys live in.
+    pub fn datasets() -> Self {
+        Self("datasets".to_owned())
+    }
+
+    /// The token that cloud credentials live in.
+    pub fn credentials() -> Self {
+        Self("credentials".to_owned())
+    }
+
+    /// The token for keys made through PKCS#11.
+    pub fn keys() -> Self {
+        Self("keys".to_owned())
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TokenName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for TokenName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let fits = (1..=32).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if !fits {
+            return Err(Error::input(
+                format!("token name {text:?}"),
+                "it must be 1 to 32 characters of a-z, 0-9 and -",
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for TokenName {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<TokenName> for String {
+    fn from(name: TokenName) -> Self {
+        name.0
+    }
+}
+
+/// A name that people give an object: 1 to 1,024 bytes of UTF-8 without control characters.
+/// A dataset key's label is the dataset's name. Labels need not be unique.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Label(String);
+
+impl Label {
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Label {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text.is_empty() || text.len() > 1024 || text.chars().any(char::is_control) {
+            return Err(Error::input(
+                format!("label {text:?}"),
+                "it must be 1 to 1024 bytes without control characters",
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Label {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Label> for String {
+    fn from(label: Label) -> Self {
+        label.0
+    }
+}
+
+/// What an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The wrapping key of a ZFS encryption root, as `zfs load-key` takes it; the attribute
+    /// [`KEYFORMAT`] says in which of ZFS's three forms.
+    DatasetKey,
+    /// Any secret bytes up to [`MAX_PAYLOAD`]; for TrueNAS a JSON object of secret fields.
+    Credential,
+    /// A symmetric key.
+    SecretKey,
+    /// A private key.
+    PrivateKey,
+    /// An X.509 certificate.
+    Certificate,
+}
+
+impl Kind {
+    /// All kinds, in the order in which help lists them.
+    pub const ALL: [Self; 5] = [
+        Self::DatasetKey,
+        Self::Credential,
+        Self::SecretKey,
+        Self::PrivateKey,
+        Self::Certificate,
+    ];
+
+    /// As text, as in the object's file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DatasetKey => "dataset-key",
+            Self::Credential => "credential",
+            Self::SecretKey => "secret-key",
+            Self::PrivateKey => "private-key",
+            Self::Certificate => "certificate",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| {
+                Error::input(
+                    format!("kind {text:?}"),
+                    "it must be dataset-key, credential, secret-key, private-key or certificate",
+                )
+            })
+    }
+}
+
+/// Attribute of a dataset key: the payload's form in ZFS's own words. `raw`: 32 bytes. `hex`: 64
+/// hexadecimal digits. `passphrase`: 8 to 512 bytes.
+pub const KEYFORMAT: &str = "keyformat";
+
+/// Attribute of what came out of a database: where it was, such as
+/// `truenas:storage_encrypteddataset/7`.
+pub const ORIGIN: &str = "origin";
+
+/// What is said of an object before it is sealed.
+#[derive(Clone, Debug)]
+pub struct NewObject {
+    /// The token to put it in.
+    pub token: TokenName,
+    /// The name that people give it.
+    pub label: Label,
+    /// What it is.
+    pub kind: Kind,
+    /// Further facts, such as [`KEYFORMAT`] and [`ORIGIN`]; keys are lower-case ASCII.
+    pub attributes: BTreeMap<String, String>,
+    /// The ZFS pool's GUID, where the key is bound to one.
+    pub pool_guid: Option<u64>,
+    /// The ZFS dataset's GUID, where the key is bound to one.
+    pub dataset_guid: Option<u64>,
+    /// 1, or one more than that of the object of the same [`ORIGIN`] that this one supersedes.
+    pub generation: u64,
+}
+
+impl NewObject {
+    /// An object without attributes and GUIDs.
+    pub fn new(token: TokenName, label: Label, kind: Kind) -> Self {
+        Self {
+            token,
+            label,
+            kind,
+            attributes: BTreeMap::new(),
+            pool_guid: None,
+            dataset_guid: None,
+            generation: 1,
+        }
+    }
+
+    /// The same with one more attribute.
+    #[must_use]
+    pub fn with_attribute(mut self, key: &str, value: impl Into<String>) -> Self {
+        self.attributes.insert(key.to_owned(), value.into());
+        self
+    }
+}
+
+/// All that is known of an object without opening it. Not secret, and not to be trusted before
+/// the object was opened: its payload key is derived from it, and the file carries a MAC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Metadata {
+    /// Format version, [`OBJECT_FORMAT`].
+    pub format: u64,
+    /// The object's identity and the name of its file.
+    pub id: ObjectId,
+    /// The token it lives in.
+    pub token: TokenName,
+    /// What it is.
+    pub kind: Kind,
+    /// The name that people gave it.
+    pub label: Label,
+    /// Further facts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
+    /// The ZFS pool's GUID. Text, because JSON's numbers do not hold 64 bits.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "crate::encoding::guid"
+    )]
+    pub pool_guid: Option<u64>,
+    /// The ZFS dataset's GUID.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "crate::encoding::guid"
+    )]
+    pub dataset_guid: Option<u64>,
+    /// Counts the versions of what has one [`ORIGIN`], from 1. The older ones stay until someone
+    /// removes them: a key that turned out to be needed after all is worth more than order.
+    pub generation: u64,
+}
+
+impl Metadata {
+    /// Where the object came from, as its attribute [`ORIGIN`] says.
+    pub fn origin(&self) -> Option<&str> {
+        self.attributes.get(ORIGIN).map(String::as_str)
+    }
+
+    /// Whether `self` is a newer version of what `other` is.
+    pub fn supersedes(&self, other: &Self) -> bool {
+        self.origin().is_some()
+            && (&self.token, self.kind, &self.label, self.origin())
+                == (&other.token, other.kind, &other.label, other.origin())
+            && self.generation > other.generation
+    }
+}
+
+/// An object as its file holds it, before anything was checked but its shape.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ObjectFile {
+    pub(crate) metadata: Metadata,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) payload: Option<Payload>,
+    pub(crate) slots: Vec<Slot>,
+    /// HMAC-SHA-256 over the canonical encoding of all of the above.
+    pub(crate) mac: Base64,
+}
+
+/// The payload, encrypted with AES-256-GCM under the payload key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Payload {
+    /// 12 bytes.
+    pub(crate) nonce: Base64,
+    /// Ciphertext and the 16-byte tag.
+    pub(crate) ciphertext: Base64,
+    /// 32 bytes derived beside the payload key: no other key gives the same ones.
+    pub(crate) commitment: Base64,
+}
+
+/// A way to the DEK.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "type")]
+pub(crate) enum Slot {
+    /// A TPM sealed data object, as a TSS2 key file (TSSPrivKey, DER).
+    Tpm {
+        /// The key file.
+        key_file: Base64,
+    },
+    /// The DEK, encrypted to the recovery recipient (age).
+    Recovery {
+        /// The age file.
+        age: Base64,
+    },
+}

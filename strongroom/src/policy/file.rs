@@ -1,0 +1,67 @@
+//! `policy.json`: the list of allowed boots on disk. A hint only: it is believed if it hashes to
+//! what N holds.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::branch::Branches;
+use super::digest::PolicyDigest;
+use crate::error::{Error, Result};
+use crate::store;
+
+/// The newest format that this library reads, and the one that it writes.
+const FORMAT: u64 = 1;
+
+/// The list that N holds, and while N is being rewritten the one that it will hold: written ahead,
+/// so that a crash between the two writes loses neither.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct PolicyFile {
+    format: u64,
+    pub(crate) current: Branches,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) next: Option<Branches>,
+}
+
+impl PolicyFile {
+    pub(crate) fn settled(current: Branches) -> Self {
+        Self {
+            format: FORMAT,
+            current,
+            next: None,
+        }
+    }
+
+    pub(crate) fn ahead(current: Branches, next: Branches) -> Self {
+        Self {
+            format: FORMAT,
+            current,
+            next: Some(next),
+        }
+    }
+
+    pub(crate) fn parse(bytes: &[u8], file: &Path) -> Result<Self> {
+        let policy: Self = store::parse_json(bytes, file, FORMAT)?;
+        Ok(policy)
+    }
+
+    /// The list that hashes to what N holds.
+    pub(crate) fn that_holds(self, in_force: &[u8; 32], file: &Path) -> Result<Branches> {
+        let holds = |list: &Branches| same(list.digest(), in_force);
+        [Some(self.current), self.next]
+            .into_iter()
+            .flatten()
+            .find(holds)
+            .ok_or_else(|| Error::VaultDamaged {
+                file: file.to_owned(),
+                reason: "its list of allowed boots is not the one in the TPM; \
+                         `strongroom rebind --recovery FILE --yes` writes both anew"
+                    .to_owned(),
+            })
+    }
+}
+
+fn same(digest: PolicyDigest, in_force: &[u8; 32]) -> bool {
+    digest.as_bytes() == in_force
+}

@@ -1,0 +1,31 @@
+//! What a process of ours does before anything else: it lets no one read its memory.
+#![allow(
+    unsafe_code,
+    reason = "std's set_var is unsafe, and libtss2 is told by the environment alone to be quiet"
+)]
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+
+/// Makes the process not dumpable and not traceable by its own user (`PR_SET_DUMPABLE`), forbids
+/// core dumps, and turns off libtss2's own log, whose lines our errors already say in words.
+///
+/// The first line of each of our programs' `main`, while there is one thread. Not for the PKCS#11
+/// module, which is a guest in other people's processes.
+pub fn harden() {
+    // On kernels that refuse either, the vault still works, and keeps its other protections.
+    if set_dumpable_behavior(DumpableBehavior::NotDumpable).is_err() {
+        log::warn!("this process cannot be made undumpable");
+    }
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    if setrlimit(Resource::Core, none).is_err() {
+        log::warn!("core dumps cannot be turned off");
+    }
+    if std::env::var_os("TSS2_LOG").is_none() {
+        // SAFETY: documented as the first line of `main`: there is no other thread that could
+        // read the environment meanwhile.
+        unsafe { std::env::set_var("TSS2_LOG", "all+NONE") };
+    }
+}

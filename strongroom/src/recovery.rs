@@ -1,0 +1,187 @@
+//! The recovery way: one age X25519 identity that the owner keeps off the box, and the slots that
+//! are encrypted to it. Only its public half, the recipient, is on the box.
+
+use std::fmt;
+use std::io::Read;
+use std::path::Path;
+use std::str::FromStr;
+
+use age::secrecy::ExposeSecret;
+use age::x25519;
+use serde::{Deserialize, Serialize};
+
+use crate::encoding::Base64;
+use crate::error::{Error, Result};
+use crate::secret::Secret;
+
+/// The public half: whom recovery slots are encrypted to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RecoveryRecipient(String);
+
+impl RecoveryRecipient {
+    /// Encrypts `secret` to the recipient, as a binary age file.
+    pub(crate) fn encrypt(&self, secret: &Secret) -> Base64 {
+        let recipient =
+            x25519::Recipient::from_str(&self.0).expect("checked when the recipient was parsed");
+        Base64(age::encrypt(&recipient, secret.expose()).expect("writing to memory cannot fail"))
+    }
+}
+
+impl fmt::Display for RecoveryRecipient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for RecoveryRecipient {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        match x25519::Recipient::from_str(&text) {
+            Ok(_) => Ok(Self(text)),
+            Err(reason) => Err(Error::input(format!("recovery recipient {text:?}"), reason)),
+        }
+    }
+}
+
+impl From<RecoveryRecipient> for String {
+    fn from(recipient: RecoveryRecipient) -> Self {
+        recipient.0
+    }
+}
+
+/// The secret half, which opens every recovery slot of its vault.
+pub struct RecoveryIdentity(x25519::Identity);
+
+impl RecoveryIdentity {
+    pub(crate) fn generate() -> Self {
+        Self(x25519::Identity::generate())
+    }
+
+    pub(crate) fn recipient(&self) -> RecoveryRecipient {
+        RecoveryRecipient(self.0.to_public().to_string())
+    }
+
+    /// Decrypts a slot.
+    pub(crate) fn decrypt(&self, slot: &Base64) -> Result<Secret> {
+        age::decrypt(&self.0, &slot.0)
+            .map(Secret::take)
+            .map_err(|reason| Error::RecoveryIdentity(reason.to_string()))
+    }
+}
+
+/// What the owner keeps: the recovery identity, and by what to tell whether a vault is the one
+/// that it belongs to.
+///
+/// As text it is an age identity file with comments, so that the `age` program reads it too.
+pub struct RecoveryKit {
+    /// Opens the recovery slots.
+    pub identity: RecoveryIdentity,
+    /// The vault's id.
+    pub vault_id: String,
+    /// SHA-256(K_vault).
+    pub fingerprint: [u8; 32],
+}
+
+const VAULT_LINE: &str = "# vault: ";
+const FINGERPRINT_LINE: &str = "# vault key SHA-256: ";
+
+impl RecoveryKit {
+    /// The longest kit file that is read, in bytes.
+    const MAX_LEN: usize = 64 << 10;
+
+    /// Reads a kit from a file, or from standard input where the path is `-`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it cannot be read or is no recovery kit.
+    pub fn read(path: &Path) -> Result<Self> {
+        let what = || format!("recovery kit {}", path.display());
+        let source: Box<dyn Read> = if path == Path::new("-") {
+            Box::new(std::io::stdin())
+        } else {
+            let file = std::fs::File::open(path)
+                .map_err(|error| Error::input(what(), error.to_string()))?;
+            Box::new(file)
+        };
+        let text = Secret::read_from(source, Self::MAX_LEN)
+            .map_err(|error| Error::input(what(), error.to_string()))?;
+        Self::parse(&text).map_err(|reason| {
+            Error::input(
+                what(),
+                format!("{reason}; it must be what `strongroom init` gave out"),
+            )
+        })
+    }
+
+    /// The kit as text, to be printed or kept in a file.
+    pub fn to_text(&self) -> Secret {
+        let secret = self.identity.0.to_string();
+        let head = format!(
+            "# Strongroom recovery kit. Whoever holds it can open the vault; without it a dead\n\
+             # mainboard takes the keys with it. Keep it off this machine: print it, or put it\n\
+             # into a safe.\n\
+             {VAULT_LINE}{}\n\
+             {FINGERPRINT_LINE}{}\n\
+             # public key: {}\n",
+            self.vault_id,
+            hex::encode(self.fingerprint),
+            self.identity.recipient(),
+        );
+        Secret::concat(&[head.as_bytes(), secret.expose_secret().as_bytes(), b"\n"])
+    }
+
+    fn parse(text: &Secret) -> Result<Self, String> {
+        let text = std::str::from_utf8(text.expose()).map_err(|_| "it is not text".to_owned())?;
+        let find = |prefix: &str| {
+            text.lines()
+                .find_map(|line| line.trim().strip_prefix(prefix))
+        };
+        let vault_id = find(VAULT_LINE).ok_or("it does not name its vault")?.trim();
+        let mut fingerprint = [0; 32];
+        find(FINGERPRINT_LINE)
+            .and_then(|digits| hex::decode_to_slice(digits.trim(), &mut fingerprint).ok())
+            .ok_or("it has no SHA-256 of the vault key")?;
+        let identity = text
+            .lines()
+            .map(str::trim)
+            .find(|line| !line.is_empty() && !line.starts_with('#'))
+            .ok_or("it has no identity")?;
+        Ok(Self {
+            identity: x25519::Identity::from_str(identity)
+                .map(RecoveryIdentity)
+                .map_err(|_| "its identity is not an age secret key")?,
+            vault_id: vault_id.to_owned(),
+            fingerprint,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kit_reads_as_what_it_prints_and_opens_its_slots() {
+        let kit = RecoveryKit {
+            identity: RecoveryIdentity::generate(),
+            vault_id: "v".to_owned(),
+            fingerprint: [7; 32],
+        };
+        let slot = kit.identity.recipient().encrypt(&Secret::copy_of(b"dek"));
+        let again = RecoveryKit::parse(&kit.to_text()).expect("its own text");
+        assert_eq!((again.vault_id.as_str(), again.fingerprint), ("v", [7; 32]));
+        assert_eq!(
+            again.identity.decrypt(&slot).expect("opens").expose(),
+            b"dek"
+        );
+        assert!(RecoveryIdentity::generate().decrypt(&slot).is_err());
+    }
+
+    #[test]
+    fn what_is_no_kit_is_refused() {
+        for bad in ["", "# vault: v\n", "AGE-SECRET-KEY-1XYZ", "\u{0}"] {
+            assert!(RecoveryKit::parse(&Secret::copy_of(bad.as_bytes())).is_err());
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The vault's folder: files that are whole or not there, and the objects in it, one file each.
+//!
+//! ```text
+//! VAULT/vault.json                  the manifest
+//! VAULT/policy.json                 the list of allowed boots
+//! VAULT/objects/TOKEN/ID.json       one file for each object
+//! ```
+//!
+//! A file is written beside its place, synced, renamed, and its folder synced: readers need no
+//! lock, and a crash leaves the old file or the new one.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+use crate::object::{MAX_PAYLOAD, Metadata, OBJECT_FORMAT, ObjectFile, ObjectId, TokenName};
+
+/// The largest file that is read: a 1 MiB payload in base64, and slots.
+const MAX_FILE: u64 = 2 * MAX_PAYLOAD as u64;
+
+/// A vault's folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    dir: PathBuf,
+}
+
+/// An object's file that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// The file.
+    pub file: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl Store {
+    pub(crate) fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+        }
+    }
+
+    pub(crate) fn manifest_file(&self) -> PathBuf {
+        self.dir.join("vault.json")
+    }
+
+    pub(crate) fn policy_file(&self) -> PathBuf {
+        self.dir.join("policy.json")
+    }
+
+    pub(crate) fn object_file(&self, token: &TokenName, id: ObjectId) -> PathBuf {
+        self.token_dir(token).join(format!("{id}.json"))
+    }
+
+    fn token_dir(&self, token: &TokenName) -> PathBuf {
+        self.dir.join("objects").join(token.as_str())
+    }
+
+    /// Makes the folder and one for each token, readable by their owner alone.
+    pub(crate) fn create_folders(&self, tokens: impl IntoIterator<Item = TokenName>) -> Result<()> {
+        for token in tokens {
+            let dir = self.token_dir(&token);
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&dir)
+                .map_err(Error::io("make the folder", &dir))?;
+            sync_dir(&dir)?;
+        }
+        sync_dir(&self.dir.join("objects"))?;
+        sync_dir(&self.dir)?;
+        match self.dir.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn write_object(&self, object: &ObjectFile) -> Result<()> {
+        let file = self.object_file(&object.metadata.token, object.metadata.id);
+        write(&file, &to_json(object))
+    }
+
+    /// Reads an object's file back from disk. Its MAC is not checked here, but its shape and that
+    /// it is where it says that it belongs.
+    pub(crate) fn read_object(&self, token: &TokenName, id: ObjectId) -> Result<ObjectFile> {
+        let file = self.object_file(token, id);
+        let damaged = |reason: String| Error::ObjectDamaged {
+            file: file.clone(),
+            reason,
+        };
+        let bytes = match read(&file) {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::NoSuchObject(id.to_string()));
+            }
+            other => other?,
+        };
+        let object: ObjectFile =
+            match parse_json_at(&bytes, &file, OBJECT_FORMAT, "/metadata/format") {
+                Err(Error::VaultDamaged { reason, .. }) => return Err(damaged(reason)),
+                other => other?,
+            };
+        if object.metadata.id != id || object.metadata.token != *token {
+            return Err(damaged(format!(
+                "it holds object {} of token {}: two files were exchanged",
+                object.metadata.id, object.metadata.token
+            )));
+        }
+        Ok(object)
+    }
+
+    pub(crate) fn remove_object(&self, token: &TokenName, id: ObjectId) -> Result<()> {
+        let file = self.object_file(token, id);
+        fs::remove_file(&file).map_err(Error::io("remove", &file))?;
+        sync_dir(&self.token_dir(token))
+    }
+
+    /// Every object of the tokens, and every file that is none.
+    pub(crate) fn list(
+        &self,
+        tokens: impl IntoIterator<Item = TokenName>,
+    ) -> Result<(Vec<Metadata>, Vec<Damaged>)> {
+        let (mut objects, mut damaged) = (Vec::new(), Vec::new());
+        for token in tokens {
+            let dir = self.token_dir(&token);
+            let entries = match fs::read_dir(&dir) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(Error::io("read", &dir))?,
+            };
+            for entry in entries {
+                let entry = entry.map_err(Error::io("read", &dir))?;
+                let file = entry.path();
+                let name = entry.file_name();
+                // A temporary file that a crash left is nobody's object.
+                let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".json")) else {
+                    continue;
+                };
+                let read = stem.parse().and_then(|id| self.read_object(&token, id));
+                match read {
+                    Ok(object) => objects.push(object.metadata),
+                    // Removed by someone else while we were listing.
+                    Err(Error::NoSuchObject(_)) => {}
+                    Err(Error::ObjectDamaged { reason, .. }) => {
+                        damaged.push(Damaged { file, reason });
+                    }
+                    Err(other) => damaged.push(Damaged {
+                        file,
+                        reason: other.to_string(),
+                    }),
+                }
+            }
+        }
+        objects.sort_by(|a, b| (&a.token, &a.label, a.id).cmp(&(&b.token, &b.label, b.id)));
+        damaged.sort_by(|a, b| a.file.cmp(&b.file));
+        Ok((objects, damaged))
+    }
+}
+
+/// JSON for people and programs: indented, with a newline at its end.
+pub(crate) fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
+    let mut bytes =
+        serde_json::to_vec_pretty(value).expect("our types have string keys and no failing parts");
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Parses a file whose `format` is at its top.
+pub(crate) fn parse_json<T: DeserializeOwned>(bytes: &[u8], file: &Path, known: u64) -> Result<T> {
+    parse_json_at(bytes, file, known, "/format")
+}
+
+/// Parses a file after a look at its format version, so that a newer file is called newer and
+/// not damaged.
+fn parse_json_at<T: DeserializeOwned>(
+    bytes: &[u8],
+    file: &Path,
+    known: u64,
+    format: &str,
+) -> Result<T> {
+    let damaged = |reason: String| Error::VaultDamaged {
+        file: file.to_owned(),
+        reason,
+    };
+    let value: serde_json::Value =
+        serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+    let found = value
+        .pointer(format)
+        .and_then(serde_json::Value::as_u64)
+        .ok_or_else(|| damaged("it says no format version".to_owned()))?;
+    if found > known {
+        return Err(Error::VaultNewer {
+            file: file.to_owned(),
+            found,
+            known,
+        });
+    }
+    // From the bytes and not from the value, which has already forgotten doubled keys.
+    serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))
+}
+
+/// Reads a whole file of a sane size.
+pub(crate) fn read(file: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(file)
+        .and_then(|open| open.take(MAX_FILE + 1).read_to_end(&mut bytes))
+        .map_err(Error::io("read", file))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(Error::VaultDamaged {
+            file: file.to_owned(),
+            reason: format!("it is longer than {MAX_FILE} bytes"),
+        });
+    }
+    Ok(bytes)
+}
+
+/// Writes a file so that it is there wholly or not at all, and stays after a power cut.
+pub(crate) fn write(file: &Path, bytes: &[u8]) -> Result<()> {
+    let dir = file.parent().unwrap_or(Path::new("."));
+    let dir = if dir.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        dir
+    };
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = dir.join(format!(".{name}.{}", ObjectId::random()));
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)
+        .and_then(|mut open| {
+            open.write_all(bytes)?;
+            open.sync_all()
+        })
+        .and_then(|()| fs::rename(&temporary, file));
+    if let Err(source) = written {
+        // It may not be there; there is nothing more to do about it if it is.
+        let _ = fs::remove_file(&temporary);
+        return Err(Error::io("write", file)(source));
+    }
+    sync_dir(dir)
+}
+
+/// Makes what happened to the entries of a folder durable.
+fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir)
+        .and_then(|open| open.sync_all())
+        .map_err(Error::io("sync the folder", dir))
+}

@@ -1,0 +1,128 @@
+//! All that talks to a TPM 2.0, and all that knows tss-esapi.
+//!
+//! - [`Tpm`]: the connection, PCR values, what the TPM can do
+//! - [`root_key`]: the primary storage key that everything hangs under
+//! - [`session`]: one salted policy session per batch
+//! - [`index`]: N, the NV index that holds the digest of what may boot
+//! - [`writer`]: who may write N, and how
+//! - [`storage`]: storage keys under the boot policy, and the secrets sealed under them
+//! - [`key_file`]: how TPM objects are written down
+
+mod answer;
+pub(crate) mod index;
+pub(crate) mod key_file;
+mod name;
+pub(crate) mod root_key;
+pub(crate) mod session;
+pub(crate) mod storage;
+mod tcti;
+pub(crate) mod writer;
+
+use tss_esapi::Context;
+use tss_esapi::constants::{CapabilityType, CommandCode};
+use tss_esapi::handles::ObjectHandle;
+use tss_esapi::interface_types::algorithm::HashingAlgorithm;
+use tss_esapi::interface_types::session_handles::AuthSession;
+use tss_esapi::structures::{CapabilityData, PcrSelectionList, PcrSlot};
+
+use crate::error::{Error, Result};
+use crate::policy::{PcrSelection, PcrValues};
+
+pub(crate) use answer::Answer;
+pub use tcti::Tcti;
+
+/// A connection to a TPM. What was loaded or opened through it is flushed when it is dropped.
+pub(crate) struct Tpm {
+    context: Context,
+}
+
+impl Tpm {
+    /// Connects. Sends nothing to the TPM.
+    pub(crate) fn connect(tcti: &Tcti) -> Result<Self> {
+        let context = tcti.connect()?;
+        Ok(Self { context })
+    }
+
+    /// The present values of a selection of PCRs. One TPM2_PCR_Read for each eight PCRs.
+    pub(crate) fn pcr_values(&mut self, selection: &PcrSelection) -> Result<PcrValues> {
+        const OPERATION: &str = "PCR_Read";
+        let mut values = Vec::new();
+        let pcrs: Vec<u8> = selection.iter().collect();
+        // A TPM returns as many as fit its answer, which is eight on every TPM there is.
+        for some in pcrs.chunks(8) {
+            let list = selection_list(some)?;
+            let (_, _, digests) = self.without_session(OPERATION, |tpm| tpm.pcr_read(list))?;
+            values.extend(
+                digests
+                    .value()
+                    .iter()
+                    .filter_map(|digest| <[u8; 32]>::try_from(digest.as_slice()).ok()),
+            );
+        }
+        if values.len() != pcrs.len() {
+            return Err(Error::TpmTooOld("SHA-256 bank of PCRs that is active"));
+        }
+        Ok(PcrValues::new(selection, values))
+    }
+
+    /// Refuses a TPM without the commands that a vault rests on. One command.
+    pub(crate) fn check_commands(&mut self) -> Result<()> {
+        let needed = u32::from(CommandCode::PolicyAuthorizeNv);
+        let (commands, _) = self.without_session("GetCapability(commands)", |tpm| {
+            tpm.get_capability(CapabilityType::Command, needed, 1)
+        })?;
+        let there = match commands {
+            CapabilityData::Commands(list) => list
+                .iter()
+                .any(|attributes| u32::from(attributes.command_index()) == needed),
+            _ => false,
+        };
+        if there {
+            Ok(())
+        } else {
+            Err(Error::TpmTooOld("TPM2_PolicyAuthorizeNV command"))
+        }
+    }
+
+    /// Runs one TPM command without authorisation.
+    fn without_session<T>(
+        &mut self,
+        operation: &'static str,
+        command: impl FnOnce(&mut Context) -> tss_esapi::Result<T>,
+    ) -> Result<T> {
+        self.context
+            .execute_without_session(command)
+            .map_err(|error| answer::error(operation, error))
+    }
+
+    /// Runs one TPM command with empty authorisations: of hierarchies whose auth nobody set, of
+    /// the root key, of sealed objects, of N's readers. They guard nothing, and say nothing.
+    fn with_empty_auth<T>(
+        &mut self,
+        operation: &'static str,
+        command: impl FnOnce(&mut Context) -> tss_esapi::Result<T>,
+    ) -> Result<T> {
+        self.context
+            .execute_with_session(Some(AuthSession::Password), command)
+            .map_err(|error| answer::error(operation, error))
+    }
+
+    /// Flushes a transient object.
+    fn flush(&mut self, handle: impl Into<ObjectHandle>) -> Result<()> {
+        let handle = handle.into();
+        self.without_session("FlushContext", |tpm| tpm.flush_context(handle))
+    }
+}
+
+/// The TPM's form of some PCRs of the SHA-256 bank.
+fn selection_list(pcrs: &[u8]) -> Result<PcrSelectionList> {
+    let slots = pcrs
+        .iter()
+        .map(|&pcr| PcrSlot::try_from(1_u32 << pcr))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| answer::error("PCR selection", error))?;
+    PcrSelectionList::builder()
+        .with_selection(HashingAlgorithm::Sha256, &slots)
+        .build()
+        .map_err(|error| answer::error("PCR selection", error))
+}

@@ -1,0 +1,174 @@
+//! Storage keys (P in the design) under the boot policy, and the secrets that are sealed under
+//! them.
+
+use tss_esapi::attributes::{ObjectAttributes, ObjectAttributesBuilder};
+use tss_esapi::handles::KeyHandle;
+use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
+use tss_esapi::interface_types::session_handles::AuthSession;
+use tss_esapi::structures::{
+    Digest, EccPoint, KeyedHashScheme, Public, PublicBuilder, PublicKeyedHashParameters,
+    SensitiveData,
+};
+
+use super::index::Index;
+use super::key_file::KeyFile;
+use super::root_key::{RootKey, storage_parameters};
+use super::session::{Encrypt, Gate, Session};
+use super::{Answer, Tpm, answer};
+use crate::error::{Error, Result};
+use crate::policy::PolicyDigest;
+use crate::secret::Secret;
+
+/// A storage key, loaded. Loading children and creating them both cost its policy, so that only an
+/// allowed boot can open what is sealed or make what would pass for it.
+#[derive(Clone, Copy)]
+pub(crate) struct StorageKey {
+    handle: KeyHandle,
+}
+
+impl StorageKey {
+    /// Makes a storage key under the root key, with the boot policy that N holds.
+    pub(crate) fn create(
+        tpm: &mut Tpm,
+        root: RootKey,
+        session: Session,
+        index: &Index,
+    ) -> Result<KeyFile> {
+        const OPERATION: &str = "Create(storage key)";
+        let template = template(index.policy()).map_err(|e| answer::error(OPERATION, e))?;
+        let made = session.encrypt(tpm, OPERATION, Encrypt::Command, |tpm| {
+            tpm.create(root.handle, template, None, None, None, None)
+        })?;
+        Ok(KeyFile {
+            public: made.out_public,
+            private: made.out_private,
+        })
+    }
+
+    /// Loads a storage key. One command.
+    ///
+    /// # Errors
+    /// [`Error::ForeignTpm`] if it was not made under this root key.
+    pub(crate) fn load(tpm: &mut Tpm, root: RootKey, file: &KeyFile) -> Result<Self> {
+        load_under_root(tpm, root, file, "Load(storage key)").map(|handle| Self { handle })
+    }
+
+    pub(crate) fn unload(self, tpm: &mut Tpm) -> Result<()> {
+        tpm.flush(self.handle)
+    }
+
+    /// Seals up to 128 bytes, encrypted on the bus. Three commands and a branch's PolicyOR.
+    pub(crate) fn seal(self, tpm: &mut Tpm, gate: &Gate, secret: &Secret) -> Result<KeyFile> {
+        const OPERATION: &str = "Create(sealed data)";
+        let template = sealed_template(sealed_attributes(), PolicyDigest::EMPTY)
+            .map_err(|e| answer::error(OPERATION, e))?;
+        let made = gate.pass(tpm, OPERATION, Encrypt::Command, |tpm| {
+            let sensitive = SensitiveData::try_from(secret.expose().to_vec())?;
+            tpm.create(
+                self.handle,
+                template.clone(),
+                None,
+                Some(sensitive),
+                None,
+                None,
+            )
+        })?;
+        Ok(KeyFile {
+            public: made.out_public,
+            private: made.out_private,
+        })
+    }
+
+    /// Unseals, encrypted on the bus. PolicyPCR [, PolicyOR], PolicyAuthorizeNV, Load, Unseal,
+    /// FlushContext.
+    pub(crate) fn unseal(self, tpm: &mut Tpm, gate: &Gate, file: &KeyFile) -> Result<Secret> {
+        let item = gate.pass(tpm, "Load(sealed data)", Encrypt::Nothing, |tpm| {
+            tpm.load(self.handle, file.private.clone(), file.public.clone())
+        })?;
+        let unsealed = gate
+            .session
+            .encrypt(tpm, "Unseal", Encrypt::Response, |tpm| {
+                tpm.unseal(item.into())
+            });
+        // At once: a TPM has three slots, and a resource manager moves whatever is open.
+        let flushed = tpm.flush(item);
+        let secret = Secret::copy_of(unsealed?.as_slice());
+        flushed?;
+        Ok(secret)
+    }
+}
+
+/// Loads a child of the root key, whose auth is empty.
+pub(super) fn load_under_root(
+    tpm: &mut Tpm,
+    root: RootKey,
+    file: &KeyFile,
+    operation: &'static str,
+) -> Result<KeyHandle> {
+    let loaded = tpm
+        .context
+        .execute_with_session(Some(AuthSession::Password), |tpm| {
+            tpm.load(root.handle, file.private.clone(), file.public.clone())
+        });
+    loaded.map_err(|error| match Answer::of(&error) {
+        Answer::Integrity => Error::ForeignTpm(format!(
+            "it refuses {operation} because it did not make the key"
+        )),
+        _ => answer::error(operation, error),
+    })
+}
+
+/// fixedTPM and fixedParent, so that it exists on this TPM alone; userWithAuth clear and
+/// adminWithPolicy set, so that nothing but the policy opens it; noDA, because power cuts in
+/// mid-use must not lock the TPM.
+fn template(policy: PolicyDigest) -> tss_esapi::Result<Public> {
+    let attributes = ObjectAttributesBuilder::new()
+        .with_fixed_tpm(true)
+        .with_fixed_parent(true)
+        .with_sensitive_data_origin(true)
+        .with_admin_with_policy(true)
+        .with_no_da(true)
+        .with_restricted(true)
+        .with_decrypt(true)
+        .build()?;
+    PublicBuilder::new()
+        .with_public_algorithm(PublicAlgorithm::Ecc)
+        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+        .with_object_attributes(attributes)
+        .with_auth_policy(Digest::try_from(policy.as_bytes().to_vec())?)
+        .with_ecc_parameters(storage_parameters()?)
+        .with_ecc_unique_identifier(EccPoint::default())
+        .build()
+}
+
+/// Empty auth, for the parent has asked for the policy already; stClear, so that what an allowed
+/// boot loaded can be neither made persistent nor restored after a restart.
+fn sealed_attributes() -> ObjectAttributesBuilder {
+    ObjectAttributesBuilder::new()
+        .with_fixed_tpm(true)
+        .with_fixed_parent(true)
+        .with_st_clear(true)
+        .with_user_with_auth(true)
+        .with_no_da(true)
+}
+
+/// A sealed data object (Part 1, section 26.6) with these attributes and policy.
+pub(super) fn sealed_template(
+    attributes: ObjectAttributesBuilder,
+    policy: PolicyDigest,
+) -> tss_esapi::Result<Public> {
+    let attributes: ObjectAttributes = attributes.build()?;
+    let policy = if policy == PolicyDigest::EMPTY {
+        Digest::default()
+    } else {
+        Digest::try_from(policy.as_bytes().to_vec())?
+    };
+    PublicBuilder::new()
+        .with_public_algorithm(PublicAlgorithm::KeyedHash)
+        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+        .with_object_attributes(attributes)
+        .with_auth_policy(policy)
+        .with_keyed_hash_parameters(PublicKeyedHashParameters::new(KeyedHashScheme::Null))
+        .with_keyed_hash_unique_identifier(Digest::default())
+        .build()
+}

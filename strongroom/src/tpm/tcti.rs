@@ -1,0 +1,86 @@
+//! Where the TPM is: a TCTI in the notation of tpm2-tss, such as `device:/dev/tpmrm0` or
+//! `swtpm:host=127.0.0.1,port=2321`.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use tss_esapi::Context;
+use tss_esapi::tcti_ldr::TctiNameConf;
+
+use crate::error::{Error, Result};
+
+/// Names the environment variable that says where the TPM is.
+const VARIABLE: &str = "STRONGROOM_TCTI";
+
+/// The kernel's TPM, and the same behind its resource manager, which puts several times as many
+/// commands on the TPM but can be shared.
+const DEVICE: &str = "/dev/tpm0";
+const MANAGED_DEVICE: &str = "/dev/tpmrm0";
+
+/// Where the TPM is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tcti(Place);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// The kernel's own, whichever of its two devices can be had.
+    Kernel,
+    Named(String),
+}
+
+impl Tcti {
+    /// What `STRONGROOM_TCTI` says, or else the kernel's TPM: `/dev/tpm0` where nobody else holds
+    /// it, `/dev/tpmrm0` otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the variable is not a TCTI.
+    pub fn from_environment() -> Result<Self> {
+        match std::env::var(VARIABLE) {
+            Ok(text) if !text.is_empty() => text.parse(),
+            _ => Ok(Self(Place::Kernel)),
+        }
+    }
+
+    pub(super) fn connect(&self) -> Result<Context> {
+        match &self.0 {
+            Place::Named(text) => connect(text),
+            // The device has one opener at a time, so that trying is asking.
+            Place::Kernel if Path::new(DEVICE).exists() => connect(&format!("device:{DEVICE}"))
+                .or_else(|_| connect(&format!("device:{MANAGED_DEVICE}"))),
+            Place::Kernel => connect(&format!("device:{MANAGED_DEVICE}")),
+        }
+    }
+}
+
+fn connect(text: &str) -> Result<Context> {
+    let missing = |error: tss_esapi::Error| Error::TpmMissing {
+        tcti: text.to_owned(),
+        reason: error.to_string(),
+    };
+    let place = TctiNameConf::from_str(text).map_err(missing)?;
+    Context::new(place).map_err(missing)
+}
+
+impl fmt::Display for Tcti {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Place::Kernel => write!(f, "device:{DEVICE}"),
+            Place::Named(text) => f.write_str(text),
+        }
+    }
+}
+
+impl FromStr for Tcti {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        TctiNameConf::from_str(text).map_err(|_| {
+            Error::input(
+                format!("TCTI {text:?}"),
+                "it must be one of tpm2-tss, such as device:/dev/tpmrm0 or swtpm:path=SOCKET",
+            )
+        })?;
+        Ok(Self(Place::Named(text.to_owned())))
+    }
+}

@@ -1,0 +1,29 @@
+//! The harness of the black-box tests: what a test needs around the programs
+//! it tests, each part real and each part its own.
+//!
+//! A test starts a TPM ([`Swtpm`]), mostly by way of a whole vault
+//! ([`TestVault`]), runs the built programs as an admin would ([`Run`],
+//! [`Programs`]), and looks at what crossed the TPM's bus ([`Recorder`]). No
+//! two tests share anything, so they run in parallel, and nothing that a test
+//! starts outlives it.
+
+// A harness reports by panicking, in every function.
+#![allow(clippy::missing_panics_doc)]
+
+pub mod daemon;
+pub mod programs;
+pub mod recorder;
+pub mod run;
+pub mod swtpm;
+mod tpm_commands;
+pub mod truenas_fixture;
+pub mod vault;
+pub mod webdav;
+
+pub use daemon::Daemon;
+pub use programs::Programs;
+pub use recorder::Recorder;
+pub use run::{Output, Run};
+pub use swtpm::Swtpm;
+pub use vault::TestVault;
+pub use webdav::WebDav;
