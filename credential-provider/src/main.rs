@@ -49,7 +49,7 @@ enum Program {
     ///
     /// A value strongroom:v1:ID in rclone's configuration, obscured or not, stands for the field
     /// of the key's name in the vault's object ID. It is given to rclone by
-    /// RCLONE_CONFIG_<REMOTE>_<KEY>, in the environment of rclone alone. Without a placeholder in
+    /// RCLONE_CONFIG_REMOTE_KEY, in the environment of rclone alone. Without a placeholder in
     /// the configuration, rclone just runs.
     Rclone {
         /// What to give to rclone

@@ -16,6 +16,7 @@ const MODULE: &str = "libstrongroom_pkcs11.so";
 /// What the module answers where PKCS#11 has no code of its own; see its `fault` module.
 const POLICY_REFUSED: u64 = 0x8000_0000 | 0x5352_0003;
 const VAULT_UNUSABLE: u64 = 0x8000_0000 | 0x5352_0005;
+const CONTENT_UNUSABLE: u64 = 0x8000_0000 | 0x5352_0007;
 
 /// A session with each of the vault's tokens.
 pub(crate) struct Vault {
@@ -105,6 +106,10 @@ fn failure(error: &Error) -> Failure {
         Error::Pkcs11(RvError::VendorDefined(VAULT_UNUSABLE), _) => (
             ErrorKind::Vault,
             "the vault or the object is missing, damaged, forged or of a newer format".to_owned(),
+        ),
+        Error::Pkcs11(RvError::VendorDefined(CONTENT_UNUSABLE), _) => (
+            ErrorKind::Input,
+            "the object's content is not what it must be".to_owned(),
         ),
         Error::Pkcs11(RvError::DeviceError | RvError::DeviceRemoved, _) => (
             ErrorKind::Tpm,

@@ -22,7 +22,7 @@ static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> =
 fn main() -> ExitCode {
     strongroom::process::harden();
     let cli = Cli::parse();
-    output::start_log();
+    strongroom::logging::start("strongroom", log::LevelFilter::Warn);
     match commands::run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(cli.json),

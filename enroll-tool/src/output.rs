@@ -1,32 +1,12 @@
-//! What people see: the log, tables, progress bars, and questions.
+//! What people see: tables, progress bars, and questions.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::failure::Failure;
-
-/// Starts the log on standard error: our own lines, at the level that `STRONGROOM_LOG` says
-/// (`warn` if it says nothing).
-pub(crate) fn start_log() {
-    let level = std::env::var("STRONGROOM_LOG")
-        .ok()
-        .and_then(|level| level.parse().ok())
-        .unwrap_or(log::LevelFilter::Warn);
-    env_logger::Builder::new()
-        .filter_module("strongroom", level)
-        .format(|out, record| {
-            writeln!(
-                out,
-                "strongroom: {}: {}",
-                record.level().as_str().to_lowercase(),
-                record.args()
-            )
-        })
-        .init();
-}
 
 /// Prints a value as JSON, or what `people` prints.
 pub(crate) fn show(json: bool, value: &impl Serialize, people: impl FnOnce()) {

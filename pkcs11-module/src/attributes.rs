@@ -3,6 +3,9 @@
 //! A credential is a data object (section 4.5), a dataset key or secret key a generic secret key
 //! (sections 4.4, 4.7 and 4.10). Private keys and certificates are not shown yet.
 //!
+//! Keys are sensitive and not extractable: a client that lists what there is, as `pkcs11-tool -O`
+//! does, prints every value that it can read. ZFS gets its keys from `zfs-keyprovider`.
+//!
 //! Two attributes go beyond those sections. `CKA_UNIQUE_ID`, of version 3.0, is answered through
 //! the interface of version 2.40 too. `CKA_ID`, the id's 16 bytes, is answered for data objects
 //! as well: labels need not be unique, and it is what the `id` of a PKCS#11 URI (RFC 7512) and
@@ -18,7 +21,6 @@ use cryptoki_sys::{
     CKA_VERIFY, CKA_WRAP, CKA_WRAP_WITH_TRUSTED, CKK_GENERIC_SECRET, CKO_DATA, CKO_SECRET_KEY,
 };
 use strongroom::object::{KEYFORMAT, Kind, Metadata};
-use strongroom::{Error, Secret};
 
 /// What CKA_APPLICATION of every data object says.
 const APPLICATION: &str = "strongroom";
@@ -32,6 +34,8 @@ pub(crate) enum Attribute {
     Known(Vec<u8>),
     /// CKA_VALUE, whose length is known and whose content the TPM has.
     Value,
+    /// CKA_VALUE of a key, which never leaves the token as plaintext.
+    Sensitive,
     /// CKA_VALUE_LEN, a `CK_ULONG`.
     ValueLen,
 }
@@ -56,36 +60,21 @@ pub(crate) fn attribute(object: &Metadata, kind: CK_ATTRIBUTE_TYPE) -> Option<At
         CKA_LABEL => text(object.label.as_str()),
         CKA_ID => Attribute::Known(object.id.as_bytes().to_vec()),
         CKA_UNIQUE_ID => text(&object.id.to_string()),
-        CKA_VALUE => Attribute::Value,
+        CKA_VALUE if class == CKO_DATA => Attribute::Value,
+        CKA_VALUE => Attribute::Sensitive,
         _ if class == CKO_DATA => return of_data(kind),
         _ => return of_secret_key(kind),
     };
     Some(of_any)
 }
 
-/// The length of an object's CKA_VALUE, given its payload's.
+/// The length of an object's value, given its payload's: a key may be written as digits.
 pub(crate) fn value_len(object: &Metadata, payload_len: usize) -> usize {
     if is_hex_key(object) && payload_len == 2 * HEX_KEY_LEN {
         HEX_KEY_LEN
     } else {
         payload_len
     }
-}
-
-/// An object's CKA_VALUE, given its payload: the key itself where that is written as digits.
-pub(crate) fn value(object: &Metadata, payload: Secret) -> strongroom::Result<Secret> {
-    if !is_hex_key(object) {
-        return Ok(payload);
-    }
-    let mut key = Secret::zeroed(HEX_KEY_LEN);
-    hex::decode_to_slice(payload.expose(), key.expose_mut()).map_err(|_| {
-        // The reason of the decoder would quote a digit.
-        Error::input(
-            "its payload",
-            "its keyformat is hex, so it must be 64 hexadecimal digits",
-        )
-    })?;
-    Ok(key)
 }
 
 fn of_data(kind: CK_ATTRIBUTE_TYPE) -> Option<Attribute> {
@@ -100,8 +89,9 @@ fn of_secret_key(kind: CK_ATTRIBUTE_TYPE) -> Option<Attribute> {
     Some(match kind {
         CKA_KEY_TYPE => number(CKK_GENERIC_SECRET),
         CKA_VALUE_LEN => Attribute::ValueLen,
-        CKA_EXTRACTABLE => flag(true),
-        CKA_SENSITIVE
+        CKA_SENSITIVE => flag(true),
+        CKA_EXTRACTABLE
+        // They came from outside, in clear.
         | CKA_ALWAYS_SENSITIVE
         | CKA_NEVER_EXTRACTABLE
         | CKA_LOCAL

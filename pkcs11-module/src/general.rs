@@ -12,7 +12,7 @@ use strongroom::Tcti;
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::Foreign;
 use crate::source::VaultSource;
-use crate::{logger, state};
+use crate::state;
 
 /// Who made library, slots and tokens.
 pub(crate) const MANUFACTURER: &str = "Strongroom";
@@ -21,7 +21,7 @@ pub(crate) const MANUFACTURER: &str = "Strongroom";
 /// then, and the log says why; `C_GetSlotList` tries again.
 pub(crate) unsafe extern "C" fn initialize(arguments: *mut c_void) -> CK_RV {
     answer("C_Initialize", || {
-        logger::start();
+        strongroom::logging::start("strongroom", log::LevelFilter::Error);
         if !arguments.is_null() {
             // SAFETY: what is not null is a CK_C_INITIALIZE_ARGS of the caller's.
             let arguments = unsafe { Foreign::one(arguments.cast::<CK_C_INITIALIZE_ARGS>()) }?;

@@ -22,7 +22,6 @@ mod fault;
 mod foreign;
 mod general;
 pub mod interface;
-mod logger;
 mod objects;
 mod sessions;
 mod slots;

@@ -3,13 +3,16 @@
 //! The TPM is asked for one thing only, the content of CKA_VALUE, at most once in a call, and
 //! nothing of it is kept.
 
+use std::ffi::OsStr;
+
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CK_UNAVAILABLE_INFORMATION,
-    CKR_ARGUMENTS_BAD, CKR_ATTRIBUTE_TYPE_INVALID, CKR_BUFFER_TOO_SMALL, CKR_OK,
-    CKR_OPERATION_ACTIVE, CKR_OPERATION_NOT_INITIALIZED,
+    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG,
+    CK_UNAVAILABLE_INFORMATION, CKA_ID, CKA_UNIQUE_ID, CKR_ARGUMENTS_BAD, CKR_ATTRIBUTE_SENSITIVE,
+    CKR_ATTRIBUTE_TYPE_INVALID, CKR_BUFFER_TOO_SMALL, CKR_OK, CKR_OPERATION_ACTIVE,
+    CKR_OPERATION_NOT_INITIALIZED,
 };
-use strongroom::Secret;
-use strongroom::object::Metadata;
+use strongroom::object::{Metadata, ObjectId};
+use strongroom::{Damaged, Error, Secret};
 
 use crate::attributes::{self, Attribute, attribute};
 use crate::fault::{Answer, Fault, answer};
@@ -57,6 +60,8 @@ pub(crate) unsafe extern "C" fn get_attribute_value(
 }
 
 /// C_FindObjectsInit, section 5.7.7: reads anew which objects there are, and finds all at once.
+/// Damaged objects are not found; but a search for one by its id fails, so that nobody takes it
+/// for one that never was.
 pub(crate) unsafe extern "C" fn find_objects_init(
     session: CK_SESSION_HANDLE,
     template: *mut CK_ATTRIBUTE,
@@ -74,11 +79,18 @@ pub(crate) unsafe extern "C" fn find_objects_init(
             }
             let slot = open.slot();
             module.refresh_objects()?;
+            let token = &module.token(slot)?.name;
             let mut found = Vec::new();
-            for (handle, object) in module.objects_of(&module.token(slot)?.name) {
+            for (handle, object) in module.objects_of(token) {
                 if meets(object, &wanted, module.source()?)? {
                     found.push(handle);
                 }
+            }
+            if let Some(damaged) = module.damaged_of(token).find(|it| is_named(it, &wanted)) {
+                return Err(Fault::from(Error::ObjectDamaged {
+                    file: damaged.file.clone(),
+                    reason: damaged.reason.clone(),
+                }));
             }
             module.session(session)?.search = Some(found.into_iter());
             Ok(())
@@ -171,8 +183,8 @@ unsafe fn give_attributes(
             Some(Attribute::Known(value)) => put(index, &mut outcome, Ok(&value)),
             Some(Attribute::ValueLen) => {
                 let len = value_len()?.map(|len| ulong(len).to_ne_bytes());
-                let len = len.as_ref().ok_or(CKR_ATTRIBUTE_TYPE_INVALID);
-                put(index, &mut outcome, len.map(|len| len.as_slice()));
+                let len = len.as_ref().map(|len| &len[..]);
+                put(index, &mut outcome, len.ok_or(CKR_ATTRIBUTE_TYPE_INVALID));
             }
             Some(Attribute::Value) => match value_len()?.map(ulong) {
                 Some(len) if item.pValue.is_null() => {
@@ -185,6 +197,9 @@ unsafe fn give_attributes(
                 Some(_) => sealed.push(index),
                 None => put(index, &mut outcome, Err(CKR_ATTRIBUTE_TYPE_INVALID)),
             },
+            Some(Attribute::Sensitive) => {
+                put(index, &mut outcome, Err(CKR_ATTRIBUTE_SENSITIVE));
+            }
             None => put(index, &mut outcome, Err(CKR_ATTRIBUTE_TYPE_INVALID)),
         }
     }
@@ -223,7 +238,7 @@ unsafe fn give_value(item: &CK_ATTRIBUTE, value: &[u8]) -> Result<(), CK_RV> {
 }
 
 /// What a search is for: attributes with the bytes that they must have.
-type Criteria = Vec<(cryptoki_sys::CK_ATTRIBUTE_TYPE, Foreign<u8>)>;
+type Criteria = Vec<(CK_ATTRIBUTE_TYPE, Foreign<u8>)>;
 
 /// # Safety
 /// Each attribute's `pValue` is the caller's memory of `ulValueLen` bytes.
@@ -254,7 +269,8 @@ fn meets(object: &Metadata, wanted: &Criteria, source: &dyn Source) -> Answer<bo
                 sealed.push(bytes);
                 value_len_of_search(object, source) == Some(bytes.len())
             }
-            None => false,
+            // Nobody may find out a key by guessing.
+            Some(Attribute::Sensitive) | None => false,
         };
         if !right {
             return Ok(false);
@@ -265,6 +281,19 @@ fn meets(object: &Metadata, wanted: &Criteria, source: &dyn Source) -> Answer<bo
     }
     let value = unseal(object, source)?;
     Ok(sealed.iter().all(|bytes| bytes.holds(value.expose())))
+}
+
+/// Whether a search is for the object of a damaged file, by its id.
+fn is_named(damaged: &Damaged, wanted: &Criteria) -> bool {
+    let name = damaged.file.file_stem().and_then(OsStr::to_str);
+    let Some(id) = name.and_then(|name| name.parse::<ObjectId>().ok()) else {
+        return false;
+    };
+    wanted.iter().any(|(kind, bytes)| match *kind {
+        CKA_UNIQUE_ID => bytes.holds(id.to_string().as_bytes()),
+        CKA_ID => bytes.holds(id.as_bytes()),
+        _ => false,
+    })
 }
 
 /// In a search, an object whose file cannot be read is left out like a damaged one.
@@ -285,6 +314,5 @@ fn value_len(object: &Metadata, source: &dyn Source) -> Answer<Option<usize>> {
 fn unseal(object: &Metadata, source: &dyn Source) -> Answer<Secret> {
     source
         .unseal(object.id)
-        .and_then(|payload| attributes::value(object, payload))
         .map_err(Fault::about(describe(object)))
 }

@@ -5,6 +5,7 @@
 //! lock of its parent, which another thread of the parent may have held at the fork.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,7 @@ use cryptoki_sys::{
     CKR_CRYPTOKI_NOT_INITIALIZED, CKR_OBJECT_HANDLE_INVALID, CKR_SESSION_HANDLE_INVALID,
     CKR_SLOT_ID_INVALID,
 };
+use strongroom::Damaged;
 use strongroom::object::{Metadata, ObjectId, TokenName};
 
 use crate::fault::{Answer, Fault};
@@ -31,6 +33,7 @@ pub(crate) struct Module {
     pub(crate) sessions: BTreeMap<CK_SESSION_HANDLE, Session>,
     last_session: CK_SESSION_HANDLE,
     objects: Objects,
+    damaged: Vec<Damaged>,
     named_damage: BTreeSet<String>,
 }
 
@@ -74,6 +77,7 @@ impl Module {
             sessions: BTreeMap::new(),
             last_session: 0,
             objects: Objects::default(),
+            damaged: Vec::new(),
             named_damage: BTreeSet::new(),
         };
         if let Err(error) = module.open_vault() {
@@ -133,15 +137,24 @@ impl Module {
     /// Reads anew which objects there are. A damaged one is left out, and named once.
     pub(crate) fn refresh_objects(&mut self) -> Answer {
         let listing = self.source()?.list()?;
-        for damaged in listing.damaged {
+        for damaged in &listing.damaged {
             let text = format!("{}: {}", damaged.file.display(), damaged.reason);
             if !self.named_damage.contains(&text) {
                 log::error!("an object is damaged and left out: {text}");
                 self.named_damage.insert(text);
             }
         }
+        self.damaged = listing.damaged;
         self.objects.refresh(listing.objects);
         Ok(())
+    }
+
+    /// The damaged files of a token, as last read. Each is named after its object's id.
+    pub(crate) fn damaged_of(&self, token: &TokenName) -> impl Iterator<Item = &Damaged> {
+        self.damaged.iter().filter(move |damaged| {
+            let folder = damaged.file.parent().and_then(Path::file_name);
+            folder.is_some_and(|folder| folder == token.as_str())
+        })
     }
 
     /// The objects in the token of a session, as last read.

@@ -15,12 +15,13 @@ use strongroom::object::{KEYFORMAT, Kind, Metadata, OBJECT_FORMAT, ObjectId, Tok
 use strongroom::vault::Listing;
 use strongroom::{Damaged, Error, Result, Secret};
 
-use crate::fault::{CONTENT_UNUSABLE, VAULT_UNUSABLE};
+use crate::fault::VAULT_UNUSABLE;
 use crate::interface::{C_GetFunctionList, C_GetInterface, C_GetInterfaceList};
 use crate::source::Source;
 use crate::state;
 
 const PASSWORD: &[u8] = br#"{"pass":"correct horse"}"#;
+const DAMAGED: &str = "0d0d0d0d-0d0d-4d0d-8d0d-0d0d0d0d0d0d";
 const HEX_KEY: &[u8] = b"000102030405060708090a0b0c0d0e0f101112131415161718191A1B1C1D1E1F";
 
 /// Calls a function of the list with pointers to the test's own variables.
@@ -372,6 +373,24 @@ fn objects_are_found_by_what_they_are() {
 }
 
 #[test]
+fn a_damaged_object_is_missed_only_by_who_asks_for_it() {
+    let host = Host::with(Fake::default());
+    assert_eq!(host.find(host.session(2), &[]).len(), 0);
+    let search = |slot, id: &str| {
+        let session = host.session(slot);
+        let mut wanted = CK_ATTRIBUTE {
+            type_: CKA_UNIQUE_ID,
+            pValue: id.as_ptr().cast_mut().cast(),
+            ulValueLen: id.len() as CK_ULONG,
+        };
+        call!(host.C_FindObjectsInit(session, &raw mut wanted, 1))
+    };
+    assert_eq!(search(2, DAMAGED), VAULT_UNUSABLE);
+    assert_eq!(search(2, &ObjectId::random().to_string()), CKR_OK);
+    assert_eq!(search(0, DAMAGED), CKR_OK);
+}
+
+#[test]
 fn lengths_never_ask_the_tpm_and_a_value_asks_once() {
     let fake = Fake::default();
     let unsealed = Arc::clone(&fake.unsealed);
@@ -429,8 +448,10 @@ fn lengths_never_ask_the_tpm_and_a_value_asks_once() {
 }
 
 #[test]
-fn a_hexadecimal_dataset_key_is_its_bytes() {
-    let host = Host::with(Fake::default());
+fn a_key_is_listed_and_never_read() {
+    let fake = Fake::default();
+    let unsealed = Arc::clone(&fake.unsealed);
+    let host = Host::with(fake);
     let session = host.session(0);
     let object = host.find(session, &[(CKA_LABEL, b"tank/secret")])[0];
     let (mut value, mut len, mut sensitive) = ([0xff; 32], [0; 8], [9; 1]);
@@ -439,40 +460,38 @@ fn a_hexadecimal_dataset_key_is_its_bytes() {
         ask(CKA_VALUE_LEN, Some(&mut len)),
         ask(CKA_SENSITIVE, Some(&mut sensitive)),
     ];
-    assert_eq!(host.read(session, object, &mut template), CKR_OK);
-    assert_eq!(value.to_vec(), (0..32).collect::<Vec<u8>>());
-    assert_eq!((usize::from_ne_bytes(len), sensitive), (32, [CK_FALSE]));
+    assert_eq!(
+        host.read(session, object, &mut template),
+        CKR_ATTRIBUTE_SENSITIVE
+    );
+    assert_eq!(template[0].ulValueLen, CK_UNAVAILABLE_INFORMATION);
+    assert_eq!(value, [0xff; 32]);
+    // 64 hexadecimal digits are a key of 32 bytes.
+    assert_eq!((usize::from_ne_bytes(len), sensitive), (32, [CK_TRUE]));
 
-    let object = host.find(session, &[(CKA_LABEL, b"tank/phrase")])[0];
-    let mut phrase = [0; 10];
-    let mut template = [ask(CKA_VALUE, Some(&mut phrase))];
-    assert_eq!(host.read(session, object, &mut template), CKR_OK);
-    assert_eq!(&phrase, b"open, now!");
+    // Nor is it found out by a search for it, right or wrong.
+    let key: Vec<u8> = (0..32).collect();
+    assert_eq!(host.find(session, &[(CKA_VALUE, &key)]).len(), 0);
+    assert_eq!(unsealed.load(Ordering::Relaxed), 0);
 }
 
 #[test]
 fn a_value_that_cannot_be_had_has_a_code_and_leaves_the_rest() {
     let mut fake = Fake::default();
-    fake.objects[1].1 = b"no digits".repeat(8)[..64].to_vec();
     let id = fake.objects[0].0.id;
     fake.broken = Some(id);
     let host = Host::with(fake);
-    let read = |slot| {
-        let session = host.session(slot);
-        let object = host.find(session, &[])[0];
-        let (mut value, mut label) = ([0; 64], [0; 64]);
-        let mut template = [
-            ask(CKA_VALUE, Some(&mut value)),
-            ask(CKA_LABEL, Some(&mut label)),
-        ];
-        let code = host.read(session, object, &mut template);
-        assert_eq!(value, [0; 64]);
-        assert_eq!(template[0].ulValueLen, CK_UNAVAILABLE_INFORMATION);
-        assert_ne!(template[1].ulValueLen, CK_UNAVAILABLE_INFORMATION);
-        code
-    };
-    assert_eq!(read(1), VAULT_UNUSABLE);
-    assert_eq!(read(0), CONTENT_UNUSABLE);
+    let session = host.session(1);
+    let object = host.find(session, &[])[0];
+    let (mut value, mut label) = ([0; 64], [0; 64]);
+    let mut template = [
+        ask(CKA_VALUE, Some(&mut value)),
+        ask(CKA_LABEL, Some(&mut label)),
+    ];
+    assert_eq!(host.read(session, object, &mut template), VAULT_UNUSABLE);
+    assert_eq!(value, [0; 64]);
+    assert_eq!(template[0].ulValueLen, CK_UNAVAILABLE_INFORMATION);
+    assert_ne!(template[1].ulValueLen, CK_UNAVAILABLE_INFORMATION);
 }
 
 #[test]
@@ -689,7 +708,7 @@ impl Source for Fake {
                 .map(|(object, _)| object.clone())
                 .collect(),
             damaged: vec![Damaged {
-                file: PathBuf::from("objects/keys/x.json"),
+                file: PathBuf::from(format!("objects/keys/{DAMAGED}.json")),
                 reason: "as this test wants".to_owned(),
             }],
         })

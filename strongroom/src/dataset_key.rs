@@ -81,6 +81,9 @@ impl KeyFormat {
     ///
     /// # Errors
     /// [`Error::Input`] for a key that is not of this form, or has no other.
+    ///
+    /// # Panics
+    /// Never: the key was checked before it is converted.
     pub fn convert(self, key: &Secret, to: Self) -> Result<Secret> {
         self.check(key)?;
         match (self, to) {

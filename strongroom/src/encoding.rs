@@ -49,6 +49,10 @@ pub(crate) fn canonical_without_mac(value: &impl Serialize) -> Vec<u8> {
 pub(crate) mod guid {
     use super::{Deserialize, Deserializer, Serializer};
 
+    #[allow(
+        clippy::ref_option,
+        reason = "serde's `with` passes a reference to the field"
+    )]
     pub(crate) fn serialize<S: Serializer>(
         guid: &Option<u64>,
         serializer: S,

@@ -247,7 +247,7 @@ impl Error {
     }
 
     /// Several objects answer to `selector`.
-    pub(crate) fn ambiguous(selector: impl ToString, ids: &[ObjectId]) -> Self {
+    pub(crate) fn ambiguous(selector: &impl ToString, ids: &[ObjectId]) -> Self {
         Self::AmbiguousObject {
             selector: selector.to_string(),
             count: ids.len(),

@@ -1,10 +1,15 @@
-//! What a process of ours does before anything else: it lets no one read its memory.
+//! What is common to our programs as processes: that no one reads their memory, and how a secret
+//! leaves them.
 #![allow(
     unsafe_code,
     reason = "std's set_var is unsafe, and libtss2 is told by the environment alone to be quiet"
 )]
 
+use std::io;
+
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+
+use crate::secret::Secret;
 
 /// Makes the process not dumpable and not traceable by its own user (`PR_SET_DUMPABLE`), forbids
 /// core dumps, and turns off libtss2's own log, whose lines our errors already say in words.
@@ -28,4 +33,18 @@ pub fn harden() {
         // read the environment meanwhile.
         unsafe { std::env::set_var("TSS2_LOG", "all+NONE") };
     }
+}
+
+/// Writes a secret to standard output, straight to the descriptor: std's buffer would keep a copy.
+///
+/// # Errors
+/// What the system answers; part of the secret may have been written.
+pub fn hand_out(secret: &Secret) -> io::Result<()> {
+    let mut bytes = secret.expose();
+    while !bytes.is_empty() {
+        let written =
+            rustix::io::retry_on_intr(|| rustix::io::write(rustix::stdio::stdout(), bytes))?;
+        bytes = &bytes[written..];
+    }
+    Ok(())
 }

@@ -145,7 +145,11 @@ impl FromStr for Selector {
                 }
                 // The vault is one module with one manufacturer: what else a URI says of those
                 // does not choose between its objects.
-                "manufacturer" | "model" | "library-manufacturer" | "library-description" => {}
+                "manufacturer"
+                | "model"
+                | "serial"
+                | "library-manufacturer"
+                | "library-description" => {}
                 _ => return Err(refuse("it names an attribute that objects of a vault lack")),
             }
         }

@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 use strongroom::dataset_key::KeyFormat;
 use strongroom::error::Error;
 use strongroom::object::TokenName;
+use strongroom::process;
 use strongroom::uri::Selector;
-use strongroom::{Secret, Tcti, Vault, vault_dir};
+use strongroom::{Tcti, Vault, vault_dir};
 
 use crate::{Cli, Failure, Get};
 
@@ -33,7 +34,9 @@ pub(crate) fn run(cli: &Cli, args: &Get) -> Result<(), Failure> {
     };
     let key = vault.unlock(&tcti)?.unseal(object.id)?;
     let key = sealed.convert(&key, wanted)?;
-    write_all(&key).map_err(|error| Error::input("standard output", error.to_string()).into())
+    // Without a newline, which would make a raw key too long and is needed by no other form.
+    process::hand_out(&key)
+        .map_err(|error| Error::input("standard output", error.to_string()).into())
 }
 
 /// The dataset's keyformat as ZFS has it: a TrueNAS database holds a raw key as hex too. `None`
@@ -47,15 +50,4 @@ fn property(dataset: &str) -> Option<KeyFormat> {
         .ok()
         .filter(|output| output.status.success())?;
     String::from_utf8(output.stdout).ok()?.trim().parse().ok()
-}
-
-/// Straight to the descriptor, for std's buffer would keep a copy; and without a newline, which
-/// would make a raw key too long and is needed by neither other form.
-fn write_all(key: &Secret) -> io::Result<()> {
-    let mut bytes = key.expose();
-    while !bytes.is_empty() {
-        let written = rustix::io::write(rustix::stdio::stdout(), bytes)?;
-        bytes = &bytes[written..];
-    }
-    Ok(())
 }

@@ -75,7 +75,7 @@ struct Get {
 fn main() -> ExitCode {
     strongroom::process::harden();
     let cli = Cli::parse();
-    start_log();
+    strongroom::logging::start("zfs-keyprovider", log::LevelFilter::Warn);
     let outcome = match &cli.command {
         Command::Get(args) => get::run(&cli, args),
     };
@@ -117,20 +117,4 @@ impl From<strongroom::Error> for Failure {
     fn from(error: strongroom::Error) -> Self {
         Self::Vault(error)
     }
-}
-
-fn start_log() {
-    use std::io::Write;
-    let level = std::env::var("STRONGROOM_LOG")
-        .ok()
-        .and_then(|level| level.parse().ok())
-        .unwrap_or(log::LevelFilter::Warn);
-    env_logger::Builder::new()
-        .filter_module("strongroom", level)
-        .filter_module("zfs_keyprovider", level)
-        .format(|out, record| {
-            let level = record.level().as_str().to_lowercase();
-            writeln!(out, "zfs-keyprovider: {level}: {}", record.args())
-        })
-        .init();
 }

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use strongroom::error::Error;
+use strongroom::process;
 use strongroom::recovery::RecoveryKit;
 use strongroom::uri::Selector;
 
@@ -47,16 +48,7 @@ pub(super) fn run(place: &Place, args: &Unseal) -> Result<(), Failure> {
                 .open(file)
                 .and_then(|mut open| open.write_all(secret.expose())),
         ),
-        // Straight to the descriptor: std's buffer would keep a copy.
-        None => ("standard output".to_owned(), write_all(secret.expose())),
+        None => ("standard output".to_owned(), process::hand_out(&secret)),
     };
     written.map_err(|error| Error::input(what, error.to_string()).into())
-}
-
-fn write_all(mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let written = rustix::io::write(rustix::stdio::stdout(), bytes)?;
-        bytes = &bytes[written..];
-    }
-    Ok(())
 }

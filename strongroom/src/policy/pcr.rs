@@ -181,7 +181,7 @@ impl PcrValues {
     pub(crate) fn digest(&self) -> [u8; 32] {
         self.0
             .values()
-            .fold(Sha256::new(), |hash, value| hash.chain_update(value))
+            .fold(Sha256::new(), Digest::chain_update)
             .finalize()
             .into()
     }

@@ -30,13 +30,13 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
-    pub(crate) fn of(error: &TssError) -> Self {
+    pub(crate) fn of(error: TssError) -> Self {
         let TssError::TssError(code) = error else {
             return Self::Other;
         };
         match code {
             ReturnCode::Tpm(_) | ReturnCode::TpmResourceManager(_) => {
-                Self::of_tpm(u32::from(*code) & 0xFFF)
+                Self::of_tpm(u32::from(code) & 0xFFF)
             }
             _ => Self::Other,
         }
@@ -69,12 +69,8 @@ impl Answer {
 }
 
 /// The library's error for what the TPM answered to `operation`.
-#[allow(
-    clippy::needless_pass_by_value,
-    reason = "taken by map_err, which passes by value"
-)]
 pub(crate) fn error(operation: &'static str, error: TssError) -> Error {
-    match Answer::of(&error) {
+    match Answer::of(error) {
         Answer::Unavailable(state) => Error::TpmUnavailable { operation, state },
         _ => Error::Tpm {
             operation,

@@ -73,7 +73,7 @@ impl Index {
                 });
             match defined {
                 Ok(handle) => return Ok(OpenIndex { handle, index }),
-                Err(error) => match Answer::of(&error) {
+                Err(error) => match Answer::of(error) {
                     Answer::NvDefined if HANDLES.contains(&(handle + 1)) => handle += 1,
                     Answer::Auth => {
                         return Err(Error::Tpm {
@@ -99,7 +99,7 @@ impl Index {
             .execute_without_session(|tpm| tpm.tr_from_tpm_public(TpmHandle::NvIndex(place)));
         let object = match found {
             Ok(object) => object,
-            Err(error) if Answer::of(&error) == Answer::NoSuchHandle => {
+            Err(error) if Answer::of(error) == Answer::NoSuchHandle => {
                 return Err(Error::ForeignTpm(format!(
                     "it has no NV index {:#010x}",
                     self.handle.0
@@ -193,7 +193,7 @@ impl OpenIndex {
             });
         let content = match read {
             Ok(content) => content,
-            Err(error) if Answer::of(&error) == Answer::NvUninitialized => {
+            Err(error) if Answer::of(error) == Answer::NvUninitialized => {
                 return Err(self.foreign());
             }
             Err(error) => return Err(answer::error(OPERATION, error)),

@@ -199,7 +199,7 @@ fn at_handle(tpm: &mut Tpm, handle: u32) -> Result<Option<(KeyHandle, Name)>> {
         .execute_without_session(|tpm| tpm.tr_from_tpm_public(place));
     let object = match found {
         Ok(object) => object,
-        Err(error) if Answer::of(&error) == Answer::NoSuchHandle => return Ok(None),
+        Err(error) if Answer::of(error) == Answer::NoSuchHandle => return Ok(None),
         Err(error) => return Err(answer::error(OPERATION, error)),
     };
     // ESYS refuses an answer in which Name and public area do not belong together.

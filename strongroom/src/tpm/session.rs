@@ -156,7 +156,7 @@ impl Gate {
             };
             // After a failure the session's digest stays as it was; the next use would fail too.
             self.session.restart(tpm)?;
-            if Answer::of(&error) != Answer::PcrChanged {
+            if Answer::of(error) != Answer::PcrChanged {
                 return Err(answer::error(operation, error));
             }
             log::info!("a PCR was extended during {operation}, attempt {attempt} of {TRIES}");
@@ -172,7 +172,7 @@ impl Gate {
         for selection in self.branches.selections() {
             match self.assert(tpm, &selection) {
                 Ok(()) => return Ok(()),
-                Err(error) => match Answer::of(&error) {
+                Err(error) => match Answer::of(error) {
                     Answer::Value | Answer::PolicyFail | Answer::PcrChanged => {
                         self.session.restart(tpm)?;
                     }

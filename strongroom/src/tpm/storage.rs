@@ -110,7 +110,7 @@ pub(super) fn load_under_root(
         .execute_with_session(Some(AuthSession::Password), |tpm| {
             tpm.load(root.handle, file.private.clone(), file.public.clone())
         });
-    loaded.map_err(|error| match Answer::of(&error) {
+    loaded.map_err(|error| match Answer::of(error) {
         Answer::Integrity => Error::ForeignTpm(format!(
             "it refuses {operation} because it did not make the key"
         )),

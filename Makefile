@@ -1,0 +1,41 @@
+# make demo   installs what it needs, builds, and runs the main job on a software TPM
+# make test   installs what it needs, builds, and passes all tests
+# The rest is for those who work on Strongroom; CONTRIBUTING.md says when.
+
+.PHONY: demo test test-all bench lint msrv deny setup release clean
+
+demo: release
+	scripts/demo.sh
+
+test: setup
+	cargo build --locked --workspace --bins --lib
+	cargo test --locked --workspace
+	STRONGROOM_BIN=target/debug scripts/demo.sh --quiet
+
+# Everything, the long tests included, and what keeps the house in order.
+test-all: test lint msrv deny
+	STRONGROOM_TEST_KILLS=100 cargo test --locked --workspace -- --include-ignored
+
+bench: release
+	cargo bench --locked -p strongroom-tests
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+# The oldest compiler that Strongroom promises to build with: Debian 13's own.
+msrv: setup
+	scripts/msrv.sh
+
+# Licences, advisories, sources and doubled versions of dependencies.
+deny:
+	scripts/deny.sh
+
+release: setup
+	cargo build --locked --release --workspace --bins --lib
+
+setup:
+	@scripts/setup.sh
+
+clean:
+	cargo clean
