@@ -448,13 +448,14 @@ impl Vault {
         let listing = self.list()?;
         let (total, mut damaged) = (listing.objects.len(), listing.damaged);
         for (done, object) in listing.objects.iter().enumerate() {
+            let file = || self.store.object_file(&object.token, object.id);
             match unlocked.seal_again(object, &kit.identity) {
                 Ok(()) => {}
-                Err(error @ (Error::ObjectDamaged { .. } | Error::RecoveryIdentity(_))) => damaged
-                    .push(Damaged {
-                        file: self.store.object_file(&object.token, object.id),
-                        reason: error.to_string(),
-                    }),
+                Err(Error::ObjectDamaged { file, reason }) => damaged.push(Damaged { file, reason }),
+                Err(Error::RecoveryIdentity(reason)) => damaged.push(Damaged {
+                    file: file(),
+                    reason: format!("its recovery slot does not open: {reason}"),
+                }),
                 Err(error) => return Err(error),
             }
             progress(done + 1, total);

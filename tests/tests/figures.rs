@@ -1,0 +1,153 @@
+//! Figures that are promised, counted in TPM commands: a discrete TPM takes 10 to 100 ms for each.
+
+use std::iter;
+
+use strongroom::object::{Kind, NewObject, ObjectId, TokenName};
+use strongroom::{Secret, Tcti, Vault};
+use strongroom_tests::TestVault;
+use strongroom_tests::recorder::Command;
+
+/// What one object of a batch costs, in this order, and nothing else.
+const PER_OBJECT: [&str; 5] = [
+    "PolicyPCR",
+    "PolicyAuthorizeNV",
+    "Load",
+    "Unseal",
+    "FlushContext",
+];
+
+/// The most commands of a process beside those of its objects.
+const ONCE_PER_PROCESS: usize = 16;
+
+/// The most commands of a rebind.
+const REBIND: usize = 24;
+
+#[test]
+fn an_object_of_a_batch_costs_five_commands() {
+    let vault = TestVault::new();
+    let ids = seal_some(&vault, 4);
+    vault.recorder().take();
+    unseal_in_a_batch(&vault, &ids);
+    let commands = names(&vault.recorder().take());
+    let expected: Vec<_> = iter::repeat_n(PER_OBJECT, ids.len()).flatten().collect();
+    let start = position(&commands, &expected);
+    let others = commands.len() - expected.len();
+    assert!(others <= ONCE_PER_PROCESS, "{others}: {commands:?}");
+    // The session and the storage key are flushed at the end, and nothing is left open.
+    assert_eq!(commands[start + expected.len()..], ["FlushContext"; 2]);
+    assert!(vault.tpm().transient_handles().is_empty());
+    assert!(vault.tpm().loaded_sessions().is_empty());
+}
+
+#[test]
+fn several_allowed_boots_add_a_policy_or_to_each_object() {
+    let vault = TestVault::new();
+    let ids = seal_some(&vault, 3);
+    let other = format!("11={}", "ab".repeat(32));
+    vault.strongroom(&["rebind", "--add", &other, "--yes"]).ok();
+    vault.recorder().take();
+    unseal_in_a_batch(&vault, &ids);
+    let commands = names(&vault.recorder().take());
+    let mut per_object = PER_OBJECT.to_vec();
+    per_object.insert(1, "PolicyOR");
+    let expected: Vec<_> = iter::repeat_n(per_object, ids.len()).flatten().collect();
+    position(&commands, &expected);
+}
+
+#[test]
+fn a_rebind_costs_the_same_whatever_the_number_of_objects() {
+    let (few, many) = (TestVault::new(), TestVault::new());
+    seal_some(&few, 1);
+    seal_some(&many, 40);
+    compare_rebinds(&few, &many);
+}
+
+#[test]
+#[ignore = "seals 1,000 objects"]
+fn a_rebind_of_a_thousand_objects_costs_what_one_of_one_does() {
+    let (few, many) = (TestVault::new(), TestVault::new());
+    seal_some(&few, 1);
+    seal_some(&many, 1000);
+    compare_rebinds(&few, &many);
+}
+
+/// From the allowed boot by itself, with one more boot, with the recovery kit; each with one NV
+/// write.
+fn compare_rebinds(few: &TestVault, many: &TestVault) {
+    let other = format!("11={}", "cd".repeat(32));
+    let add = ["rebind", "--add", &other, "--yes"];
+    let drop = ["rebind", "--yes"];
+    for arguments in [&add[..], &drop[..]] {
+        assert_eq!(
+            rebind(few, arguments, false),
+            rebind(many, arguments, false)
+        );
+    }
+    for vault in [few, many] {
+        vault.tpm().extend(11, b"another kernel");
+    }
+    assert_eq!(rebind(few, &drop, true), rebind(many, &drop, true));
+    for vault in [few, many] {
+        let listed = vault.strongroom(&["list", "--json"]).ok().json();
+        let last = listed["objects"][0]["id"]
+            .as_str()
+            .expect("an id")
+            .to_owned();
+        vault.unseal_id(&last);
+    }
+}
+
+/// Runs a rebind and answers the names of its commands.
+fn rebind(vault: &TestVault, arguments: &[&str], by_recovery: bool) -> Vec<&'static str> {
+    vault.recorder().take();
+    let mut run = vault.strongroom(arguments);
+    if by_recovery {
+        run = run.arg("--recovery").arg(vault.recovery());
+    }
+    run.ok();
+    let commands = names(&vault.recorder().take());
+    let writes = commands.iter().filter(|name| **name == "NV_Write").count();
+    assert_eq!(writes, 1, "{commands:?}");
+    assert!(commands.len() <= REBIND, "{}: {commands:?}", commands.len());
+    commands
+}
+
+fn seal_some(vault: &TestVault, count: usize) -> Vec<ObjectId> {
+    let mut unlocked = open(vault).unlock(&tcti(vault)).expect("the usual boot");
+    (0..count)
+        .map(|number| {
+            let label = format!("tank/{number}").parse().expect("a label");
+            let object = NewObject::new(TokenName::datasets(), label, Kind::SecretKey);
+            let secret = Secret::copy_of(format!("secret {number}").as_bytes());
+            unlocked.seal(object, &secret).expect("sealed")
+        })
+        .collect()
+}
+
+fn unseal_in_a_batch(vault: &TestVault, ids: &[ObjectId]) {
+    let mut unlocked = open(vault).unlock(&tcti(vault)).expect("the usual boot");
+    for (number, id) in ids.iter().enumerate() {
+        let secret = unlocked.unseal(*id).expect("unsealed");
+        assert_eq!(secret.expose(), format!("secret {number}").as_bytes());
+    }
+}
+
+fn open(vault: &TestVault) -> Vault {
+    Vault::open(&vault.dir()).expect("a vault")
+}
+
+fn tcti(vault: &TestVault) -> Tcti {
+    vault.recorder().tcti().parse().expect("a TCTI")
+}
+
+fn names(commands: &[Command]) -> Vec<&'static str> {
+    commands.iter().map(|command| command.name).collect()
+}
+
+/// Where `part` begins in `whole`, of which it must be an unbroken run.
+fn position(whole: &[&str], part: &[&str]) -> usize {
+    whole
+        .windows(part.len())
+        .position(|window| window == part)
+        .unwrap_or_else(|| panic!("not in this order and unbroken: {whole:?}"))
+}
