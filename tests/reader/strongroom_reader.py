@@ -1,0 +1,717 @@
+#!/usr/bin/python3
+"""Reads a Strongroom vault or backup with the recovery kit, and nothing else.
+
+Written from docs/format.md alone, to show that a stranger could. It shares no code with
+Strongroom. Needs Debian's python3-cryptography and age.
+
+    strongroom_reader.py --recovery KIT PATH list          the objects, as JSON
+    strongroom_reader.py --recovery KIT PATH show --id ID  one object's payload
+    strongroom_reader.py --recovery KIT PATH digests       opens every object: SHA-256 by id
+    strongroom_reader.py --recovery KIT PATH trace --id ID every step to one payload
+    strongroom_reader.py --recovery KIT PATH policy        every step of the TPM's policies
+
+PATH is a vault's folder or a backup file. Exit codes: 0 done; 1 some objects are unusable, the
+rest is done; 5 refused; 6 no such object.
+"""
+
+import argparse
+import base64
+import hashlib
+import hmac
+import json
+import os
+import re
+import subprocess
+import sys
+import unicodedata
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+FORMAT = 1
+MAX_FILE = 2 << 20
+MAX_BACKUP = 4 << 30
+MAX_KIT = 64 << 10
+MAX_INTEGER = (1 << 53) - 1
+KINDS = ("dataset-key", "credential", "secret-key", "private-key", "certificate")
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+TOKEN = re.compile(r"[a-z0-9-]{1,32}")
+
+
+class Refused(Exception):
+    """The file is not what the document says that it must be."""
+
+
+class NoSuchObject(Exception):
+    """No object of the vault has this id."""
+
+
+# --- Encodings -----------------------------------------------------------------------------------
+
+
+def parse(data, where):
+    """JSON, without what the document refuses."""
+
+    def members(pairs):
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise Refused(f"{where} is damaged: a member is there twice")
+        return found
+
+    def no_number(text):
+        raise Refused(f"{where} is damaged: {text} is not an integer")
+
+    def integer(text):
+        if text.startswith("-") or not 0 <= int(text) <= MAX_INTEGER:
+            no_number(text)
+        return int(text)
+
+    try:
+        text = data.decode("utf-8")
+        value = json.loads(
+            text,
+            object_pairs_hook=members,
+            parse_float=no_number,
+            parse_int=integer,
+            parse_constant=no_number,
+        )
+        canonical(value)  # Refuses lone surrogates, which are not Unicode text.
+    except (UnicodeError, ValueError, RecursionError) as error:
+        raise Refused(f"{where} is damaged: {error}") from error
+    return value
+
+
+def canonical(value):
+    """RFC 8785, as far as it is needed here."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return text.encode("utf-8")
+
+
+def check_format(value, where):
+    """The format version, which comes before everything else in a file."""
+    number = value.get("format") if isinstance(value, dict) else None
+    if not is_integer(number) or number == 0:
+        raise Refused(f"{where} is damaged: it says no format version")
+    if number > FORMAT:
+        raise Refused(f"{where} is newer: it has format {number}, and this reader knows {FORMAT}")
+
+
+def members(value, where, required, optional=()):
+    """The members of an object, each there once and none unknown."""
+    if not isinstance(value, dict):
+        raise Refused(f"{where} is damaged: it is not an object")
+    unknown = value.keys() - set(required) - set(optional)
+    missing = set(required) - value.keys()
+    if unknown or missing:
+        raise Refused(f"{where} is damaged: unknown {sorted(unknown)}, missing {sorted(missing)}")
+    return value
+
+
+def is_integer(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def string(value, where, pattern=None):
+    if not isinstance(value, str) or (pattern and not pattern.fullmatch(value)):
+        raise Refused(f"{where} is damaged: {value!r}")
+    return value
+
+
+def integer(value, where, least, most=MAX_INTEGER):
+    if not is_integer(value) or not least <= value <= most:
+        raise Refused(f"{where} is damaged: {value!r}")
+    return value
+
+
+def unbase64(value, where, length=None):
+    try:
+        data = base64.b64decode(string(value, where), validate=True)
+    except ValueError as error:
+        raise Refused(f"{where} is damaged: {error}") from error
+    if base64.b64encode(data).decode() != value or length not in (None, len(data)):
+        raise Refused(f"{where} is damaged: its base64 or its length is wrong")
+    return data
+
+
+def read(path, limit):
+    with open(path, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise Refused(f"{path} is damaged: it is longer than {limit} bytes")
+    return data
+
+
+# --- Keys and MACs -------------------------------------------------------------------------------
+
+
+def sha256(*parts):
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def hkdf(key, info, length):
+    return HKDF(algorithm=hashes.SHA256(), length=length, salt=None, info=info).derive(key)
+
+
+def mac_key(k_vault, purpose):
+    return hkdf(k_vault, b"strongroom v1 " + purpose, 32)
+
+
+def mac_input(value):
+    return canonical({name: member for name, member in value.items() if name != "mac"})
+
+
+def mac(k_vault, purpose, value):
+    return hmac.new(mac_key(k_vault, purpose), mac_input(value), hashlib.sha256).digest()
+
+
+def check_mac(k_vault, purpose, value, where):
+    found = unbase64(value["mac"], f"{where}: mac", 32)
+    if not hmac.compare_digest(found, mac(k_vault, purpose, value)):
+        raise Refused(f"{where} is forged: its MAC does not fit its content")
+
+
+# --- The recovery kit ----------------------------------------------------------------------------
+
+
+class Kit:
+    """The recovery kit; the identity stays in its file, for age."""
+
+    def __init__(self, path):
+        self.path = path
+        try:
+            lines = [line.strip() for line in read(path, MAX_KIT).decode("utf-8").split("\n")]
+        except UnicodeError as error:
+            raise Refused(f"{path} is no recovery kit: {error}") from error
+
+        def find(prefix):
+            for line in lines:
+                if line.startswith(prefix):
+                    return line[len(prefix) :].strip()
+            raise Refused(f"{path} is no recovery kit: it has no line {prefix!r}")
+
+        self.vault = find("# vault: ")
+        digits = find("# vault key SHA-256: ")
+        if not re.fullmatch("[0-9A-Fa-f]{64}", digits):
+            raise Refused(f"{path} is no recovery kit: {digits!r} is no SHA-256")
+        self.fingerprint = bytes.fromhex(digits)
+        identities = [line for line in lines if line and not line.startswith("#")]
+        if not identities or not identities[0].startswith("AGE-SECRET-KEY-1"):
+            raise Refused(f"{path} is no recovery kit: it has no identity")
+
+    def decrypt(self, slot, where):
+        """32 bytes out of a slot."""
+        done = subprocess.run(
+            ["age", "--decrypt", "--identity", self.path],
+            input=slot,
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise Refused(f"{where} does not open: {done.stderr.decode().strip()}")
+        if len(done.stdout) != 32:
+            raise Refused(f"{where} does not hold 32 bytes")
+        return done.stdout
+
+
+# --- The manifest --------------------------------------------------------------------------------
+
+
+def check_manifest(manifest, where):
+    """The format and the shape of a manifest."""
+    check_format(manifest, where)
+    members(
+        manifest,
+        where,
+        ["format", "id", "recovery-recipient", "root-key", "index", "writers", "storage-key"]
+        + ["vault-key", "tokens", "mac"],
+    )
+    string(manifest["id"], f"{where}: id", UUID)
+    string(manifest["recovery-recipient"], f"{where}: recipient", re.compile("age1[0-9a-z]{58}"))
+    root = members(manifest["root-key"], f"{where}: root-key", ["handle", "template", "public"])
+    integer(root["handle"], f"{where}: handle", 0x81000001, 0x8100000F)
+    unbase64(root["template"], f"{where}: template", 90)
+    unbase64(root["public"], f"{where}: public")
+    integer(manifest["index"], f"{where}: index", 0x01800000, 0x01BFFFFF)
+    writers = members(
+        manifest["writers"], f"{where}: writers", ["x", "k-x", "k-x-signature", "k-rec"]
+    )
+    unbase64(writers["x"], f"{where}: x")
+    unbase64(writers["k-x"], f"{where}: k-x", 65)
+    unbase64(writers["k-x-signature"], f"{where}: k-x-signature", 64)
+    k_rec = members(writers["k-rec"], f"{where}: k-rec", ["public", "private"])
+    unbase64(k_rec["public"], f"{where}: k-rec", 65)
+    unbase64(k_rec["private"], f"{where}: k-rec")
+    unbase64(manifest["storage-key"], f"{where}: storage-key")
+    vault_key = members(manifest["vault-key"], f"{where}: vault-key", ["tpm", "recovery"])
+    unbase64(vault_key["tpm"], f"{where}: vault-key")
+    unbase64(vault_key["recovery"], f"{where}: vault-key")
+    if not isinstance(manifest["tokens"], dict):
+        raise Refused(f"{where} is damaged: tokens")
+    for name, token in manifest["tokens"].items():
+        string(name, f"{where}: token", TOKEN)
+        members(token, f"{where}: token {name}", ["storage-key"])
+        unbase64(token["storage-key"], f"{where}: token {name}")
+    unbase64(manifest["mac"], f"{where}: mac", 32)
+
+
+def open_vault_key(manifest, kit, where):
+    """K_vault, compared with the kit before any use, and the manifest's MAC under it."""
+    if kit.vault != manifest["id"]:
+        raise Refused(f"{kit.path} is of vault {kit.vault}, and {where} is vault {manifest['id']}")
+    slot = unbase64(manifest["vault-key"]["recovery"], where)
+    k_vault = kit.decrypt(slot, f"{where}: vault-key.recovery")
+    if not hmac.compare_digest(sha256(k_vault), kit.fingerprint):
+        raise Refused(f"{where} is forged: its vault key is not the one that the kit names")
+    check_mac(k_vault, b"manifest", manifest, where)
+    return k_vault
+
+
+# --- Objects -------------------------------------------------------------------------------------
+
+
+def check_object(found, where):
+    """The format and the shape of an object."""
+    if not isinstance(found, dict):
+        raise Refused(f"{where} is damaged: it is not an object")
+    check_format(found.get("metadata"), where)
+    members(found, where, ["metadata", "slots", "mac"], ["payload"])
+    metadata = members(
+        found["metadata"],
+        where,
+        ["format", "id", "token", "kind", "label", "generation"],
+        ["attributes", "pool-guid", "dataset-guid"],
+    )
+    string(metadata["id"], f"{where}: id", UUID)
+    string(metadata["token"], f"{where}: token", TOKEN)
+    if metadata["kind"] not in KINDS:
+        raise Refused(f"{where} is damaged: kind {metadata['kind']!r}")
+    label = string(metadata["label"], f"{where}: label")
+    control = any(unicodedata.category(character) == "Cc" for character in label)
+    if not 1 <= len(label.encode()) <= 1024 or control:
+        raise Refused(f"{where} is damaged: label {label!r}")
+    if "attributes" in metadata:
+        if not isinstance(metadata["attributes"], dict) or not metadata["attributes"]:
+            raise Refused(f"{where} is damaged: attributes")
+        for key, value in metadata["attributes"].items():
+            string(value, f"{where}: attribute {key}")
+    for name in ("pool-guid", "dataset-guid"):
+        if name in metadata:
+            guid = string(metadata[name], f"{where}: {name}", re.compile("0|[1-9][0-9]{0,19}"))
+            if int(guid) >= 1 << 64:
+                raise Refused(f"{where} is damaged: {name}")
+    integer(metadata["generation"], f"{where}: generation", 1)
+    if "payload" in found:
+        payload = members(found["payload"], where, ["nonce", "ciphertext", "commitment"])
+        unbase64(payload["nonce"], f"{where}: nonce", 12)
+        if len(unbase64(payload["ciphertext"], f"{where}: ciphertext")) < 16:
+            raise Refused(f"{where} is damaged: its ciphertext has no tag")
+        unbase64(payload["commitment"], f"{where}: commitment", 32)
+    if not isinstance(found["slots"], list):
+        raise Refused(f"{where} is damaged: slots")
+    for slot in found["slots"]:
+        member = {"tpm": "key_file", "recovery": "age"}.get(
+            slot.get("type") if isinstance(slot, dict) else None
+        )
+        if member is None:
+            raise Refused(f"{where} is damaged: a slot of unknown type")
+        members(slot, f"{where}: slot", ["type", member])
+        unbase64(slot[member], f"{where}: slot")
+    unbase64(found["mac"], f"{where}: mac", 32)
+
+
+def open_dek(found, kit, where):
+    for slot in found["slots"]:
+        if slot["type"] == "recovery":
+            return kit.decrypt(unbase64(slot["age"], where), f"{where}: recovery slot")
+    raise Refused(f"{where} has no recovery slot")
+
+
+def payload_keys(dek, k_vault, metadata):
+    """The key of the payload, and its commitment."""
+    info = b"strongroom v1 payload" + sha256(canonical(metadata))
+    okm = hkdf(dek + k_vault, info, 64)
+    return okm[:32], okm[32:]
+
+
+class Vault:
+    """A vault or a backup, opened with the kit: manifest and K_vault are checked."""
+
+    def __init__(self, path, kit):
+        self.kit = kit
+        self.unusable = []  # What is wrong with objects that cost themselves alone.
+        self.folder = path if os.path.isdir(path) else None
+        if self.folder:
+            where = os.path.join(path, "vault.json")
+            self.manifest = parse(read(where, MAX_FILE), where)
+            check_manifest(self.manifest, where)
+            self.k_vault = open_vault_key(self.manifest, kit, where)
+            self.objects = self.read_folders()
+        else:
+            self.objects = self.read_backup(path)
+
+    def read_folders(self):
+        objects = {}
+        for token in sorted(self.manifest["tokens"]):
+            folder = os.path.join(self.folder, "objects", token)
+            names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+            for name in names:
+                if not name.endswith(".json"):
+                    continue
+                where = os.path.join(folder, name)
+                try:
+                    found = parse(read(where, MAX_FILE), where)
+                    check_object(found, where)
+                    metadata = found["metadata"]
+                    if metadata["token"] != token or metadata["id"] + ".json" != name:
+                        raise Refused(f"{where} is damaged: it is another object's place")
+                    check_mac(self.k_vault, b"object", found, where)
+                except (Refused, OSError) as error:
+                    self.unusable.append(str(error))
+                    continue
+                objects[metadata["id"]] = found
+        return objects
+
+    def read_backup(self, where):
+        backup = parse(read(where, MAX_BACKUP), where)
+        check_format(backup, where)
+        members(backup, where, ["format", "manifest", "objects", "mac"])
+        self.manifest = backup["manifest"]
+        check_manifest(self.manifest, f"{where}: manifest")
+        if not isinstance(backup["objects"], list):
+            raise Refused(f"{where} is damaged: objects")
+        for place, found in enumerate(backup["objects"]):
+            check_object(found, f"{where}: object {place}")
+        self.k_vault = open_vault_key(self.manifest, self.kit, where)
+        check_mac(self.k_vault, b"backup", backup, where)
+        objects = {}
+        for found in backup["objects"]:
+            metadata = found["metadata"]
+            if metadata["id"] in objects or metadata["token"] not in self.manifest["tokens"]:
+                raise Refused(f"{where} is damaged: object {metadata['id']} has no place")
+            check_mac(self.k_vault, b"object", found, f"{where}: object {metadata['id']}")
+            objects[metadata["id"]] = found
+        return objects
+
+    def find(self, which):
+        if which not in self.objects:
+            for reason in self.unusable:
+                if which in reason:
+                    raise Refused(reason)
+            raise NoSuchObject(f"no object {which}")
+        return self.objects[which]
+
+    def open(self, which):
+        """An object's payload; nothing where it has none."""
+        found = self.find(which)
+        if "payload" not in found:
+            return b""
+        dek = open_dek(found, self.kit, which)
+        key, commitment = payload_keys(dek, self.k_vault, found["metadata"])
+        payload = found["payload"]
+        if not hmac.compare_digest(unbase64(payload["commitment"], which), commitment):
+            raise Refused(f"{which} does not open: its commitment is another key's")
+        nonce, ciphertext = (unbase64(payload[name], which) for name in ("nonce", "ciphertext"))
+        try:
+            return AESGCM(key).decrypt(nonce, ciphertext, None)
+        except InvalidTag as error:
+            raise Refused(f"{which} does not open: its tag does not fit") from error
+
+
+# --- The TPM's part ------------------------------------------------------------------------------
+
+ZERO = bytes(32)
+NV_WRITE = bytes.fromhex("00000137")
+
+
+def code(number):
+    return number.to_bytes(4, "big")
+
+
+def policy_secret(digest, name):
+    return sha256(sha256(digest, code(0x151), name))
+
+
+def policy_signed(digest, name, ref):
+    return sha256(sha256(digest, code(0x160), name), ref)
+
+
+def policy_authorize(name):
+    return sha256(sha256(ZERO, code(0x16A), name))
+
+
+def policy_password(digest):
+    return sha256(digest, code(0x16B))
+
+
+def policy_command_code(digest, command):
+    return sha256(digest, code(0x16C), command)
+
+
+def policy_or(digests):
+    return sha256(ZERO, code(0x171), *digests)
+
+
+def policy_pcr(pcrs):
+    numbers = sorted(int(number) for number in pcrs)
+    octets = bytearray(3)
+    for number in numbers:
+        octets[number // 8] |= 1 << (number % 8)
+    selection = bytes.fromhex("00000001000b03") + octets
+    values = [bytes.fromhex(pcrs[str(number)]) for number in numbers]
+    return sha256(ZERO, code(0x17F), selection, sha256(*values))
+
+
+def policy_authorize_nv(name):
+    return sha256(ZERO, code(0x192), name)
+
+
+def name_of(area):
+    return bytes.fromhex("000b") + sha256(area)
+
+
+def verifying_key(point, where):
+    """TPMT_PUBLIC of K_x and K_rec."""
+    if point[0] != 4:
+        raise Refused(f"{where} is damaged: it is not an uncompressed point")
+    x, y = point[1:33], point[33:]
+    head = bytes.fromhex("0023 000b 00040040 0000 0010 0018000b 0003 0010")
+    return head + b"\x00\x20" + x + b"\x00\x20" + y
+
+
+def der_element(data, tag, where):
+    """One DER element at the start of `data`, and what follows it."""
+    if len(data) < 2 or data[0] != tag:
+        raise Refused(f"{where} is damaged: it is not a TSS2 key file")
+    length, start = data[1], 2
+    if length >= 0x80:
+        count = length - 0x80
+        length, start = int.from_bytes(data[2 : 2 + count], "big"), 2 + count
+        shortest = 1 if length < 0x100 else 2
+        if length < 0x80 or count != shortest:
+            raise Refused(f"{where} is damaged: it is not DER")
+    if len(data) < start + length:
+        raise Refused(f"{where} is damaged: it is cut short")
+    return data[start : start + length], data[start + length :]
+
+
+def key_file(text, where):
+    """The TPMT_PUBLIC of a TSS2 key file."""
+    body, rest = der_element(unbase64(text, where), 0x30, where)
+    kind, body = der_element(body, 0x06, where)
+    empty_auth, body = der_element(body, 0xA0, where)
+    parent, body = der_element(body, 0x02, where)
+    public, body = der_element(body, 0x04, where)
+    private, body = der_element(body, 0x04, where)
+    oids = {bytes.fromhex("6781050a0103"): b"\x00\x23", bytes.fromhex("6781050a0105"): b"\x00\x08"}
+    fits = (
+        not rest
+        and not body
+        and empty_auth == bytes.fromhex("0101ff")
+        and parent == code(0x40000007)
+        and all(int.from_bytes(area[:2], "big") == len(area) - 2 for area in (public, private))
+        and public[2:4] == oids.get(kind)
+    )
+    if not fits:
+        raise Refused(f"{where} is damaged: it is not a TSS2 key file as they are here")
+    return public[2:]
+
+
+def attributes_and_policy(area):
+    length = int.from_bytes(area[8:10], "big")
+    return area[4:8].hex(), area[10 : 10 + length]
+
+
+def check_public(area, attributes, policy, where):
+    if attributes_and_policy(area) != (attributes, policy):
+        raise Refused(f"{where}: its public area is not as the document says")
+
+
+def check_list(branches, where):
+    if not isinstance(branches, list) or not 1 <= len(branches) <= 8:
+        raise Refused(f"{where} is damaged: it must have 1 to 8 branches")
+    for branch in branches:
+        pcrs = members(branch, where, ["pcrs"])["pcrs"]
+        if not isinstance(pcrs, dict) or not pcrs:
+            raise Refused(f"{where} is damaged: a branch over no PCR holds in every boot")
+        for number, value in pcrs.items():
+            allowed = [str(pcr) for pcr in range(24) if pcr not in (10, 16, 23)]
+            if number not in allowed:
+                raise Refused(f"{where} is damaged: PCR {number}")
+            string(value, f"{where}: PCR {number}", re.compile("[0-9a-f]{64}"))
+
+
+def list_digest(branches):
+    digests = [policy_pcr(branch["pcrs"]) for branch in branches]
+    return digests[0] if len(digests) == 1 else policy_or(digests)
+
+
+def check_policies(vault):
+    """Every digest and Name of the TPM's part, checked wherever the vault holds it too."""
+    manifest, steps = vault.manifest, {}
+    writers = manifest["writers"]
+    points = {
+        "K_x": unbase64(writers["k-x"], "k-x"),
+        "K_rec": unbase64(writers["k-rec"]["public"], "k-rec"),
+    }
+    names = {}
+    for key, point in points.items():
+        names[key] = name_of(verifying_key(point, key))
+        steps[f"Name of {key}"] = names[key]
+    steps["PolicyAuthorize(K_x)"] = policy_authorize(names["K_x"])
+    x_policy = policy_password(steps["PolicyAuthorize(K_x)"])
+    steps["policy of X"] = x_policy
+    x = key_file(writers["x"], "x")
+    check_public(x, "00000492", x_policy, "x")
+    steps["Name of X"] = name_of(x)
+    steps["PolicySecret(X)"] = policy_secret(ZERO, name_of(x))
+    steps["A"] = policy_command_code(steps["PolicySecret(X)"], NV_WRITE)
+    ref = manifest["id"].encode()
+    steps["PolicySigned(K_rec)"] = policy_signed(ZERO, names["K_rec"], ref)
+    steps["B"] = policy_command_code(steps["PolicySigned(K_rec)"], NV_WRITE)
+    steps["write policy of N"] = policy_or([steps["A"], steps["B"]])
+
+    def index_area(attributes):
+        head = code(manifest["index"]) + bytes.fromhex("000b" + attributes + "0020")
+        return head + steps["write policy of N"] + bytes.fromhex("0022")
+
+    steps["Name of N before its first write"] = name_of(index_area("02040008"))
+    steps["TPMS_NV_PUBLIC of N"] = index_area("22040008")
+    steps["Name of N"] = name_of(index_area("22040008"))
+    steps["policy of P"] = policy_authorize_nv(steps["Name of N"])
+    storage_keys = {"storage-key": manifest["storage-key"]}
+    for token, record in manifest["tokens"].items():
+        storage_keys[f"token {token}"] = record["storage-key"]
+    for where, text in storage_keys.items():
+        check_public(key_file(text, where), "000304b2", steps["policy of P"], where)
+    sealed = key_file(manifest["vault-key"]["tpm"], "vault-key")
+    check_public(sealed, "00000456", b"", "vault-key")
+    root = unbase64(manifest["root-key"]["public"], "root-key")
+    template = unbase64(manifest["root-key"]["template"], "root-key")
+    check_public(root, "00030472", b"", "root-key")
+    if template != root[:22] + (b"\x00\x20" + ZERO) * 2:
+        raise Refused("root-key: its template is not as the document says")
+    steps["Name of the root key"] = name_of(root)
+    a_hash = sha256(steps["policy of P"])
+    steps["what K_x signed"] = a_hash
+    check_signature(points["K_x"], unbase64(writers["k-x-signature"], "k-x"), a_hash)
+    if vault.folder:
+        steps.update(check_policy_file(os.path.join(vault.folder, "policy.json")))
+    return steps
+
+
+def check_policy_file(where):
+    policy = parse(read(where, MAX_FILE), where)
+    check_format(policy, where)
+    members(policy, where, ["format", "current"], ["next"])
+    steps = {}
+    for which in ("current", "next"):
+        if which in policy:
+            check_list(policy[which], f"{where}: {which}")
+            for place, branch in enumerate(policy[which]):
+                steps[f"digest of {which}[{place}]"] = policy_pcr(branch["pcrs"])
+            digest = list_digest(policy[which])
+            steps[f"content of N for {which}"] = bytes.fromhex("000b") + digest
+    return steps
+
+
+def check_signature(point, signature, digest):
+    key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+    r, s = (int.from_bytes(half, "big") for half in (signature[:32], signature[32:]))
+    try:
+        key.verify(
+            utils.encode_dss_signature(r, s), digest, ec.ECDSA(utils.Prehashed(hashes.SHA256()))
+        )
+    except InvalidSignature as error:
+        raise Refused("k-x-signature is not K_x's over the policy of P") from error
+
+
+# --- The commands --------------------------------------------------------------------------------
+
+
+def trace(vault, which):
+    """Every value on the way to an object's payload, in order."""
+    found, k_vault = vault.find(which), vault.k_vault
+    metadata, payload = found["metadata"], found["payload"]
+    dek = open_dek(found, vault.kit, which)
+    metadata_digest = sha256(canonical(metadata))
+    info = b"strongroom v1 payload" + metadata_digest
+    okm = hkdf(dek + k_vault, info, 64)
+    ciphertext = unbase64(payload["ciphertext"], which)
+    return {
+        "K_vault": k_vault,
+        "SHA-256(K_vault)": sha256(k_vault),
+        "object MAC key": mac_key(k_vault, b"object"),
+        "length of the MAC's input": str(len(mac_input(found))),
+        "SHA-256 of the MAC's input": sha256(mac_input(found)),
+        "mac": mac(k_vault, b"object", found),
+        "DEK": dek,
+        "canonical metadata": canonical(metadata).decode(),
+        "SHA-256(canonical metadata)": metadata_digest,
+        "info": info,
+        "IKM": dek + k_vault,
+        "PRK": hmac.new(ZERO, dek + k_vault, hashlib.sha256).digest(),
+        "OKM": okm,
+        "key": okm[:32],
+        "commitment": okm[32:],
+        "nonce": unbase64(payload["nonce"], which),
+        "ciphertext": ciphertext[:-16],
+        "tag": ciphertext[-16:],
+        "payload": vault.open(which),
+    }
+
+
+def as_json(values):
+    """Bytes as hexadecimal digits."""
+    shown = {name: v.hex() if isinstance(v, bytes) else v for name, v in values.items()}
+    return json.dumps(shown, ensure_ascii=False, indent=2)
+
+
+def run(arguments):
+    vault = Vault(arguments.path, Kit(arguments.recovery))
+    if arguments.command == "list":
+        print(json.dumps([found["metadata"] for found in vault.objects.values()], indent=2))
+    elif arguments.command == "show":
+        sys.stdout.buffer.write(vault.open(arguments.id))
+        return 0
+    elif arguments.command == "digests":
+        digests = {}
+        for which in vault.objects:
+            try:
+                digests[which] = sha256(vault.open(which))
+            except Refused as error:
+                vault.unusable.append(str(error))
+        print(as_json(digests))
+    elif arguments.command == "trace":
+        print(as_json(trace(vault, arguments.id)))
+        return 0
+    else:
+        print(as_json(check_policies(vault)))
+    for reason in vault.unusable:
+        print(f"strongroom_reader: {reason}", file=sys.stderr)
+    return 1 if vault.unusable else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recovery", required=True, metavar="KIT")
+    parser.add_argument("path", metavar="PATH")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("list", "digests", "policy"):
+        commands.add_parser(name)
+    for name in ("show", "trace"):
+        commands.add_parser(name).add_argument("--id", required=True)
+    try:
+        return run(parser.parse_args())
+    except Refused as error:
+        print(f"strongroom_reader: {error}", file=sys.stderr)
+        return 5
+    except NoSuchObject as error:
+        print(f"strongroom_reader: {error}", file=sys.stderr)
+        return 6
+
+
+if __name__ == "__main__":
+    sys.exit(main())
