@@ -41,6 +41,11 @@ pub(crate) struct Cli {
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
+    /// Go on only with the vault whose key has this SHA-256, which init and the recovery kit name
+    #[arg(long, global = true, value_name = "HEX", env = "STRONGROOM_VAULT_KEY_SHA256",
+        value_parser = sha256)]
+    pub(crate) vault_key_sha256: Option<[u8; 32]>,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -97,7 +102,14 @@ pub(crate) enum Command {
         file: PathBuf,
     },
 
-    /// Bring the vault onto this TPM with the recovery kit: after a new mainboard, or from a backup
+    /// Remove an object for good
+    #[command(
+        after_help = "Example:\n  strongroom remove --id 7d0c4c8e-5f0b-4f52-9f3e-0d6a3b1c2d4e --yes"
+    )]
+    Remove(Remove),
+
+    /// Make the vault open on this TPM with the recovery kit: after a new mainboard, a cleared TPM,
+    /// lost or damaged files
     #[command(after_help = "Example:\n  strongroom recover --recovery recovery.txt \
         --backup /mnt/tank/strongroom.backup --yes")]
     Recover(Recover),
@@ -177,6 +189,10 @@ pub(crate) struct Unseal {
 }
 
 #[derive(Debug, Args)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "flags of a command line are just that"
+)]
 pub(crate) struct Migrate {
     /// The TrueNAS configuration database, such as /data/freenas-v1.db
     #[arg(long, value_name = "FILE")]
@@ -197,6 +213,10 @@ pub(crate) struct Migrate {
     /// Say what would happen, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+
+    /// Take a backup on the ZFS pool that the vault is on: a dead boot pool would take both
+    #[arg(long)]
+    pub(crate) backup_on_same_pool: bool,
 
     /// Go on where an interrupted run stopped; every run does, so this only says so
     #[arg(long)]
@@ -237,16 +257,27 @@ pub(crate) struct Rebind {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Remove {
+    /// The object's id, as `strongroom list` shows it
+    #[arg(long)]
+    pub(crate) id: ObjectId,
+
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Recover {
     /// The recovery kit (- for standard input)
     #[arg(long, value_name = "FILE")]
     pub(crate) recovery: PathBuf,
 
-    /// Restore the vault's folder from this backup first
+    /// Put back from this backup what the vault's folder lacks, or all of it
     #[arg(long, value_name = "FILE")]
     pub(crate) backup: Option<PathBuf>,
 
-    /// The PCRs to bind to [default: those of 7,9,11 that are extended here]
+    /// The PCRs to bind to [default: those that the vault is bound to]
     #[arg(long, value_name = "N,N,...")]
     pub(crate) pcrs: Option<PcrSelection>,
 
@@ -255,12 +286,19 @@ pub(crate) struct Recover {
     pub(crate) yes: bool,
 }
 
+/// A SHA-256 digest.
+fn sha256(text: &str) -> Result<[u8; 32], String> {
+    let mut value = [0; 32];
+    hex::decode_to_slice(text, &mut value)
+        .map_err(|_| "it must be 64 hexadecimal digits".to_owned())?;
+    Ok(value)
+}
+
 /// `PCR=HEX`, a SHA-256 value.
 fn pcr_value(text: &str) -> Result<(u8, [u8; 32]), String> {
     let wrong = || format!("{text:?} is not PCR=HEX with 64 hexadecimal digits");
     let (pcr, digits) = text.split_once('=').ok_or_else(wrong)?;
-    let mut value = [0; 32];
-    hex::decode_to_slice(digits, &mut value).map_err(|_| wrong())?;
+    let value = sha256(digits).map_err(|_| wrong())?;
     Ok((pcr.parse().map_err(|_| wrong())?, value))
 }
 

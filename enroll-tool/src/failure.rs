@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use serde_json::json;
 use strongroom::Error;
 
+use crate::output::say;
+
 /// Why a command did not do all that it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -42,7 +44,7 @@ impl Failure {
         let reported = matches!(self, Self::Reported(_) | Self::Partial { .. });
         if json && !reported {
             let report = json!({ "error": self.to_string(), "exit": code });
-            println!("{report:#}");
+            say!("{report:#}");
         }
         eprintln!("strongroom: {self}");
         ExitCode::from(code)

@@ -1,23 +1,47 @@
 //! What people see: tables, progress bars, and questions.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use serde_json::{Value, json};
+use strongroom::Damaged;
 
 use crate::failure::Failure;
+
+/// Prints a line on standard output. What nobody reads any more is no reason to fail: the work that
+/// is reported has been done.
+pub(crate) fn line(text: &str) {
+    if let Err(error) = writeln!(io::stdout(), "{text}") {
+        log::info!("standard output: {error}");
+    }
+}
+
+/// `println!` that does not panic where standard output is closed or full.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::output::line(&format!($($text)*)) };
+}
+pub(crate) use say;
 
 /// Prints a value as JSON, or what `people` prints.
 pub(crate) fn show(json: bool, value: &impl Serialize, people: impl FnOnce()) {
     if json {
         match serde_json::to_string_pretty(value) {
-            Ok(text) => println!("{text}"),
+            Ok(text) => say!("{text}"),
             Err(error) => log::error!("the report cannot be written as JSON: {error}"),
         }
     } else {
         people();
     }
+}
+
+/// Damaged files, for a report in JSON.
+pub(crate) fn damaged(files: &[Damaged]) -> Vec<Value> {
+    files
+        .iter()
+        .map(|bad| json!({ "file": bad.file, "reason": bad.reason }))
+        .collect()
 }
 
 /// A table without lines, for people and for `cut` alike.
@@ -29,7 +53,7 @@ pub(crate) fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Ite
         column.set_padding((0, 2));
     }
     for line in table.to_string().lines() {
-        println!("{}", line.trim_end());
+        self::line(line.trim_end());
     }
 }
 

@@ -1,8 +1,9 @@
 //! A backup: the whole vault in one file, ciphertext only, with a MAC over all of it, so that an
 //! object that someone left out is missed.
 
-use std::fs::File;
-use std::io::Read;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -10,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::encoding::Base64;
 use crate::envelope::{Purpose, VaultKey};
 use crate::error::{Error, Result};
-use crate::manifest::Manifest;
-use crate::object::ObjectFile;
+use crate::manifest::{self, Manifest};
+use crate::object::{OBJECT_FORMAT, ObjectFile};
 use crate::recovery::RecoveryKit;
 use crate::store;
 
@@ -43,6 +44,30 @@ impl Backup {
         backup
     }
 
+    /// The backup of this very vault that is in `file` already, if there is any file.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a file that is anything else: to write over it would destroy it.
+    pub(crate) fn existing(file: &Path, vault_id: &str, key: &VaultKey) -> Result<Option<Self>> {
+        if fs::symlink_metadata(file).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            return Ok(None);
+        }
+        Self::parse(file)
+            .and_then(|backup| {
+                backup.authenticate(file, key)?;
+                Ok(backup)
+            })
+            .ok()
+            .filter(|backup| backup.manifest.id == vault_id)
+            .map(Some)
+            .ok_or_else(|| {
+                Error::input(
+                    format!("backup {}", file.display()),
+                    "it exists and is no backup of this vault; name another file",
+                )
+            })
+    }
+
     /// Writes the file, reads it back and compares.
     pub(crate) fn write(&self, file: &Path, key: &VaultKey) -> Result<()> {
         store::write(file, &store::to_json(self))?;
@@ -67,13 +92,45 @@ impl Backup {
     }
 
     fn parse(file: &Path) -> Result<Self> {
-        let mut bytes = Vec::new();
-        File::open(file)
-            .and_then(|open| open.take(MAX_LEN).read_to_end(&mut bytes))
-            .map_err(|error| {
-                Error::input(format!("backup {}", file.display()), error.to_string())
-            })?;
-        store::parse_json(&bytes, file, FORMAT)
+        let bytes = store::read_up_to(file, MAX_LEN).map_err(|error| match error {
+            Error::Io { source, .. } => {
+                Error::input(format!("backup {}", file.display()), source.to_string())
+            }
+            other => other,
+        })?;
+        let backup: Self = store::parse_json_at(
+            &bytes,
+            file,
+            &[
+                ("/format", FORMAT),
+                ("/manifest/format", manifest::FORMAT),
+                ("/objects/*/metadata/format", OBJECT_FORMAT),
+            ],
+        )?;
+        backup.check().map_err(|reason| Error::VaultDamaged {
+            file: file.to_owned(),
+            reason,
+        })?;
+        Ok(backup)
+    }
+
+    /// Every object has a place in the vault, and one only.
+    fn check(&self) -> Result<(), String> {
+        let mut ids = BTreeSet::new();
+        for object in &self.objects {
+            let metadata = &object.metadata;
+            metadata.check()?;
+            if !self.manifest.tokens.contains_key(&metadata.token) {
+                return Err(format!(
+                    "object {} is of token {}, which the vault lacks",
+                    metadata.id, metadata.token
+                ));
+            }
+            if !ids.insert(metadata.id) {
+                return Err(format!("object {} is there twice", metadata.id));
+            }
+        }
+        Ok(())
     }
 
     fn authenticate(&self, file: &Path, key: &VaultKey) -> Result<()> {

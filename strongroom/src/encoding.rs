@@ -1,9 +1,13 @@
 //! How bytes and structures are written down: base64 in JSON, and the one canonical encoding that
 //! MACs and key derivations are computed over.
 
+use std::fmt;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
 
 /// Bytes that are standard base64 with padding (RFC 4648, section 4) in JSON. Never secret ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,6 +47,57 @@ pub(crate) fn canonical_without_mac(value: &impl Serialize) -> Vec<u8> {
         members.remove("mac");
     }
     canonical(&value)
+}
+
+/// A JSON value in which no object has one key twice. serde_json's own keeps the last of them, so
+/// that two programs could read one file differently.
+pub(crate) struct Strict(pub(crate) Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StrictVisitor).map(Self)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON of strings, booleans, integers, arrays and objects")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Strict(value)) = array.next_element()? {
+            values.push(value);
+        }
+        Ok(values.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Value, A::Error> {
+        let mut members = Map::new();
+        while let Some((key, Strict(value))) = object.next_entry::<String, _>()? {
+            if members.contains_key(&key) {
+                return Err(serde::de::Error::custom(format!("{key:?} is there twice")));
+            }
+            members.insert(key, value);
+        }
+        Ok(members.into())
+    }
 }
 
 /// 64-bit ZFS GUIDs as decimal text.

@@ -32,12 +32,32 @@ pub enum Error {
     },
 
     /// The TPM refuses for the time being.
-    #[error("the TPM is {state} and refuses {operation}; wait and try again")]
+    #[error("the TPM is {state} and refuses {operation}; {remedy}")]
     TpmUnavailable {
         /// What was asked of it.
         operation: &'static str,
         /// "in lockout", "busy", "out of memory".
         state: &'static str,
+        /// What to do: to wait helps against some of them only.
+        remedy: &'static str,
+    },
+
+    /// The connection to the TPM broke.
+    #[error("the connection to the TPM was lost at {operation}: {reason}; try again")]
+    TpmLost {
+        /// What was asked of it.
+        operation: &'static str,
+        /// What the transport said.
+        reason: String,
+    },
+
+    /// The TPM does not take a blob for one of its own.
+    #[error("the TPM does not accept what {operation} was given: {reason}")]
+    NotLoadable {
+        /// The TPM command, and on what.
+        operation: &'static str,
+        /// The TPM's response code in words and number.
+        reason: String,
     },
 
     /// The TPM answered something else than success.
@@ -64,7 +84,9 @@ pub enum Error {
 
     /// The key at the root key's handle is not the vault's root key.
     #[error(
-        "the root key at handle {handle:#010x} is not the vault's: {reason}; nothing was sent to it"
+        "the root key at handle {handle:#010x} is not the vault's: {reason}; nothing was sent to it. \
+         Remove it with `tpm2_evictcontrol -C o -c {handle:#010x}`, and Strongroom makes its own again; \
+         if the mainboard or its TPM was replaced, run `strongroom recover --recovery FILE`"
     )]
     RootKey {
         /// Persistent handle.
@@ -80,11 +102,31 @@ pub enum Error {
     VaultMissing(PathBuf),
 
     /// There is something at this place already.
-    #[error("{0} already holds a vault; choose another folder with STRONGROOM_DIR")]
-    VaultExists(PathBuf),
+    #[error(
+        "{0} already holds {1}; a new vault needs a new or empty folder, named with STRONGROOM_DIR"
+    )]
+    VaultExists(PathBuf, &'static str),
+
+    /// Another process is writing to the vault.
+    #[error("another process is writing to the vault in {0}; wait for it and try again")]
+    VaultBusy(PathBuf),
+
+    /// The list of allowed boots is lost, or is not the one that the TPM holds.
+    #[error(
+        "{file} is not the list of allowed boots that the TPM holds ({reason}); \
+         `strongroom rebind --recovery FILE --yes` writes both anew"
+    )]
+    PolicyFile {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
 
     /// A file of the vault cannot be what it should be.
-    #[error("{file} is damaged: {reason}; restore it from a backup with `strongroom recover`")]
+    #[error(
+        "{file} is damaged: {reason}; restore it with `strongroom recover --recovery FILE --backup FILE`"
+    )]
     VaultDamaged {
         /// The file.
         file: PathBuf,
@@ -95,7 +137,7 @@ pub enum Error {
     /// A file of the vault was changed by someone who does not hold the vault key.
     #[error(
         "{file} was changed by something other than Strongroom ({reason}); nothing was sealed or given out. \
-         Restore it from a backup with `strongroom recover`, and find out who wrote it"
+         Restore it with `strongroom recover --recovery FILE --backup FILE`, and find out who wrote it"
     )]
     VaultForged {
         /// The file.
@@ -119,7 +161,7 @@ pub enum Error {
 
     /// One object's file is not what it must be; all others are unaffected.
     #[error(
-        "object {file} is unusable: {reason}; restore it from a backup with `strongroom recover`, or seal it again"
+        "object {file} is unusable: {reason}; restore it with `strongroom recover --recovery FILE --backup FILE`, or seal it again"
     )]
     ObjectDamaged {
         /// The object's file.
@@ -210,12 +252,16 @@ impl Error {
             Self::PolicyRefused(_) => ErrorKind::Policy,
             Self::TpmMissing { .. }
             | Self::TpmUnavailable { .. }
+            | Self::TpmLost { .. }
+            | Self::NotLoadable { .. }
             | Self::Tpm { .. }
             | Self::TpmTooOld(_)
             | Self::ForeignTpm(_)
             | Self::RootKey { .. } => ErrorKind::Tpm,
             Self::VaultMissing(_)
-            | Self::VaultExists(_)
+            | Self::VaultExists(..)
+            | Self::VaultBusy(_)
+            | Self::PolicyFile { .. }
             | Self::VaultDamaged { .. }
             | Self::VaultForged { .. }
             | Self::VaultNewer { .. }

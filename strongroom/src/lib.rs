@@ -26,7 +26,7 @@ use std::path::PathBuf;
 
 pub use error::{Error, ErrorKind, Result};
 pub use secret::Secret;
-pub use store::Damaged;
+pub use store::{Damaged, WriteLock};
 pub use tpm::Tcti;
 pub use vault::{Unlocked, Vault};
 

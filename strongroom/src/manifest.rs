@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::encoding::Base64;
 use crate::envelope::{Purpose, VaultKey};
 use crate::error::{Error, Result};
 use crate::object::TokenName;
+use crate::policy::PcrSelection;
 use crate::recovery::{RecoveryKit, RecoveryRecipient};
 use crate::store;
 use crate::tpm::index::{Index, IndexHandle};
@@ -17,7 +19,7 @@ use crate::tpm::root_key::RootKeyRecord;
 use crate::tpm::writer::Writers;
 
 /// The newest format that this library reads, and the one that it writes.
-const FORMAT: u64 = 1;
+pub(crate) const FORMAT: u64 = 1;
 
 /// The manifest. Parsed, but not to be believed before [`Manifest::authenticate`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +30,8 @@ pub(crate) struct Manifest {
     pub(crate) id: String,
     /// Whom the recovery slot of every object is encrypted to.
     pub(crate) recovery_recipient: RecoveryRecipient,
+    /// The PCRs that the owner chose: what is bound to where the list of allowed boots is lost.
+    pub(crate) pcrs: PcrSelection,
     pub(crate) root_key: RootKeyRecord,
     /// N's handle; its Name follows from the writers.
     pub(crate) index: IndexHandle,
@@ -58,6 +62,7 @@ pub(crate) struct TokenRecord {
 
 /// What is made anew when a vault comes to a TPM; all else stays for a vault's life.
 pub(crate) struct OnTpm {
+    pub(crate) pcrs: PcrSelection,
     pub(crate) root_key: RootKeyRecord,
     pub(crate) index: IndexHandle,
     pub(crate) writers: Writers,
@@ -79,6 +84,7 @@ impl Manifest {
             format: FORMAT,
             id,
             recovery_recipient: recipient,
+            pcrs: on_tpm.pcrs,
             root_key: on_tpm.root_key,
             index: on_tpm.index,
             writers: on_tpm.writers,
@@ -94,8 +100,24 @@ impl Manifest {
         manifest
     }
 
+    /// The same, bound to other PCRs.
+    pub(crate) fn with_pcrs(mut self, pcrs: PcrSelection, key: &VaultKey) -> Self {
+        self.pcrs = pcrs;
+        self.mac = key.mac(Purpose::Manifest, &self);
+        self
+    }
+
     pub(crate) fn parse(bytes: &[u8], file: &Path) -> Result<Self> {
-        store::parse_json(bytes, file, FORMAT)
+        let manifest: Self = store::parse_json(bytes, file, FORMAT)?;
+        let id = Uuid::parse_str(&manifest.id).map(|id| id.to_string());
+        if id.is_ok_and(|id| id == manifest.id) {
+            Ok(manifest)
+        } else {
+            Err(Error::VaultDamaged {
+                file: file.to_owned(),
+                reason: "its id is not a UUID in lower case".to_owned(),
+            })
+        }
     }
 
     /// Refuses a manifest that was not written by a holder of K_vault.
@@ -119,7 +141,20 @@ impl Manifest {
                 kit.vault_id, self.id
             )));
         }
-        let key = VaultKey::new(kit.identity.decrypt(&self.vault_key.recovery)?)
+        let opened = kit
+            .identity
+            .decrypt(&self.vault_key.recovery)
+            .map_err(|error| {
+                if kit.identity.recipient() == self.recovery_recipient {
+                    Error::VaultDamaged {
+                        file: file.to_owned(),
+                        reason: "the recovery slot of its vault key does not open".to_owned(),
+                    }
+                } else {
+                    error
+                }
+            })?;
+        let key = VaultKey::new(opened)
             .filter(|key| key.fingerprint() == kit.fingerprint)
             .ok_or_else(|| Error::VaultForged {
                 file: file.to_owned(),

@@ -257,8 +257,6 @@ pub struct NewObject {
     pub pool_guid: Option<u64>,
     /// The ZFS dataset's GUID, where the key is bound to one.
     pub dataset_guid: Option<u64>,
-    /// 1, or one more than that of the object of the same [`ORIGIN`] that this one supersedes.
-    pub generation: u64,
 }
 
 impl NewObject {
@@ -271,7 +269,6 @@ impl NewObject {
             attributes: BTreeMap::new(),
             pool_guid: None,
             dataset_guid: None,
-            generation: 1,
         }
     }
 
@@ -315,12 +312,35 @@ pub struct Metadata {
         with = "crate::encoding::guid"
     )]
     pub dataset_guid: Option<u64>,
-    /// Counts the versions of what has one [`ORIGIN`], from 1. The older ones stay until someone
-    /// removes them: a key that turned out to be needed after all is worth more than order.
+    /// Counts, from 1, the objects of one token, kind, label and [`ORIGIN`]: the newest is meant
+    /// when the label is named. The older ones stay until someone removes them: a key that turns
+    /// out to be needed after all is worth more than order.
     pub generation: u64,
 }
 
+/// The largest generation: JSON's integers are exact up to here (RFC 8785, section 3.2.2.3).
+const MAX_GENERATION: u64 = (1 << 53) - 1;
+
 impl Metadata {
+    /// What the types do not say.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let fits = |key: &String| {
+            (1..=64).contains(&key.len())
+                && key
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
+        };
+        if let Some(key) = self.attributes.keys().find(|key| !fits(key)) {
+            return Err(format!(
+                "attribute {key:?} must be 1 to 64 characters of a-z, 0-9, - and ."
+            ));
+        }
+        if !(1..=MAX_GENERATION).contains(&self.generation) {
+            return Err(format!("generation {} is out of range", self.generation));
+        }
+        Ok(())
+    }
+
     /// Where the object came from, as its attribute [`ORIGIN`] says.
     pub fn origin(&self) -> Option<&str> {
         self.attributes.get(ORIGIN).map(String::as_str)
@@ -328,10 +348,12 @@ impl Metadata {
 
     /// Whether `self` is a newer version of what `other` is.
     pub fn supersedes(&self, other: &Self) -> bool {
-        self.origin().is_some()
-            && (&self.token, self.kind, &self.label, self.origin())
-                == (&other.token, other.kind, &other.label, other.origin())
-            && self.generation > other.generation
+        self.version_of() == other.version_of() && self.generation > other.generation
+    }
+
+    /// What versions of one thing have in common.
+    pub(crate) fn version_of(&self) -> (&TokenName, Kind, &Label, Option<&str>) {
+        (&self.token, self.kind, &self.label, self.origin())
     }
 }
 
@@ -361,7 +383,12 @@ pub(crate) struct Payload {
 
 /// A way to the DEK.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "type")]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case",
+    tag = "type"
+)]
 pub(crate) enum Slot {
     /// A TPM sealed data object, as a TSS2 key file (TSSPrivKey, DER).
     Tpm {

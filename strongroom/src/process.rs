@@ -5,6 +5,7 @@
     reason = "std's set_var is unsafe, and libtss2 is told by the environment alone to be quiet"
 )]
 
+use std::fs::File;
 use std::io;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
@@ -33,6 +34,18 @@ pub fn harden() {
         // read the environment meanwhile.
         unsafe { std::env::set_var("TSS2_LOG", "all+NONE") };
     }
+}
+
+/// Reads a secret from standard input to its end, straight from the descriptor: std's buffer would
+/// keep a copy.
+///
+/// # Errors
+/// What the system answers, and `InvalidData` if there are more than `limit` bytes.
+pub fn take_in(limit: usize) -> io::Result<Secret> {
+    Secret::read_from(
+        File::from(rustix::stdio::stdin().try_clone_to_owned()?),
+        limit,
+    )
 }
 
 /// Writes a secret to standard output, straight to the descriptor: std's buffer would keep a copy.

@@ -7,6 +7,8 @@ use crate::manifest::{OnTpm, TokenRecord};
 use crate::object::TokenName;
 use crate::policy::{Branches, PcrSelection, PcrValues};
 use crate::tpm::Tpm;
+use crate::tpm::index::Index;
+use crate::tpm::key_file::PARENT_UNNAMED;
 use crate::tpm::root_key::{RootKey, RootKeyRecord};
 use crate::tpm::session::{Gate, Session};
 use crate::tpm::storage::StorageKey;
@@ -54,13 +56,27 @@ impl Machine {
         })
     }
 
-    /// Makes the storage keys and seals K_vault under the first.
+    /// Makes the storage keys and seals K_vault under the first. If it cannot, N is removed again.
     pub(crate) fn complete(
         self,
         tpm: &mut Tpm,
         key: &VaultKey,
         tokens: impl IntoIterator<Item = TokenName>,
-    ) -> Result<OnTpm> {
+    ) -> Result<(OnTpm, Gate)> {
+        let index = self.gate.index;
+        self.make_keys(tpm, key, tokens).inspect_err(|_| {
+            if let Err(left) = index.undefine(tpm) {
+                log::warn!("an NV index of what could not be finished stays behind: {left}");
+            }
+        })
+    }
+
+    fn make_keys(
+        self,
+        tpm: &mut Tpm,
+        key: &VaultKey,
+        tokens: impl IntoIterator<Item = TokenName>,
+    ) -> Result<(OnTpm, Gate)> {
         let index = self.gate.index.index;
         let storage_key = StorageKey::create(tpm, self.root, self.gate.session, &index)?;
         let loaded = StorageKey::load(tpm, self.root, &storage_key)?;
@@ -70,18 +86,27 @@ impl Machine {
             .into_iter()
             .map(|token| {
                 let key = StorageKey::create(tpm, self.root, self.gate.session, &index)?;
-                let storage_key = key.to_der()?;
+                let storage_key = key.to_der(self.root.persistent)?;
                 Ok((token, TokenRecord { storage_key }))
             })
             .collect::<Result<_>>()?;
-        Ok(OnTpm {
+        let on_tpm = OnTpm {
+            pcrs: self.gate.branches.all_pcrs(),
             root_key: self.root_key,
             index: index.handle,
             writers: self.writers,
-            storage_key: storage_key.to_der()?,
-            sealed_vault_key: sealed?.to_der()?,
+            storage_key: storage_key.to_der(self.root.persistent)?,
+            sealed_vault_key: sealed?.to_der(PARENT_UNNAMED)?,
             tokens,
-        })
+        };
+        Ok((on_tpm, self.gate))
+    }
+}
+
+/// Removes an index that a vault will not use after all, as far as that can be done.
+pub(crate) fn remove_index(tpm: &mut Tpm, index: Index) {
+    if let Err(left) = index.open(tpm).and_then(|index| index.undefine(tpm)) {
+        log::warn!("an NV index of what could not be finished stays behind: {left}");
     }
 }
 

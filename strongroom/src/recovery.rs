@@ -2,7 +2,9 @@
 //! are encrypted to it. Only its public half, the recipient, is on the box.
 
 use std::fmt;
-use std::io::Read;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -13,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::encoding::Base64;
 use crate::error::{Error, Result};
 use crate::secret::Secret;
+use crate::{process, store};
 
 /// The public half: whom recovery slots are encrypted to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,21 +100,57 @@ impl RecoveryKit {
     /// [`Error::Input`] if it cannot be read or is no recovery kit.
     pub fn read(path: &Path) -> Result<Self> {
         let what = || format!("recovery kit {}", path.display());
-        let source: Box<dyn Read> = if path == Path::new("-") {
-            Box::new(std::io::stdin())
+        let text = if path == Path::new("-") {
+            process::take_in(Self::MAX_LEN)
         } else {
-            let file = std::fs::File::open(path)
-                .map_err(|error| Error::input(what(), error.to_string()))?;
-            Box::new(file)
+            File::open(path).and_then(|file| Secret::read_from(file, Self::MAX_LEN))
         };
-        let text = Secret::read_from(source, Self::MAX_LEN)
-            .map_err(|error| Error::input(what(), error.to_string()))?;
+        let text = text.map_err(|error| Error::input(what(), error.to_string()))?;
         Self::parse(&text).map_err(|reason| {
             Error::input(
                 what(),
                 format!("{reason}; it must be what `strongroom init` gave out"),
             )
         })
+    }
+
+    /// Writes the kit into a new file of mode 0600, and reads it back: it is the only copy.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if there is a file already, or it cannot be written; what was begun is
+    /// removed.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let refuse = |reason: String| {
+            Error::input(
+                format!("recovery kit {}", path.display()),
+                format!("{reason}; name a new file in a folder that can be written"),
+            )
+        };
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| refuse(error.to_string()))?;
+        let text = self.to_text();
+        let written = file
+            .write_all(text.expose())
+            .and_then(|()| file.sync_all())
+            .map_err(|error| refuse(error.to_string()))
+            .and_then(|()| {
+                let folder = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+                store::sync_dir(folder.unwrap_or(Path::new(".")))
+            })
+            .and_then(|()| match Self::read(path)?.to_text() {
+                again if again.same_as(text.expose()) => Ok(()),
+                _ => Err(refuse(
+                    "what was read back is not what was written".to_owned(),
+                )),
+            });
+        if written.is_err() {
+            let _ = std::fs::remove_file(path);
+        }
+        written
     }
 
     /// The kit as text, to be printed or kept in a file.

@@ -7,20 +7,33 @@
 //! ```
 //!
 //! A file is written beside its place, synced, renamed, and its folder synced: readers need no
-//! lock, and a crash leaves the old file or the new one.
+//! lock, and a crash leaves the old file or the new one. Writers take turns (`VAULT/.lock`).
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
+use crate::encoding::Strict;
 use crate::error::{Error, Result};
 use crate::object::{MAX_PAYLOAD, Metadata, OBJECT_FORMAT, ObjectFile, ObjectId, TokenName};
 
 /// The largest file that is read: a 1 MiB payload in base64, and slots.
 const MAX_FILE: u64 = 2 * MAX_PAYLOAD as u64;
+
+/// How long a writer waits for another one.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The right to write to a vault, which one process at a time has. Readers need none.
+pub struct WriteLock {
+    _file: File,
+}
 
 /// A vault's folder.
 #[derive(Clone, Debug)]
@@ -60,6 +73,54 @@ impl Store {
         self.dir.join("objects").join(token.as_str())
     }
 
+    /// Waits for the right to write. What a writer that was killed left half-written is removed.
+    ///
+    /// # Errors
+    /// [`Error::VaultBusy`] if another process keeps it.
+    pub(crate) fn lock(&self, tokens: impl IntoIterator<Item = TokenName>) -> Result<WriteLock> {
+        let file = self.dir.join(".lock");
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = rustix::fs::open(&file, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| Error::io("open", &file)(error.into()))?;
+        let start = Instant::now();
+        while let Err(error) = flock(&open, FlockOperation::NonBlockingLockExclusive) {
+            if error != rustix::io::Errno::WOULDBLOCK {
+                return Err(Error::io("lock", &file)(error.into()));
+            }
+            if start.elapsed() > PATIENCE {
+                return Err(Error::VaultBusy(self.dir.clone()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let dirs = tokens.into_iter().map(|token| self.token_dir(&token));
+        for dir in dirs.chain([self.dir.clone()]) {
+            remove_temporary_files(&dir);
+        }
+        Ok(WriteLock { _file: open.into() })
+    }
+
+    /// What a folder that is to hold a new vault has in it already.
+    ///
+    /// # Errors
+    /// [`Error::VaultExists`]: the remains of a vault are worth more than a new one.
+    pub(crate) fn check_unused(&self) -> Result<()> {
+        if self.manifest_file().exists() {
+            return Err(Error::VaultExists(self.dir.clone(), "a vault"));
+        }
+        let remains = fs::read_dir(&self.dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|entry| entry.file_name() != ".lock");
+        if remains {
+            return Err(Error::VaultExists(
+                self.dir.clone(),
+                "something, perhaps a vault that lost its vault.json",
+            ));
+        }
+        Ok(())
+    }
+
     /// Makes the folder and one for each token, readable by their owner alone.
     pub(crate) fn create_folders(&self, tokens: impl IntoIterator<Item = TokenName>) -> Result<()> {
         for token in tokens {
@@ -96,13 +157,17 @@ impl Store {
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::NoSuchObject(id.to_string()));
             }
+            // One file that the disk does not give, or that is none, is one object's misfortune.
+            Err(Error::Io { source, .. }) => return Err(damaged(source.to_string())),
+            Err(Error::VaultDamaged { reason, .. }) => return Err(damaged(reason)),
             other => other?,
         };
         let object: ObjectFile =
-            match parse_json_at(&bytes, &file, OBJECT_FORMAT, "/metadata/format") {
+            match parse_json_at(&bytes, &file, &[("/metadata/format", OBJECT_FORMAT)]) {
                 Err(Error::VaultDamaged { reason, .. }) => return Err(damaged(reason)),
                 other => other?,
             };
+        object.metadata.check().map_err(damaged)?;
         if object.metadata.id != id || object.metadata.token != *token {
             return Err(damaged(format!(
                 "it holds object {} of token {}: two files were exchanged",
@@ -160,7 +225,7 @@ impl Store {
 }
 
 /// JSON for people and programs: indented, with a newline at its end.
-pub(crate) fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
+pub(crate) fn to_json(value: &impl Serialize) -> Vec<u8> {
     let mut bytes =
         serde_json::to_vec_pretty(value).expect("our types have string keys and no failing parts");
     bytes.push(b'\n');
@@ -168,52 +233,112 @@ pub(crate) fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
 }
 
 /// Parses a file whose `format` is at its top.
-pub(crate) fn parse_json<T: DeserializeOwned>(bytes: &[u8], file: &Path, known: u64) -> Result<T> {
-    parse_json_at(bytes, file, known, "/format")
+pub(crate) fn parse_json<T>(bytes: &[u8], file: &Path, known: u64) -> Result<T>
+where
+    T: Serialize + DeserializeOwned,
+{
+    parse_json_at(bytes, file, &[("/format", known)])
 }
 
-/// Parses a file after a look at its format version, so that a newer file is called newer and
-/// not damaged.
-fn parse_json_at<T: DeserializeOwned>(
-    bytes: &[u8],
-    file: &Path,
-    known: u64,
-    format: &str,
-) -> Result<T> {
+/// Parses a file after a look at its format versions, so that a newer file is called newer and
+/// not damaged. Each version is a JSON pointer (RFC 6901) and the newest that is known there; `/*`
+/// in it goes through each element of an array.
+///
+/// What is read must be what would be written: two programs cannot read one file differently.
+pub(crate) fn parse_json_at<T>(bytes: &[u8], file: &Path, versions: &[(&str, u64)]) -> Result<T>
+where
+    T: Serialize + DeserializeOwned,
+{
     let damaged = |reason: String| Error::VaultDamaged {
         file: file.to_owned(),
         reason,
     };
-    let value: serde_json::Value =
+    let Strict(value) =
         serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
-    let found = value
-        .pointer(format)
-        .and_then(serde_json::Value::as_u64)
-        .ok_or_else(|| damaged("it says no format version".to_owned()))?;
-    if found > known {
-        return Err(Error::VaultNewer {
-            file: file.to_owned(),
-            found,
-            known,
-        });
+    for (pointer, known) in versions {
+        for version in at(&value, pointer) {
+            let found = version
+                .and_then(Value::as_u64)
+                .filter(|version| *version > 0)
+                .ok_or_else(|| damaged("it says no format version".to_owned()))?;
+            if found > *known {
+                return Err(Error::VaultNewer {
+                    file: file.to_owned(),
+                    found,
+                    known: *known,
+                });
+            }
+        }
     }
-    // From the bytes and not from the value, which has already forgotten doubled keys.
-    serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))
+    let parsed: T = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+    if serde_json::to_value(&parsed).is_ok_and(|again| again == value) {
+        Ok(parsed)
+    } else {
+        Err(damaged(
+            "it is not written as Strongroom writes it".to_owned(),
+        ))
+    }
+}
+
+/// The values at a pointer, one for each element where it goes through an array by `*`.
+fn at<'a>(value: &'a Value, pointer: &str) -> Vec<Option<&'a Value>> {
+    match pointer.split_once("/*") {
+        None => vec![value.pointer(pointer)],
+        Some((array, rest)) => value
+            .pointer(array)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .map(|element| element.pointer(rest))
+            .collect(),
+    }
 }
 
 /// Reads a whole file of a sane size.
 pub(crate) fn read(file: &Path) -> Result<Vec<u8>> {
+    read_up_to(file, MAX_FILE)
+}
+
+/// Reads a whole file of up to `limit` bytes. A pipe or a device in a file's place is refused
+/// rather than waited for.
+pub(crate) fn read_up_to(file: &Path, limit: u64) -> Result<Vec<u8>> {
+    let damaged = |reason: String| Error::VaultDamaged {
+        file: file.to_owned(),
+        reason,
+    };
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let open: File = rustix::fs::open(file, flags, Mode::empty())
+        .map_err(|error| Error::io("read", file)(error.into()))?
+        .into();
+    let is_file = open.metadata().map_err(Error::io("read", file))?.is_file();
+    if !is_file {
+        return Err(damaged("it is not a file".to_owned()));
+    }
     let mut bytes = Vec::new();
-    File::open(file)
-        .and_then(|open| open.take(MAX_FILE + 1).read_to_end(&mut bytes))
+    open.take(limit + 1)
+        .read_to_end(&mut bytes)
         .map_err(Error::io("read", file))?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(Error::VaultDamaged {
-            file: file.to_owned(),
-            reason: format!("it is longer than {MAX_FILE} bytes"),
-        });
+    if bytes.len() as u64 > limit {
+        return Err(damaged(format!("it is longer than {limit} bytes")));
     }
     Ok(bytes)
+}
+
+/// Removes what [`write`] was killed over. Only the holder of the lock may.
+fn remove_temporary_files(dir: &Path) {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let is_ours = name
+            .to_str()
+            .and_then(|name| name.strip_prefix('.'))
+            .and_then(|name| name.rsplit_once(".json."))
+            .is_some_and(|(_, id)| id.parse::<ObjectId>().is_ok());
+        if is_ours {
+            // If it cannot be removed, it is still nobody's file.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Writes a file so that it is there wholly or not at all, and stays after a power cut.
@@ -245,7 +370,7 @@ pub(crate) fn write(file: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Makes what happened to the entries of a folder durable.
-fn sync_dir(dir: &Path) -> Result<()> {
+pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir)
         .and_then(|open| open.sync_all())
         .map_err(Error::io("sync the folder", dir))

@@ -3,54 +3,54 @@
 use std::path::Path;
 
 use serde_json::json;
-use strongroom::Unlocked;
 
 use super::Place;
+use crate::disk;
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, say};
 
 pub(super) fn run(place: &Place, file: &Path) -> Result<(), Failure> {
     let unlocked = place.unlock()?;
-    let total = unlocked.vault().list()?.objects.len();
-    let damaged = write(&unlocked, place, file)?;
+    warn_of_same_disk(place, file);
+    let written = unlocked.backup(file)?;
     let report = json!({
         "file": file,
-        "objects": total,
-        "damaged": damaged.iter().map(|bad| json!({
-            "file": bad.file, "reason": bad.reason,
-        })).collect::<Vec<_>>(),
+        "objects": written.objects.len(),
+        "kept": written.kept,
+        "damaged": output::damaged(&written.damaged),
     });
     output::show(place.json, &report, || {
-        println!("{total} objects copied to {}.", file.display());
-        for bad in &damaged {
-            println!("not copied: {}: {}", bad.file.display(), bad.reason);
+        say!(
+            "{} objects are in {}.",
+            written.objects.len(),
+            file.display()
+        );
+        if written.kept > 0 {
+            say!(
+                "{} of them were kept from the backup before, for the vault has lost them.",
+                written.kept
+            );
+        }
+        for bad in &written.damaged {
+            say!("damaged: {}: {}", bad.file.display(), bad.reason);
         }
     });
-    match damaged.len() {
+    match written.damaged.len() {
         0 => Ok(()),
-        failed => Err(Failure::Partial { failed, total }),
+        failed => Err(Failure::Partial {
+            failed,
+            total: failed + written.objects.len() - written.kept,
+        }),
     }
 }
 
-/// Writes the backup, and warns where it lies beside the vault.
-pub(super) fn write(
-    unlocked: &Unlocked,
-    place: &Place,
-    file: &Path,
-) -> strongroom::Result<Vec<strongroom::Damaged>> {
-    let damaged = unlocked.backup(file)?;
-    if same_file_system(&place.dir, file) {
+/// Warns where a backup would lie beside the vault.
+pub(super) fn warn_of_same_disk(place: &Place, file: &Path) {
+    if disk::same_file_system(&place.dir, file) {
         log::warn!(
-            "{} lies on the same file system as the vault: a dead disk would take both; \
-             copy it off this disk",
+            "{} is on the same file system as the vault: a dead disk would take both; copy it off \
+             this disk",
             file.display()
         );
     }
-    Ok(damaged)
-}
-
-fn same_file_system(dir: &Path, file: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
-    device(dir).is_some() && device(dir) == device(file)
 }

@@ -1,20 +1,18 @@
 //! `strongroom init`: a vault on this machine's TPM, and the recovery kit into the admin's hands.
 
-use std::fs::OpenOptions;
-use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::io::{self, IsTerminal};
 
 use serde_json::json;
 use strongroom::error::Error;
 use strongroom::object::TokenName;
+use strongroom::process;
 use strongroom::recovery::RecoveryKit;
 use strongroom::vault::{InitOptions, Vault};
 
 use super::Place;
 use crate::cli::Init;
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, say};
 
 /// How many of the identity's last characters the admin types to show that the kit is kept.
 const PROOF: usize = 6;
@@ -43,41 +41,41 @@ pub(super) fn run(place: &Place, args: &Init) -> Result<(), Failure> {
             TokenName::keys(),
         ],
     };
-    let mut written = None;
+    let mut kit_file = None;
+    let mut fingerprint = String::new();
     let made = Vault::init(&place.dir, &place.tcti()?, &options, |kit| {
+        fingerprint = hex::encode(kit.fingerprint);
         match &args.recovery_out {
             Some(file) => {
-                write_kit(file, kit)?;
-                written = Some(file.clone());
+                kit.write(file)?;
+                kit_file = Some(file);
                 Ok(())
             }
             None => show_kit(kit),
         }
     });
-    let vault = match made {
-        Ok(vault) => vault,
-        Err(error) => {
-            // A kit of a vault that there is not would only confuse.
-            if let Some(file) = written {
-                let _ = std::fs::remove_file(file);
-            }
-            return Err(error.into());
+    let vault = made.inspect_err(|_| {
+        // A kit of a vault that there is not would only confuse.
+        if let Some(file) = kit_file {
+            let _ = std::fs::remove_file(file);
         }
-    };
+    })?;
     let state = vault.boot_state(&place.tcti()?)?;
     let pcrs = state.present.selection().to_string();
     let report = json!({
         "vault": vault.id(),
+        "vault-key-sha256": fingerprint,
         "dir": place.dir,
         "pcrs": state.present,
         "tokens": vault.tokens(),
         "recovery-kit": args.recovery_out,
     });
     output::show(place.json, &report, || {
-        println!("Vault {} made in {}.", vault.id(), place.dir.display());
-        println!("It opens on this TPM while PCRs {pcrs} are as they are now.");
+        say!("Vault {} made in {}.", vault.id(), place.dir.display());
+        say!("Vault key SHA-256 {fingerprint}");
+        say!("It opens on this TPM while PCRs {pcrs} are as they are now.");
         if let Some(file) = &args.recovery_out {
-            println!(
+            say!(
                 "The recovery kit is in {}: move it off this machine. Whoever holds it can open \
                  the vault, and without it a dead mainboard takes the keys with it.",
                 file.display()
@@ -87,28 +85,9 @@ pub(super) fn run(place: &Place, args: &Init) -> Result<(), Failure> {
     Ok(())
 }
 
-fn write_kit(file: &Path, kit: &RecoveryKit) -> strongroom::Result<()> {
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)
-        .and_then(|mut open| {
-            open.write_all(kit.to_text().expose())?;
-            open.sync_all()
-        });
-    written.map_err(|error| {
-        Error::input(
-            format!("--recovery-out {}", file.display()),
-            format!("{error}; name a new file in a folder that can be written"),
-        )
-    })
-}
-
 fn show_kit(kit: &RecoveryKit) -> strongroom::Result<()> {
     let text = kit.to_text();
-    let shown = io::stdout().write_all(text.expose());
-    shown.map_err(|error| Error::input("standard output", error.to_string()))?;
+    process::hand_out(&text).map_err(|error| Error::input("standard output", error.to_string()))?;
     let bytes = text.expose().trim_ascii_end();
     let proof = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(PROOF)..]);
     output::confirm(

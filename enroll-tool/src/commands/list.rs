@@ -4,15 +4,13 @@ use serde_json::json;
 
 use super::Place;
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, say};
 
 pub(super) fn run(place: &Place) -> Result<(), Failure> {
     let listing = place.vault()?.list()?;
     let report = json!({
         "objects": listing.objects,
-        "damaged": listing.damaged.iter().map(|bad| json!({
-            "file": bad.file, "reason": bad.reason,
-        })).collect::<Vec<_>>(),
+        "damaged": output::damaged(&listing.damaged),
     });
     output::show(place.json, &report, || {
         output::table(
@@ -27,7 +25,7 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
             }),
         );
         for bad in &listing.damaged {
-            println!("damaged: {}: {}", bad.file.display(), bad.reason);
+            say!("damaged: {}: {}", bad.file.display(), bad.reason);
         }
     });
     match listing.damaged.len() {

@@ -1,13 +1,17 @@
 //! `strongroom migrate`: dataset keys and cloud credentials out of a TrueNAS database.
 
+use std::path::Path;
+
 use serde_json::json;
+use strongroom::error::Error;
 
 use super::{Place, backup};
 use crate::cli::{Class, Migrate};
+use crate::disk;
 use crate::failure::Failure;
 use crate::migration::plan::Plan;
-use crate::migration::run::{self, Moved};
-use crate::output;
+use crate::migration::run::{self, Outcome};
+use crate::output::{self, say};
 use crate::truenas::database::Database;
 use crate::truenas::pwenc::PwencSecret;
 
@@ -16,17 +20,20 @@ pub(super) fn run(place: &Place, args: &Migrate) -> Result<(), Failure> {
     let mut database = Database::open(&args.database)?;
     database.check_secret(&secret)?;
     let vault = place.vault()?;
-    let known = vault.list()?.objects;
-    let mut plan = Plan::read(&database, &secret, &args.only, &known)?;
     if args.dry_run {
+        let known = vault.list()?.objects;
+        let plan = Plan::read(&database, &secret, &args.only, &known)?;
         report(place, args, &plan, None);
         return Ok(());
     }
     let Some(backup_file) = &args.backup else {
         return Err(Failure::Usage("--backup FILE is needed".to_owned()));
     };
-    run::check_backup_place(backup_file)?;
+    check_backup_place(place, args, backup_file)?;
     database.check_writable()?;
+    let lock = vault.lock()?;
+    let known = vault.list()?.objects;
+    let mut plan = Plan::read(&database, &secret, &args.only, &known)?;
     if !args.yes {
         output::confirm(
             &format!(
@@ -37,32 +44,67 @@ pub(super) fn run(place: &Place, args: &Migrate) -> Result<(), Failure> {
             "yes",
         )?;
     }
-    let mut unlocked = vault.unlock(&place.tcti()?)?;
+    let mut unlocked = vault.unlock(&place.tcti()?)?.holding(lock);
+    unlocked.check_backup_file(backup_file)?;
     let bar = output::progress("sealing", plan.items.len());
-    let moved = run::seal(&mut plan, &mut unlocked, &known, || bar.inc(1));
+    let outcomes = run::seal(&mut plan, &mut unlocked, &known, || bar.inc(1));
     bar.finish_and_clear();
-    let mut moved = moved?;
-    let damaged = backup::write(&unlocked, place, backup_file)?;
-    run::check_backup(&damaged, &moved)?;
-    run::clear(&plan, &mut moved, database, &secret)?;
-    report(place, args, &plan, Some(&moved));
-    match moved.iter().filter(|item| item.changed).count() {
+    let mut outcomes = outcomes?;
+    run::check_backup(&unlocked.backup(backup_file)?, &outcomes)?;
+    run::clear(&plan, &mut outcomes, database, &secret)?;
+    report(place, args, &plan, Some(&outcomes));
+    let left = outcomes
+        .iter()
+        .filter(|outcome| !matches!(outcome, Outcome::Moved { .. }))
+        .count();
+    let unknown = plan.left.iter().filter(|left| left.unknown_object).count();
+    match left + unknown {
         0 => Ok(()),
         failed => Err(Failure::Partial {
             failed,
-            total: moved.len(),
+            total: outcomes.len() + plan.left.len(),
         }),
     }
 }
 
-fn report(place: &Place, args: &Migrate, plan: &Plan, moved: Option<&[Moved]>) {
-    let outcome = |item: usize| match moved.map(|moved| &moved[item]) {
-        None => "would be moved",
-        Some(moved) if moved.changed => "sealed; its row changed meanwhile and was left: run again",
-        Some(moved) if moved.before => "moved (sealed by an earlier run)",
-        Some(_) => "moved",
+/// Whether the backup can be written where it is meant to be, and is off the boot pool there.
+fn check_backup_place(place: &Place, args: &Migrate, file: &Path) -> Result<(), Failure> {
+    let refuse = |reason: String| {
+        let what = format!("--backup {}", file.display());
+        Failure::from(Error::input(what, reason))
     };
-    let id = |item: usize| moved.map(|moved| moved[item].id);
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    if !folder.is_dir() || file.is_dir() {
+        return Err(refuse(
+            "it must be a file in a folder that exists".to_owned(),
+        ));
+    }
+    match disk::same_pool(&place.dir, file) {
+        Some(pool) if !args.backup_on_same_pool => Err(refuse(format!(
+            "it is on the pool {pool}, as the vault is, and a dead pool would take both; name a \
+             file on another pool, or insist with --backup-on-same-pool"
+        ))),
+        _ => {
+            backup::warn_of_same_disk(place, file);
+            Ok(())
+        }
+    }
+}
+
+fn report(place: &Place, args: &Migrate, plan: &Plan, outcomes: Option<&[Outcome]>) {
+    let outcome = |item: usize| match outcomes.map(|outcomes| &outcomes[item]) {
+        None => "would be moved".to_owned(),
+        Some(Outcome::Moved { before: true, .. }) => "moved (sealed by an earlier run)".to_owned(),
+        Some(Outcome::Moved { .. }) => "moved".to_owned(),
+        Some(Outcome::Changed { .. }) => {
+            "sealed; its row changed meanwhile and was left: run again".to_owned()
+        }
+        Some(Outcome::Failed { reason }) => format!("left as it is: {reason}"),
+    };
+    let id = |item: usize| outcomes.and_then(|outcomes| outcomes[item].id());
     let items: Vec<_> = plan
         .items
         .iter()
@@ -90,7 +132,7 @@ fn report(place: &Place, args: &Migrate, plan: &Plan, moved: Option<&[Moved]>) {
                 class_name(item.class).to_owned(),
                 item.row.to_string(),
                 item.name.clone(),
-                outcome(place).to_owned(),
+                outcome(place),
             ]
         });
         let left_rows = plan.left.iter().map(|left| {
@@ -105,11 +147,15 @@ fn report(place: &Place, args: &Migrate, plan: &Plan, moved: Option<&[Moved]>) {
             ["CLASS", "ROW", "NAME", "OUTCOME"],
             moved_rows.chain(left_rows),
         );
-        let count = plan.items.len();
         if args.dry_run {
-            println!("Dry run: {count} secrets would be moved, and nothing was changed.");
+            let count = plan.items.len();
+            say!("Dry run: {count} secrets would be moved, and nothing was changed.");
         } else {
-            println!("{count} secrets were moved into the vault.");
+            let moved = outcomes.into_iter().flatten();
+            let count = moved
+                .filter(|outcome| matches!(outcome, Outcome::Moved { .. }))
+                .count();
+            say!("{count} secrets were moved into the vault.");
         }
     });
 }

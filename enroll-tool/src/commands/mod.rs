@@ -6,6 +6,7 @@ mod list;
 mod migrate;
 mod rebind;
 mod recover;
+mod remove;
 mod seal;
 mod status;
 mod unseal;
@@ -23,6 +24,7 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
         dir: vault_dir(cli.dir.clone()),
         tcti: cli.tcti.clone(),
         json: cli.json,
+        vault_key_sha256: cli.vault_key_sha256,
     };
     match &cli.command {
         Command::Init(args) => init::run(&place, args),
@@ -33,6 +35,7 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Migrate(args) => migrate::run(&place, args),
         Command::Rebind(args) => rebind::run(&place, args),
         Command::Backup { file } => backup::run(&place, file),
+        Command::Remove(args) => remove::run(&place, args),
         Command::Recover(args) => recover::run(&place, args),
     }
 }
@@ -42,6 +45,8 @@ struct Place {
     dir: PathBuf,
     tcti: Option<Tcti>,
     json: bool,
+    /// Which vault it must be.
+    vault_key_sha256: Option<[u8; 32]>,
 }
 
 impl Place {
@@ -53,7 +58,11 @@ impl Place {
     }
 
     fn vault(&self) -> strongroom::Result<Vault> {
-        Vault::open(&self.dir)
+        let vault = Vault::open(&self.dir)?;
+        Ok(match self.vault_key_sha256 {
+            Some(expected) => vault.expecting(expected),
+            None => vault,
+        })
     }
 
     fn unlock(&self) -> strongroom::Result<Unlocked> {

@@ -7,7 +7,7 @@ use strongroom::vault::Change;
 use super::Place;
 use crate::cli::Rebind;
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, say};
 
 pub(super) fn run(place: &Place, args: &Rebind) -> Result<(), Failure> {
     let change = if args.add.is_empty() {
@@ -38,7 +38,7 @@ pub(super) fn run(place: &Place, args: &Rebind) -> Result<(), Failure> {
         } else {
             "in force already, nothing was written"
         };
-        println!("{} allowed boot(s), {how}.", rebound.branches.count());
+        say!("{} allowed boot(s), {how}.", rebound.branches.count());
     });
     Ok(())
 }

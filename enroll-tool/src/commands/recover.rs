@@ -7,7 +7,7 @@ use strongroom::recovery::RecoveryKit;
 use super::Place;
 use crate::cli::Recover;
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, say};
 
 pub(super) fn run(place: &Place, args: &Recover) -> Result<(), Failure> {
     let kit = RecoveryKit::read(&args.recovery)?;
@@ -18,11 +18,11 @@ pub(super) fn run(place: &Place, args: &Recover) -> Result<(), Failure> {
             "yes",
         )?;
     }
-    let vault = match &args.backup {
+    let (vault, restored) = match &args.backup {
         Some(backup) => Vault::restore(&place.dir, backup, &kit)?,
-        None => place.vault()?,
+        None => (place.vault()?, 0),
     };
-    let bar = output::progress("sealing", 0);
+    let bar = output::progress("checking", 0);
     let recovered = vault.recover(&place.tcti()?, &kit, args.pcrs.as_ref(), |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
@@ -31,19 +31,28 @@ pub(super) fn run(place: &Place, args: &Recover) -> Result<(), Failure> {
     let recovered = recovered?;
     let report = json!({
         "vault": vault.id(),
+        "moved": recovered.moved,
         "objects": recovered.objects,
-        "damaged": recovered.damaged.iter().map(|bad| json!({
-            "file": bad.file, "reason": bad.reason,
-        })).collect::<Vec<_>>(),
+        "sealed": recovered.sealed,
+        "restored": restored,
+        "damaged": output::damaged(&recovered.damaged),
     });
     output::show(place.json, &report, || {
-        println!(
-            "Vault {}: {} objects are sealed to this TPM.",
-            vault.id(),
-            recovered.objects
+        if args.backup.is_some() {
+            say!("{restored} objects were put back from the backup.");
+        }
+        if recovered.moved {
+            say!("Vault {} is on this TPM now.", vault.id());
+        } else {
+            say!("Vault {} is on this TPM already.", vault.id());
+        }
+        say!(
+            "{} objects open, {} of them sealed anew.",
+            recovered.objects,
+            recovered.sealed
         );
         for bad in &recovered.damaged {
-            println!("not recovered: {}: {}", bad.file.display(), bad.reason);
+            say!("not recovered: {}: {}", bad.file.display(), bad.reason);
         }
     });
     match recovered.damaged.len() {

@@ -2,18 +2,18 @@
 //! command line, which everyone on the machine can read.
 
 use std::fs::File;
-use std::io;
 
 use serde_json::json;
 use strongroom::dataset_key::KeyFormat;
 use strongroom::error::Error;
 use strongroom::object::{KEYFORMAT, Kind, MAX_PAYLOAD, NewObject};
+use strongroom::process;
 use strongroom::{Result, Secret};
 
 use super::Place;
 use crate::cli::Seal;
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, say};
 
 pub(super) fn run(place: &Place, args: &Seal) -> Result<(), Failure> {
     let mut object = NewObject::new(args.token.clone(), args.label.clone(), args.kind);
@@ -47,7 +47,7 @@ pub(super) fn run(place: &Place, args: &Seal) -> Result<(), Failure> {
     }
     let id = place.unlock()?.seal(object, &secret)?;
     output::show(place.json, &json!({ "id": id }), || {
-        println!("sealed {} in {} as {id}", args.label, args.token);
+        say!("sealed {} in {} as {id}", args.label, args.token);
     });
     Ok(())
 }
@@ -57,7 +57,7 @@ fn read(args: &Seal) -> Result<Secret> {
         Some(file) => File::open(file)
             .and_then(|open| Secret::read_from(open, MAX_PAYLOAD))
             .map_err(|error| Error::input(file.display().to_string(), error.to_string())),
-        None => Secret::read_from(io::stdin(), MAX_PAYLOAD)
+        None => process::take_in(MAX_PAYLOAD)
             .map_err(|error| Error::input("standard input", error.to_string())),
     }
 }

@@ -7,7 +7,7 @@ use strongroom::error::Error;
 
 use super::Place;
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, say};
 
 pub(super) fn run(place: &Place) -> Result<(), Failure> {
     let vault = place.vault()?;
@@ -41,20 +41,18 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
             "branches": boot.as_ref().ok().map(|state| &state.branches),
         },
         "tokens": tokens,
-        "damaged": listing.damaged.iter().map(|bad| json!({
-            "file": bad.file, "reason": bad.reason,
-        })).collect::<Vec<_>>(),
+        "damaged": output::damaged(&listing.damaged),
     });
     output::show(place.json, &report, || {
-        println!("Vault    {} in {}", vault.id(), place.dir.display());
-        println!("Boot     {boot_words}");
+        say!("Vault    {} in {}", vault.id(), place.dir.display());
+        say!("Boot     {boot_words}");
         let counts: Vec<_> = tokens
             .iter()
             .map(|(token, count)| format!("{token} {count}"))
             .collect();
-        println!("Objects  {}", counts.join(", "));
+        say!("Objects  {}", counts.join(", "));
         for bad in &listing.damaged {
-            println!("Damaged  {}: {}", bad.file.display(), bad.reason);
+            say!("Damaged  {}: {}", bad.file.display(), bad.reason);
         }
     });
     match boot {

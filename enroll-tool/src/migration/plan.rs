@@ -49,6 +49,10 @@ pub(crate) struct Left {
     pub(crate) row: i64,
     pub(crate) name: String,
     pub(crate) reason: String,
+    /// Whether the row refers to an object that this vault does not hold: nothing is lost by this
+    /// run, but something is wrong.
+    #[serde(skip)]
+    pub(crate) unknown_object: bool,
 }
 
 impl Plan {
@@ -70,7 +74,7 @@ impl Plan {
         }
         if classes.contains(&Class::Credentials) {
             for row in database.credential_rows()? {
-                plan.take(credential(row, secret));
+                plan.take(credential(row, secret, known));
             }
         }
         Ok(plan)
@@ -103,12 +107,17 @@ fn dataset(row: DatasetRow, secret: &PwencSecret, known: &[Metadata]) -> Result<
         row: row.id,
         name: row.name.clone(),
         reason,
+        unknown_object: false,
     };
     let origin = origin("storage_encrypteddataset", row.id);
     let state = row.state(secret);
     let key = match state {
         DatasetState::Key(key) => key,
-        DatasetState::Null if known.iter().any(|object| object.origin() == Some(&origin)) => {
+        DatasetState::Null
+            if known.iter().any(|object| {
+                object.origin() == Some(&origin) && object.label.as_str() == row.name
+            }) =>
+        {
             return Err(left("is in the vault already".to_owned()));
         }
         other => {
@@ -135,12 +144,13 @@ fn dataset(row: DatasetRow, secret: &PwencSecret, known: &[Metadata]) -> Result<
     })
 }
 
-fn credential(row: CredentialRow, secret: &PwencSecret) -> Result<Item, Left> {
+fn credential(row: CredentialRow, secret: &PwencSecret, known: &[Metadata]) -> Result<Item, Left> {
     let left = |reason: String| Left {
         class: Class::Credentials,
         row: row.id,
         name: row.name.clone(),
         reason,
+        unknown_object: false,
     };
     let attributes = match row.state(secret) {
         CredentialState::Attributes(attributes) => attributes,
@@ -164,12 +174,20 @@ fn credential(row: CredentialRow, secret: &PwencSecret) -> Result<Item, Left> {
             );
         }
         if split.is_empty() {
-            let reason = if credentials::placeholders(&attributes).is_empty() {
-                "holds no secret of its own"
-            } else {
-                "is in the vault already"
-            };
-            return Err(left(reason.to_owned()));
+            let placeholders = credentials::placeholders(&attributes);
+            let unknown = placeholders
+                .iter()
+                .find(|(_, id)| !known.iter().any(|object| object.id == *id));
+            return Err(match (placeholders.is_empty(), unknown) {
+                (true, _) => left("holds no secret of its own".to_owned()),
+                (false, None) => left("is in the vault already".to_owned()),
+                (false, Some((field, id))) => Left {
+                    unknown_object: true,
+                    ..left(format!(
+                        "its field {field} is in object {id}, which this vault does not hold"
+                    ))
+                },
+            });
         }
         split.secret_fields()
     };

@@ -1,11 +1,12 @@
 //! Doing what the plan says, in the one order that loses nothing: seal, read back, unseal, compare
 //! (which [`Unlocked::seal`] does), copy off the boot disk, and only then clear; at last scrub.
 
-use std::path::Path;
+use std::collections::BTreeSet;
 
 use strongroom::error::Error;
 use strongroom::object::{Metadata, ObjectId};
-use strongroom::{Damaged, Result, Secret, Unlocked};
+use strongroom::vault::BackupReport;
+use strongroom::{Result, Secret, Unlocked};
 
 use super::plan::{Credential, Item, Plan};
 use crate::cli::Class;
@@ -14,114 +15,171 @@ use crate::truenas::database::Database;
 use crate::truenas::pwenc::PwencSecret;
 
 /// What became of an item.
-pub(crate) struct Moved {
-    pub(crate) id: ObjectId,
-    /// Whether an earlier run had sealed it already.
-    pub(crate) before: bool,
-    /// Whether the row was edited meanwhile and so was left as it is.
-    pub(crate) changed: bool,
+pub(crate) enum Outcome {
+    /// Sealed, and its row cleared.
+    Moved {
+        id: ObjectId,
+        /// Whether an earlier run had sealed it already.
+        before: bool,
+    },
+    /// Sealed, but its row was edited meanwhile and left as it is.
+    Changed { id: ObjectId },
+    /// Not sealed; its row was left as it is.
+    Failed { reason: String },
+}
+
+impl Outcome {
+    /// The object, if there is one.
+    pub(crate) fn id(&self) -> Option<ObjectId> {
+        match self {
+            Self::Moved { id, .. } | Self::Changed { id } => Some(*id),
+            Self::Failed { .. } => None,
+        }
+    }
 }
 
 /// Seals every item, or finds the object that an earlier run made of it. Clears nothing.
+///
+/// # Errors
+/// What stops the whole run, such as a policy that refuses; what is wrong with one row is its
+/// outcome.
 pub(crate) fn seal(
     plan: &mut Plan,
     vault: &mut Unlocked,
     known: &[Metadata],
     mut progress: impl FnMut(),
-) -> Result<Vec<Moved>> {
-    let mut moved = Vec::with_capacity(plan.items.len());
+) -> Result<Vec<Outcome>> {
+    let mut outcomes = Vec::with_capacity(plan.items.len());
     for item in &mut plan.items {
-        moved.push(seal_one(item, vault, known)?);
+        let outcome = match seal_one(item, vault, known) {
+            Ok(outcome) => outcome,
+            Err(
+                error
+                @ (Error::Input { .. } | Error::ObjectDamaged { .. } | Error::NoSuchObject(_)),
+            ) => Outcome::Failed {
+                reason: error.to_string(),
+            },
+            Err(error) => return Err(error),
+        };
+        outcomes.push(outcome);
         progress();
     }
-    Ok(moved)
+    Ok(outcomes)
 }
 
-/// Writes the vault's copy and sees that it holds everything that is about to be cleared.
-pub(crate) fn check_backup(damaged: &[Damaged], moved: &[Moved]) -> Result<()> {
-    for bad in damaged {
-        let ours = moved
-            .iter()
-            .any(|item| bad.file.ends_with(format!("{}.json", item.id)));
-        if ours {
-            return Err(Error::ObjectDamaged {
-                file: bad.file.clone(),
-                reason: bad.reason.clone(),
-            });
-        }
-        log::warn!("not in the backup: {}: {}", bad.file.display(), bad.reason);
+/// Sees that the backup holds everything that is about to be cleared.
+pub(crate) fn check_backup(backup: &BackupReport, outcomes: &[Outcome]) -> Result<()> {
+    for bad in &backup.damaged {
+        log::warn!("damaged: {}: {}", bad.file.display(), bad.reason);
     }
-    Ok(())
+    let wanted: BTreeSet<ObjectId> = outcomes.iter().filter_map(Outcome::id).collect();
+    match wanted.difference(&backup.objects).next() {
+        None => Ok(()),
+        Some(missing) => Err(Error::NoSuchObject(format!(
+            "{missing} in the backup, so nothing was cleared"
+        ))),
+    }
 }
 
 /// Clears the old places, one transaction for each class, and scrubs the file.
 pub(crate) fn clear(
     plan: &Plan,
-    moved: &mut [Moved],
+    outcomes: &mut [Outcome],
     mut database: Database,
     secret: &PwencSecret,
 ) -> Result<()> {
-    let datasets: Vec<_> = plan
-        .of(Class::Datasets)
+    let sealed = |class| {
+        plan.of(class)
+            .filter(|(place, _)| outcomes[*place].id().is_some())
+    };
+    let datasets: Vec<_> = sealed(Class::Datasets)
         .map(|(_, item)| (item.row, item.ciphertext.clone()))
         .collect();
+    let mut credentials = Vec::new();
+    for (place, item) in sealed(Class::Credentials) {
+        if let (Some(credential), Some(id)) = (&item.credential, outcomes[place].id()) {
+            let column = placeholders(credential, id, secret).map_err(|reason| {
+                Error::input(
+                    format!("cloud credential {}", item.name),
+                    reason.to_string(),
+                )
+            })?;
+            credentials.push((item.row, item.ciphertext.clone(), column));
+        }
+    }
     let changed = database.clear_datasets(&datasets)?;
-    mark(plan, moved, Class::Datasets, &changed);
-
-    let credentials: Vec<_> = plan
-        .of(Class::Credentials)
-        .filter_map(|(place, item)| {
-            let credential = item.credential.as_ref()?;
-            let column = placeholders(credential, moved[place].id, secret).ok()?;
-            Some((item.row, item.ciphertext.clone(), column))
-        })
-        .collect();
+    mark(plan, outcomes, Class::Datasets, &changed);
     let changed = database.replace_credentials(&credentials)?;
-    mark(plan, moved, Class::Credentials, &changed);
+    mark(plan, outcomes, Class::Credentials, &changed);
 
     let gone: Vec<String> = plan
         .items
         .iter()
-        .zip(moved.iter())
-        .filter(|(_, moved)| !moved.changed)
+        .zip(outcomes.iter())
+        .filter(|(_, outcome)| matches!(outcome, Outcome::Moved { .. }))
         .map(|(item, _)| item.ciphertext.clone())
         .collect();
     database.scrub(&gone)
 }
 
-fn seal_one(item: &mut Item, vault: &mut Unlocked, known: &[Metadata]) -> Result<Moved> {
+fn seal_one(item: &mut Item, vault: &mut Unlocked, known: &[Metadata]) -> Result<Outcome> {
+    complete(item, vault)?;
+    let origin = item.object.attributes.get(strongroom::object::ORIGIN);
     let earlier = known.iter().filter(|object| {
         object.kind == item.object.kind
             && object.token == item.object.token
-            && object.origin()
-                == item
-                    .object
-                    .attributes
-                    .get(strongroom::object::ORIGIN)
-                    .map(String::as_str)
+            && object.label == item.object.label
+            && object.origin() == origin.map(String::as_str)
     });
     for object in earlier {
-        item.object.generation = item.object.generation.max(object.generation + 1);
         // A damaged one is no help, and nothing to stop for: the secret is sealed anew.
         let same = vault
             .unseal(object.id)
             .is_ok_and(|payload| payload.same_as(item.payload.expose()));
-        if same && object.label == item.object.label {
+        if same {
             check_credential(item, object.id, &item.payload)?;
-            return Ok(Moved {
+            return Ok(Outcome::Moved {
                 id: object.id,
                 before: true,
-                changed: false,
             });
         }
     }
     let id = vault.seal(item.object.clone(), &item.payload)?;
-    check_credential(item, id, &vault.unseal(id)?)?;
-    Ok(Moved {
-        id,
-        before: false,
-        changed: false,
-    })
+    if item.credential.is_some() {
+        check_credential(item, id, &vault.unseal(id)?)?;
+    }
+    Ok(Outcome::Moved { id, before: false })
+}
+
+/// A credential that was migrated before, and of which someone typed a field anew, still has
+/// placeholders in the others. One object takes all of its fields, so that none depends on an
+/// object that looks obsolete.
+fn complete(item: &mut Item, vault: &mut Unlocked) -> Result<()> {
+    let Some(credential) = &mut item.credential else {
+        return Ok(());
+    };
+    let older: BTreeSet<ObjectId> = credentials::placeholders(&credential.attributes)
+        .into_iter()
+        .map(|(_, id)| id)
+        .collect();
+    if older.is_empty() {
+        return Ok(());
+    }
+    let unusable = |reason: credentials::AttributesError| {
+        Error::input(
+            format!("cloud credential {}", item.name),
+            reason.to_string(),
+        )
+    };
+    for id in older {
+        let fields = vault.unseal(id)?;
+        credential.attributes =
+            credentials::restore(&credential.attributes, id, &fields).map_err(unusable)?;
+    }
+    item.payload = credentials::split(&credential.provider, &credential.attributes)
+        .map_err(unusable)?
+        .secret_fields();
+    Ok(())
 }
 
 /// Sees that the column with placeholders and the object together give the column as it was.
@@ -154,24 +212,10 @@ fn placeholders(
     Ok(secret.encrypt(attributes.expose(), credential.padding))
 }
 
-fn mark(plan: &Plan, moved: &mut [Moved], class: Class, changed: &[i64]) {
+fn mark(plan: &Plan, outcomes: &mut [Outcome], class: Class, changed: &[i64]) {
     for (place, item) in plan.of(class) {
-        moved[place].changed |= changed.contains(&item.row);
-    }
-}
-
-/// Whether a backup can be written here at all, before anything else is begun.
-pub(crate) fn check_backup_place(file: &Path) -> Result<()> {
-    let dir = match file.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    if dir.is_dir() && !file.is_dir() {
-        Ok(())
-    } else {
-        Err(Error::input(
-            format!("--backup {}", file.display()),
-            "it must be a file in a folder that exists",
-        ))
+        if let (true, Some(id)) = (changed.contains(&item.row), outcomes[place].id()) {
+            outcomes[place] = Outcome::Changed { id };
+        }
     }
 }

@@ -38,12 +38,6 @@ impl Database {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         Self::open_patiently(path, PATIENCE)
     }
-
-    /// The file.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Makes sure that `secret` is this database's own, by the check value that the middleware
     /// itself goes by.
     ///

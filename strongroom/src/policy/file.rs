@@ -41,9 +41,20 @@ impl PolicyFile {
         }
     }
 
-    pub(crate) fn parse(bytes: &[u8], file: &Path) -> Result<Self> {
-        let policy: Self = store::parse_json(bytes, file, FORMAT)?;
-        Ok(policy)
+    /// # Errors
+    /// [`Error::PolicyFile`] for one that is missing or spoilt, which the recovery kit mends.
+    pub(crate) fn read(file: &Path) -> Result<Self> {
+        let parsed = store::read(file).and_then(|bytes| store::parse_json(&bytes, file, FORMAT));
+        parsed.map_err(|error| match error {
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Error::PolicyFile {
+                    file: file.to_owned(),
+                    reason: "it is missing".to_owned(),
+                }
+            }
+            Error::VaultDamaged { file, reason } => Error::PolicyFile { file, reason },
+            other => other,
+        })
     }
 
     /// The list that hashes to what N holds.
@@ -53,11 +64,9 @@ impl PolicyFile {
             .into_iter()
             .flatten()
             .find(holds)
-            .ok_or_else(|| Error::VaultDamaged {
+            .ok_or_else(|| Error::PolicyFile {
                 file: file.to_owned(),
-                reason: "its list of allowed boots is not the one in the TPM; \
-                         `strongroom rebind --recovery FILE --yes` writes both anew"
-                    .to_owned(),
+                reason: "it is another list".to_owned(),
             })
     }
 }

@@ -17,7 +17,8 @@ const PCR_COUNT: u8 = 24;
 const MEANINGLESS: [u8; 3] = [10, 16, 23];
 
 /// A set of PCRs, such as `7,9,11`: not empty, each below 24 and none of 10, 16 and 23.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct PcrSelection(BTreeSet<u8>);
 
 impl PcrSelection {
@@ -100,6 +101,20 @@ impl FromStr for PcrSelection {
     }
 }
 
+impl TryFrom<String> for PcrSelection {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<PcrSelection> for String {
+    fn from(selection: PcrSelection) -> Self {
+        selection.to_string()
+    }
+}
+
 impl fmt::Display for PcrSelection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pcrs: Vec<_> = self.0.iter().map(ToString::to_string).collect();
@@ -165,6 +180,23 @@ impl PcrValues {
             .filter(|(_, value)| reset(value))
             .map(|(pcr, _)| *pcr)
             .collect()
+    }
+
+    /// Refuses a state in which some PCR is at its reset value: any boot that measures nothing
+    /// leaves that, and would be allowed.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the PCRs.
+    pub fn check_extended(self) -> Result<Self> {
+        let unused: Vec<_> = self.at_reset().iter().map(ToString::to_string).collect();
+        if unused.is_empty() {
+            return Ok(self);
+        }
+        Err(Error::input(
+            format!("a boot with PCR {} at reset", unused.join(", ")),
+            "nothing was measured there, so that any unmeasured boot would be allowed; if that is \
+             what you want, name the PCRs with --pcrs",
+        ))
     }
 
     /// The PCRs whose values are not those of `other`.

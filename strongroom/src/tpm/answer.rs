@@ -17,27 +17,30 @@ pub(crate) enum Answer {
     NvUninitialized,
     /// TPM_RC_HANDLE: there is nothing at this handle.
     NoSuchHandle,
-    /// TPM_RC_INTEGRITY: a blob that this TPM, or this parent, did not make.
-    Integrity,
+    /// TPM_RC_INTEGRITY and its like: a blob that this TPM, or this parent, did not make.
+    NotItsOwn,
     /// TPM_RC_AUTH_FAIL, TPM_RC_BAD_AUTH: the authorisation is not empty as expected.
     Auth,
     /// TPM_RC_NV_DEFINED: the handle is taken.
     NvDefined,
-    /// TPM_RC_LOCKOUT, TPM_RC_NV_RATE, TPM_RC_RETRY and their like: not now.
-    Unavailable(&'static str),
+    /// Not now: TPM_RC_LOCKOUT, TPM_RC_NV_RATE, TPM_RC_RETRY and their like.
+    Unavailable {
+        state: &'static str,
+        remedy: &'static str,
+    },
+    /// The TPM was not reached.
+    Lost,
     /// Anything else.
     Other,
 }
 
 impl Answer {
     pub(crate) fn of(error: TssError) -> Self {
-        let TssError::TssError(code) = error else {
-            return Self::Other;
-        };
-        match code {
-            ReturnCode::Tpm(_) | ReturnCode::TpmResourceManager(_) => {
+        match error {
+            TssError::TssError(code @ (ReturnCode::Tpm(_) | ReturnCode::TpmResourceManager(_))) => {
                 Self::of_tpm(u32::from(code) & 0xFFF)
             }
+            TssError::TssError(ReturnCode::Tcti(_)) => Self::Lost,
             _ => Self::Other,
         }
     }
@@ -49,20 +52,38 @@ impl Answer {
         } else {
             code
         };
+        let wait = |state| Self::Unavailable {
+            state,
+            remedy: "wait and try again",
+        };
         match code {
             0x084 => Self::Value,
             0x08B => Self::NoSuchHandle,
             0x08E | 0x0A2 => Self::Auth,
             0x09D => Self::PolicyFail,
-            0x09F => Self::Integrity,
+            // ATTRIBUTES, HASH, TYPE, SIZE, INTEGRITY, BINDING.
+            0x082 | 0x083 | 0x08A | 0x095 | 0x09F | 0x0A5 => Self::NotItsOwn,
+            0x101 => Self::Unavailable {
+                state: "in failure mode",
+                remedy: "restart the machine",
+            },
             0x128 => Self::PcrChanged,
             0x14A => Self::NvUninitialized,
             0x14C => Self::NvDefined,
-            0x902..=0x904 => Self::Unavailable("out of memory for keys or sessions"),
-            0x908 | 0x922 => Self::Unavailable("busy"),
-            0x90A => Self::Unavailable("testing itself"),
-            0x920 => Self::Unavailable("slowing down writes to protect its memory"),
-            0x921 => Self::Unavailable("in lockout"),
+            // Nothing but a restart, or who put them there, takes them out again.
+            0x902..=0x906 => Self::Unavailable {
+                state: "out of memory for keys or sessions, which killed processes leave behind",
+                remedy: "flush them with `tpm2_flushcontext --transient-object` and \
+                         `tpm2_flushcontext --loaded-session`, or restart the machine",
+            },
+            0x907..=0x909 | 0x922 => wait("busy"),
+            0x90A => wait("testing itself"),
+            0x920 => wait("slowing down writes to protect its memory"),
+            0x921 => Self::Unavailable {
+                state: "in lockout",
+                remedy: "wait until it ends by itself, or reset it with the lockout password",
+            },
+            0x923 => wait("without access to its memory"),
             _ => Self::Other,
         }
     }
@@ -71,7 +92,19 @@ impl Answer {
 /// The library's error for what the TPM answered to `operation`.
 pub(crate) fn error(operation: &'static str, error: TssError) -> Error {
     match Answer::of(error) {
-        Answer::Unavailable(state) => Error::TpmUnavailable { operation, state },
+        Answer::Unavailable { state, remedy } => Error::TpmUnavailable {
+            operation,
+            state,
+            remedy,
+        },
+        Answer::Lost => Error::TpmLost {
+            operation,
+            reason: error.to_string(),
+        },
+        Answer::NotItsOwn => Error::NotLoadable {
+            operation,
+            reason: error.to_string(),
+        },
         _ => Error::Tpm {
             operation,
             reason: error.to_string(),
@@ -90,13 +123,16 @@ mod tests {
             (0x99D, Answer::PolicyFail),
             (0x9A2, Answer::Auth),
             (0x18B, Answer::NoSuchHandle),
-            (0x1DF, Answer::Integrity),
+            (0x1DF, Answer::NotItsOwn),
             (0x128, Answer::PcrChanged),
             (0x14A, Answer::NvUninitialized),
-            (0x921, Answer::Unavailable("in lockout")),
             (0x143, Answer::Other),
         ] {
             assert_eq!(Answer::of_tpm(code), answer, "{code:#x}");
+        }
+        for code in [0x101, 0x902, 0x903, 0x908, 0x920, 0x921, 0x922, 0x923] {
+            let answer = Answer::of_tpm(code);
+            assert!(matches!(answer, Answer::Unavailable { .. }), "{code:#x}");
         }
     }
 }

@@ -11,6 +11,7 @@ use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{CapabilityData, Digest, MaxNvBuffer, NvPublic, NvPublicBuilder};
 
 use super::name::{ALG_SHA256, Name};
+use super::root_key::owner_has_password;
 use super::{Answer, Tpm, answer};
 use crate::error::{Error, Result};
 use crate::policy::PolicyDigest;
@@ -75,15 +76,7 @@ impl Index {
                 Ok(handle) => return Ok(OpenIndex { handle, index }),
                 Err(error) => match Answer::of(error) {
                     Answer::NvDefined if HANDLES.contains(&(handle + 1)) => handle += 1,
-                    Answer::Auth => {
-                        return Err(Error::Tpm {
-                            operation: OPERATION,
-                            reason:
-                                "the owner hierarchy has a password; Strongroom needs it empty \
-                                     (its security does not rest on it)"
-                                    .to_owned(),
-                        });
-                    }
+                    Answer::Auth => return Err(owner_has_password(OPERATION)),
                     _ => return Err(answer::error(OPERATION, error)),
                 },
             }

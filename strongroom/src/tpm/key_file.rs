@@ -1,5 +1,5 @@
 //! How TPM objects are written down: the TSS2 key file (TSSPrivKey), as tpm2-tss-engine, the
-//! tpm2-openssl provider and systemd's and the kernel's trusted keys write it.
+//! tpm2-openssl provider and the kernel's trusted keys write it.
 //!
 //! ```text
 //! TPMKey ::= SEQUENCE {
@@ -32,9 +32,9 @@ const LOADABLE_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.10
 /// 2.23.133.10.1.5, id-sealedkey.
 const SEALED_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.10.1.5");
 
-/// TPM_RH_NULL (Part 2, section 7.4): the parent is not at a handle that a stranger could know.
-/// It is the root key for storage keys, and the token's storage key for what is sealed.
-const PARENT_UNNAMED: u32 = 0x4000_0007;
+/// TPM_RH_NULL (Part 2, section 7.4), for what hangs under a storage key: that is at no handle that
+/// a stranger could know. What hangs under the root key names its persistent handle.
+pub(crate) const PARENT_UNNAMED: u32 = 0x4000_0007;
 
 #[derive(Sequence)]
 struct TpmKey {
@@ -52,7 +52,8 @@ impl KeyFile {
         Name::of_object(&self.public)
     }
 
-    pub(crate) fn to_der(&self) -> Result<Base64> {
+    /// The key file of an object whose parent is at this handle.
+    pub(crate) fn to_der(&self, parent: u32) -> Result<Base64> {
         let marshalled = |error| answer::error("public area", error);
         let area = self.public.marshall().map_err(marshalled)?;
         let kind = match self.public {
@@ -63,7 +64,7 @@ impl KeyFile {
             TpmKey {
                 kind,
                 empty_auth: Some(true),
-                parent: PARENT_UNNAMED,
+                parent,
                 public: OctetString::new(sized(&area))?,
                 private: OctetString::new(sized(self.private.as_slice()))?,
             }

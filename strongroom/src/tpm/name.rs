@@ -1,4 +1,4 @@
-//! Names of TPM entities (Part 1, section 14): what they are known by in policies. Computed here
+//! Names of TPM entities (Part 1, section 16): what they are known by in policies. Computed here
 //! from public areas, never taken from a TPM's word.
 
 use sha2::{Digest, Sha256};

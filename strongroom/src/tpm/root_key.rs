@@ -10,6 +10,7 @@ use tss_esapi::interface_types::algorithm::{
 use tss_esapi::interface_types::data_handles::Persistent;
 use tss_esapi::interface_types::ecc::EccCurve;
 use tss_esapi::interface_types::reserved_handles::{Hierarchy, Provision};
+use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{
     EccParameter, EccPoint, EccScheme, KeyDerivationFunctionScheme, Public, PublicBuilder,
     PublicEccParametersBuilder, SymmetricDefinitionObject,
@@ -41,6 +42,8 @@ pub(crate) struct RootKeyRecord {
 #[derive(Clone, Copy)]
 pub(crate) struct RootKey {
     pub(crate) handle: KeyHandle,
+    /// Where it is, or would be if it could be made persistent.
+    pub(crate) persistent: u32,
 }
 
 impl RootKeyRecord {
@@ -61,7 +64,13 @@ impl RootKeyRecord {
                 template: marshal(&template)?,
                 public: marshal(&primary.public)?,
             };
-            return Ok((record, RootKey { handle: key }));
+            return Ok((
+                record,
+                RootKey {
+                    handle: key,
+                    persistent: handle,
+                },
+            ));
         }
         Err(Error::Tpm {
             operation: "EvictControl(root key)",
@@ -88,9 +97,16 @@ impl RootKeyRecord {
         }
         let name = Name::of_object(&public)?;
         match at_handle(tpm, self.handle)? {
-            Some((key, found)) if found == name => Ok(RootKey { handle: key }),
+            Some((key, found)) if found == name => Ok(self.at(key)),
             Some(_) => Err(refuse("another key is in its place")),
             None => self.make_again(tpm, &name),
+        }
+    }
+
+    fn at(&self, handle: KeyHandle) -> RootKey {
+        RootKey {
+            handle,
+            persistent: self.handle,
         }
     }
 
@@ -112,14 +128,12 @@ impl RootKeyRecord {
         match make_persistent(tpm, primary.handle, self.handle) {
             Ok(key) => {
                 tpm.flush(primary.handle)?;
-                Ok(RootKey { handle: key })
+                Ok(self.at(key))
             }
             // It serves as it is, if more slowly; opening the vault is what matters.
             Err(error) => {
                 log::warn!("{error}");
-                Ok(RootKey {
-                    handle: primary.handle,
-                })
+                Ok(self.at(primary.handle))
             }
         }
     }
@@ -181,13 +195,30 @@ struct Primary {
 }
 
 fn create_primary(tpm: &mut Tpm, template: &Public) -> Result<Primary> {
-    let made = tpm.with_empty_auth("CreatePrimary(root key)", |tpm| {
-        tpm.create_primary(Hierarchy::Owner, template.clone(), None, None, None, None)
-    })?;
+    const OPERATION: &str = "CreatePrimary(root key)";
+    let made = tpm
+        .context
+        .execute_with_session(Some(AuthSession::Password), |tpm| {
+            tpm.create_primary(Hierarchy::Owner, template.clone(), None, None, None, None)
+        })
+        .map_err(|error| match Answer::of(error) {
+            Answer::Auth => owner_has_password(OPERATION),
+            _ => answer::error(OPERATION, error),
+        })?;
     Ok(Primary {
         handle: made.key_handle,
         public: made.out_public,
     })
+}
+
+/// The error for a TPM whose owner hierarchy has an authorisation value.
+pub(super) fn owner_has_password(operation: &'static str) -> Error {
+    Error::Tpm {
+        operation,
+        reason: "the owner hierarchy has a password; Strongroom needs it empty, and its security \
+                 does not rest on it (tpm2_changeauth -c owner)"
+            .to_owned(),
+    }
 }
 
 /// What lies at a persistent handle, and its Name as computed from its public area.

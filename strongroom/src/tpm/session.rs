@@ -155,15 +155,17 @@ impl Gate {
                 Err(error) => error,
             };
             // After a failure the session's digest stays as it was; the next use would fail too.
-            self.session.restart(tpm)?;
+            let restarted = self.session.restart(tpm);
             if Answer::of(error) != Answer::PcrChanged {
                 return Err(answer::error(operation, error));
             }
+            restarted?;
             log::info!("a PCR was extended during {operation}, attempt {attempt} of {TRIES}");
         }
         Err(Error::TpmUnavailable {
             operation,
             state: "in a machine whose PCRs are being extended without pause",
+            remedy: "find out by what, and try again",
         })
     }
 
@@ -172,13 +174,15 @@ impl Gate {
         for selection in self.branches.selections() {
             match self.assert(tpm, &selection) {
                 Ok(()) => return Ok(()),
-                Err(error) => match Answer::of(error) {
-                    Answer::Value | Answer::PolicyFail | Answer::PcrChanged => {
-                        self.session.restart(tpm)?;
+                Err(error) => {
+                    // Whatever it was, the next attempt begins with a clean session.
+                    let restarted = self.session.restart(tpm);
+                    match Answer::of(error) {
+                        Answer::Value | Answer::PolicyFail | Answer::PcrChanged => restarted?,
+                        Answer::NvUninitialized => return Err(self.index.foreign()),
+                        _ => return Err(answer::error("policy of the boot", error)),
                     }
-                    Answer::NvUninitialized => return Err(self.index.foreign()),
-                    _ => return Err(answer::error("policy of the boot", error)),
-                },
+                }
             }
         }
         Err(self.refusal(tpm)?)

@@ -14,8 +14,8 @@ use super::index::Index;
 use super::key_file::KeyFile;
 use super::root_key::{RootKey, storage_parameters};
 use super::session::{Encrypt, Gate, Session};
-use super::{Answer, Tpm, answer};
-use crate::error::{Error, Result};
+use super::{Tpm, answer};
+use crate::error::Result;
 use crate::policy::PolicyDigest;
 use crate::secret::Secret;
 
@@ -48,7 +48,7 @@ impl StorageKey {
     /// Loads a storage key. One command.
     ///
     /// # Errors
-    /// [`Error::ForeignTpm`] if it was not made under this root key.
+    /// [`Error::NotLoadable`](crate::Error::NotLoadable) if it was not made under this root key.
     pub(crate) fn load(tpm: &mut Tpm, root: RootKey, file: &KeyFile) -> Result<Self> {
         load_under_root(tpm, root, file, "Load(storage key)").map(|handle| Self { handle })
     }
@@ -110,12 +110,7 @@ pub(super) fn load_under_root(
         .execute_with_session(Some(AuthSession::Password), |tpm| {
             tpm.load(root.handle, file.private.clone(), file.public.clone())
         });
-    loaded.map_err(|error| match Answer::of(error) {
-        Answer::Integrity => Error::ForeignTpm(format!(
-            "it refuses {operation} because it did not make the key"
-        )),
-        _ => answer::error(operation, error),
-    })
+    loaded.map_err(|error| answer::error(operation, error))
 }
 
 /// fixedTPM and fixedParent, so that it exists on this TPM alone; userWithAuth clear and
@@ -152,7 +147,7 @@ fn sealed_attributes() -> ObjectAttributesBuilder {
         .with_no_da(true)
 }
 
-/// A sealed data object (Part 1, section 26.6) with these attributes and policy.
+/// A sealed data object (Part 2, section 12.2.3.3, TPMS_KEYEDHASH_PARMS) with these attributes and policy.
 pub(super) fn sealed_template(
     attributes: ObjectAttributesBuilder,
     policy: PolicyDigest,

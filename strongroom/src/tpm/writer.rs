@@ -123,7 +123,7 @@ impl Writers {
         let verify_k_x = VerifyKey::of(&k_x);
         let x = create_x(tpm, root, session, &verify_k_x)?;
         let mut writers = Self {
-            x: x.to_der()?,
+            x: x.to_der(root.persistent)?,
             k_x: verify_k_x,
             k_x_signature: Base64::default(),
             k_rec: k_rec.clone(),
@@ -177,9 +177,12 @@ impl Writers {
                     signature(&self.k_x_signature)?,
                 )
             });
-            tpm.flush(key)?;
+            let flushed = tpm.flush(key);
             // The crate's ticket is not Clone, and an attempt that begins anew needs it again.
-            TPMT_TK_VERIFIED::try_from(ticket?).map_err(|error| answer::error(OPERATION, error))?
+            let ticket = TPMT_TK_VERIFIED::try_from(ticket?)
+                .map_err(|error| answer::error(OPERATION, error))?;
+            flushed?;
+            ticket
         };
         let k_x_name = TpmName::try_from(self.k_x.name()?.as_bytes().to_vec())
             .map_err(|error| answer::error(OPERATION, error))?;
@@ -214,9 +217,9 @@ impl Writers {
             self.finish(tpm, writing, &write, vault_id)
                 .map_err(|error| answer::error(OPERATION, error))
         });
-        tpm.flush(x)?;
-        writing.close(tpm)?;
-        done
+        // What failed first is what is said.
+        let flushed = tpm.flush(x).and(writing.close(tpm));
+        done.and(flushed)
     }
 
     /// Writes N by the recovery identity (B), in any boot.
@@ -274,9 +277,8 @@ impl Writers {
             self.finish(tpm, writing, write, vault_id)
         })()
         .map_err(|error| answer::error(OPERATION, error));
-        tpm.flush(verify)?;
-        writing.close(tpm)?;
-        done
+        let flushed = tpm.flush(verify).and(writing.close(tpm));
+        done.and(flushed)
     }
 
     /// PolicyCommandCode, PolicyOR, NV_Write: the end of both ways.
@@ -347,7 +349,7 @@ struct Write {
 }
 
 impl Write {
-    /// cpHash of TPM2_NV_Write (Part 1, section 16.7): code, Names of both handles (N authorises
+    /// cpHash of TPM2_NV_Write (Part 1, section 18.7): code, Names of both handles (N authorises
     /// itself), data and offset 0.
     fn cp_hash(&self) -> [u8; 32] {
         let content = index::content(self.policy);
