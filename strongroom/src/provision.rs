@@ -6,13 +6,13 @@ use crate::error::{Error, Result};
 use crate::manifest::{OnTpm, TokenRecord};
 use crate::object::TokenName;
 use crate::policy::{Branches, PcrSelection, PcrValues};
-use crate::tpm::Tpm;
 use crate::tpm::index::Index;
 use crate::tpm::key_file::PARENT_UNNAMED;
 use crate::tpm::root_key::{RootKey, RootKeyRecord};
 use crate::tpm::session::{Gate, Session};
 use crate::tpm::storage::StorageKey;
 use crate::tpm::writer::{OpenRecoveryKey, RecoveryKey, Writers};
+use crate::tpm::{Tcti, Tpm};
 
 /// What a vault brings along.
 pub(crate) struct Request<'a> {
@@ -31,8 +31,16 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Finds or makes the root key, makes X and N, and writes N.
-    pub(crate) fn prepare(tpm: &mut Tpm, request: &Request<'_>) -> Result<Self> {
+    /// Connects, finds or makes the root key, makes X and N, and writes N.
+    pub(crate) fn prepare(tcti: &Tcti, request: &Request<'_>) -> Result<(Tpm, Self)> {
+        Tpm::with_room(tcti, || {
+            let mut tpm = Tpm::connect(tcti)?;
+            let machine = Self::make(&mut tpm, request)?;
+            Ok((tpm, machine))
+        })
+    }
+
+    fn make(tpm: &mut Tpm, request: &Request<'_>) -> Result<Self> {
         let (root_key, root) = RootKeyRecord::find_or_make(tpm)?;
         let session = Session::start(tpm, root)?;
         let provisioned = Writers::provision(

@@ -169,7 +169,9 @@ impl Vault {
             open_k_rec: &open_k_rec,
             branches: &branches,
         };
-        let on_tpm = provision::Machine::prepare(&mut tpm, &request)?
+        drop(tpm);
+        let (mut tpm, machine) = provision::Machine::prepare(tcti, &request)?;
+        let on_tpm = machine
             .complete(&mut tpm, &key, options.tokens.iter().cloned())
             .map(|(on_tpm, _)| on_tpm)?;
         let index = on_tpm.index;
@@ -303,6 +305,10 @@ impl Vault {
     /// [`Error::PolicyRefused`] with the PCRs that differ; [`Error::ForeignTpm`] and
     /// [`Error::RootKey`] on another TPM; [`Error::VaultForged`].
     pub fn unlock(&self, tcti: &Tcti) -> Result<Unlocked> {
+        Tpm::with_room(tcti, || self.try_unlock(tcti))
+    }
+
+    fn try_unlock(&self, tcti: &Tcti) -> Result<Unlocked> {
         let file = self.store.manifest_file();
         let Connection {
             mut tpm,
@@ -385,6 +391,10 @@ impl Vault {
     /// [`Error::PolicyRefused`] in a boot that is not allowed itself.
     pub fn rebind(&self, tcti: &Tcti, change: &Change) -> Result<Rebound> {
         let _lock = self.lock()?;
+        Tpm::with_room(tcti, || self.try_rebind(tcti, change))
+    }
+
+    fn try_rebind(&self, tcti: &Tcti, change: &Change) -> Result<Rebound> {
         let mut connection = self.connect(tcti)?;
         let old = self.branches(&connection.in_force)?;
         let new = self.new_branches(&mut connection.tpm, Some(&old), change)?;
@@ -426,7 +436,7 @@ impl Vault {
         change: &Change,
     ) -> Result<Rebound> {
         let _lock = self.lock()?;
-        self.rebind_locked(tcti, kit, change)
+        Tpm::with_room(tcti, || self.rebind_locked(tcti, kit, change))
     }
 
     /// Puts a vault's folder in order from a backup file: a folder that is gone is made again; in
@@ -502,7 +512,7 @@ impl Vault {
         let unlocked = self.unlock(tcti).or_else(|error| match error {
             Error::PolicyRefused(_) | Error::PolicyFile { .. } => {
                 let change = Change::PresentBoot(pcrs.cloned());
-                self.rebind_locked(tcti, kit, &change)?;
+                Tpm::with_room(tcti, || self.rebind_locked(tcti, kit, &change))?;
                 self.unlock(tcti)
             }
             other => Err(other),
@@ -544,7 +554,8 @@ impl Vault {
             open_k_rec: &open_k_rec,
             branches: &branches,
         };
-        let machine = provision::Machine::prepare(&mut tpm, &request)?;
+        drop(tpm);
+        let (mut tpm, machine) = provision::Machine::prepare(tcti, &request)?;
         let root = machine.root;
         let (on_tpm, gate) = machine.complete(&mut tpm, &key, self.tokens())?;
         let index = gate.index.index;

@@ -68,4 +68,12 @@ impl Place {
     fn unlock(&self) -> strongroom::Result<Unlocked> {
         self.vault()?.unlock(&self.tcti()?)
     }
+
+    /// The same for a command that writes. Writers take turns before they go to the TPM, which
+    /// without a resource manager has room for one at a time.
+    fn unlock_to_write(&self) -> strongroom::Result<Unlocked> {
+        let vault = self.vault()?;
+        let lock = vault.lock()?;
+        Ok(vault.unlock(&self.tcti()?)?.holding(lock))
+    }
 }

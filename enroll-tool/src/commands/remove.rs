@@ -21,7 +21,7 @@ pub(super) fn run(place: &Place, args: &Remove) -> Result<(), Failure> {
             "yes",
         )?;
     }
-    vault.unlock(&place.tcti()?)?.remove(args.id)?;
+    place.unlock_to_write()?.remove(args.id)?;
     output::show(place.json, &json!({ "removed": args.id }), || {
         say!("removed {} {}", object.kind, object.label);
     });

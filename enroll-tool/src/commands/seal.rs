@@ -45,7 +45,7 @@ pub(super) fn run(place: &Place, args: &Seal) -> Result<(), Failure> {
     if secret.is_empty() {
         return Err(Error::input("secret", "there is nothing to seal: it is empty").into());
     }
-    let id = place.unlock()?.seal(object, &secret)?;
+    let id = place.unlock_to_write()?.seal(object, &secret)?;
     output::show(place.json, &json!({ "id": id }), || {
         say!("sealed {} in {} as {id}", args.label, args.token);
     });

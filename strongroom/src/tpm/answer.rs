@@ -4,6 +4,10 @@ use tss_esapi::error::{Error as TssError, ReturnCode};
 
 use crate::error::Error;
 
+/// TPM_RC_OBJECT_MEMORY, TPM_RC_SESSION_MEMORY and their like.
+pub(super) const OUT_OF_MEMORY: &str =
+    "out of memory for keys or sessions, which killed processes leave behind";
+
 /// What a TPM answered instead of success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -72,7 +76,7 @@ impl Answer {
             0x14C => Self::NvDefined,
             // Nothing but a restart, or who put them there, takes them out again.
             0x902..=0x906 => Self::Unavailable {
-                state: "out of memory for keys or sessions, which killed processes leave behind",
+                state: OUT_OF_MEMORY,
                 remedy: "flush them with `tpm2_flushcontext --transient-object` and \
                          `tpm2_flushcontext --loaded-session`, or restart the machine",
             },

@@ -43,6 +43,48 @@ impl Tpm {
         Ok(Self { context })
     }
 
+    /// Does something at a TPM, and where it has no room for it, once more after what killed
+    /// processes left there was flushed. (A resource manager flushes by itself.)
+    pub(crate) fn with_room<T>(tcti: &Tcti, attempt: impl Fn() -> Result<T>) -> Result<T> {
+        match attempt() {
+            Err(Error::TpmUnavailable { state, .. })
+                if state == answer::OUT_OF_MEMORY && tcti.is_bare() =>
+            {
+                Self::connect(tcti)?.flush_leftovers()?;
+                attempt()
+            }
+            other => other,
+        }
+    }
+
+    /// Flushes every transient object and session that is in the TPM.
+    fn flush_leftovers(&mut self) -> Result<()> {
+        /// TPM_HT (Part 2, section 7.2): where the handles of each kind begin. The TPM lists
+        /// loaded HMAC and policy sessions together.
+        const KINDS: [u32; 2] = [0x8000_0000, 0x0200_0000];
+        for first in KINDS {
+            let (handles, _) = self.without_session("GetCapability(handles)", |tpm| {
+                tpm.get_capability(CapabilityType::Handles, first, 64)
+            })?;
+            let CapabilityData::Handles(handles) = handles else {
+                continue;
+            };
+            for &handle in handles.iter() {
+                // One that is gone by now needs no flush.
+                let flushed = self
+                    .without_session("ReadPublic(left behind)", |tpm| {
+                        tpm.tr_from_tpm_public(handle)
+                    })
+                    .and_then(|object| self.flush(object));
+                if let Err(error) = flushed {
+                    log::info!("{error}");
+                }
+            }
+        }
+        log::warn!("what a killed process had left in the TPM was flushed");
+        Ok(())
+    }
+
     /// The present values of a selection of PCRs. One TPM2_PCR_Read for each eight PCRs.
     pub(crate) fn pcr_values(&mut self, selection: &PcrSelection) -> Result<PcrValues> {
         const OPERATION: &str = "PCR_Read";

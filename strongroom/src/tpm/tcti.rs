@@ -42,6 +42,16 @@ impl Tcti {
         }
     }
 
+    /// Whether what a process leaves in the TPM stays there, because no resource manager is in
+    /// between. Such a TPM has one user at a time.
+    pub(super) fn is_bare(&self) -> bool {
+        let managed = |text: &str| text.contains("tpmrm") || text.starts_with("tabrmd");
+        match &self.0 {
+            Place::Named(text) => !managed(text),
+            Place::Kernel => Path::new(DEVICE).exists(),
+        }
+    }
+
     pub(super) fn connect(&self) -> Result<Context> {
         match &self.0 {
             Place::Named(text) => connect(text),
