@@ -10,9 +10,9 @@ readonly TSS_SUITE=trixie
 
 # What building Strongroom needs.
 build_packages=(build-essential pkg-config libssl-dev clang libclang-dev ca-certificates)
-# What the demo and the tests run against; the last four are peers in `make bench`.
+# What the demo and the tests run against; clevis is a peer in `make bench`.
 test_packages=(swtpm swtpm-tools opensc rclone sqlite3 openssl python3 python3-cryptography age xxd
-    tpm2-tools libtss2-tcti-swtpm0 clevis clevis-tpm2)
+    strace util-linux tpm2-tools libtss2-tcti-swtpm0 clevis clevis-tpm2)
 # What building libtss2 itself needs.
 tss_packages=(autoconf automake autoconf-archive libtool libltdl-dev libjson-c-dev uuid-dev
     dpkg-dev git)

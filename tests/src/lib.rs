@@ -11,6 +11,8 @@
 #![allow(clippy::missing_panics_doc)]
 
 pub mod daemon;
+pub mod gate;
+pub mod nas;
 pub mod programs;
 pub mod recorder;
 pub mod run;
@@ -18,9 +20,11 @@ pub mod swtpm;
 mod tpm_commands;
 pub mod truenas_fixture;
 pub mod vault;
+pub mod vault_files;
 pub mod webdav;
 
 pub use daemon::Daemon;
+pub use gate::Gate;
 pub use programs::Programs;
 pub use recorder::Recorder;
 pub use run::{Output, Run};

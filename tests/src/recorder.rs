@@ -117,14 +117,14 @@ impl Tape {
 
 /// A socket and the thread that accepts its clients, each served in a thread
 /// of its own. Dropped, it accepts no more.
-struct Channel {
+pub(crate) struct Channel {
     socket: PathBuf,
     closing: Arc<AtomicBool>,
     acceptor: Option<JoinHandle<()>>,
 }
 
 impl Channel {
-    fn open(
+    pub(crate) fn open(
         socket: &Path,
         serve: impl Fn(UnixStream) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
@@ -194,7 +194,7 @@ fn relay_commands(mut client: UnixStream, tpm: &Path, tape: &Tape) -> io::Result
 
 /// Passes bytes both ways until either side has no more: the control channel,
 /// whose messages have no common form.
-fn relay_bytes(client: &UnixStream, tpm: &Path) -> io::Result<()> {
+pub(crate) fn relay_bytes(client: &UnixStream, tpm: &Path) -> io::Result<()> {
     let tpm = &UnixStream::connect(tpm)?;
     let pass = |mut from: &UnixStream, mut to: &UnixStream| {
         let passed = io::copy(&mut from, &mut to);
@@ -212,7 +212,7 @@ fn relay_bytes(client: &UnixStream, tpm: &Path) -> io::Result<()> {
 
 /// Reads one TPM message: tag (2 bytes), size of the whole (4), code (4), and
 /// the rest. `None` at the end of the stream.
-fn read_message(stream: &mut UnixStream) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn read_message(stream: &mut UnixStream) -> io::Result<Option<Vec<u8>>> {
     const HEADER: usize = 10;
     const LARGEST: usize = 1 << 16;
     let mut message = vec![0; HEADER];

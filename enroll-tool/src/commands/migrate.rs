@@ -21,6 +21,7 @@ pub(super) fn run(place: &Place, args: &Migrate) -> Result<(), Failure> {
     database.check_secret(&secret)?;
     let vault = place.vault()?;
     if args.dry_run {
+        database.leave_as_it_is()?;
         let known = vault.list()?.objects;
         let plan = Plan::read(&database, &secret, &args.only, &known)?;
         report(place, args, &plan, None);

@@ -125,17 +125,24 @@ pub(crate) fn clear(
 fn seal_one(item: &mut Item, vault: &mut Unlocked, known: &[Metadata]) -> Result<Outcome> {
     complete(item, vault)?;
     let origin = item.object.attributes.get(strongroom::object::ORIGIN);
-    let earlier = known.iter().filter(|object| {
-        object.kind == item.object.kind
-            && object.token == item.object.token
-            && object.label == item.object.label
-            && object.origin() == origin.map(String::as_str)
-    });
-    for object in earlier {
-        // A damaged one is no help, and nothing to stop for: the secret is sealed anew.
-        let same = vault
-            .unseal(object.id)
-            .is_ok_and(|payload| payload.same_as(item.payload.expose()));
+    // The newest alone: it is the one that its name means. A key that was changed back is sealed
+    // again, though an older version would hold it.
+    let newest = known
+        .iter()
+        .filter(|object| {
+            object.kind == item.object.kind
+                && object.token == item.object.token
+                && object.label == item.object.label
+                && object.origin() == origin.map(String::as_str)
+        })
+        .max_by_key(|object| object.generation);
+    if let Some(object) = newest {
+        let same = match vault.unseal(object.id) {
+            Ok(payload) => payload.same_as(item.payload.expose()),
+            // No help, and nothing to stop for: the secret is sealed anew.
+            Err(Error::ObjectDamaged { .. }) => false,
+            Err(error) => return Err(error),
+        };
         if same {
             check_credential(item, object.id, &item.payload)?;
             return Ok(Outcome::Moved {

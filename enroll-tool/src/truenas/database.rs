@@ -14,6 +14,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior};
 use strongroom::{Error, Result, Secret};
@@ -38,6 +39,19 @@ impl Database {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         Self::open_patiently(path, PATIENCE)
     }
+
+    /// Leaves even the write-ahead log as it is when the database is closed; SQLite merges it
+    /// otherwise. For who only looks.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if SQLite cannot do it.
+    pub(crate) fn leave_as_it_is(&self) -> Result<()> {
+        self.connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+            .map(|_| ())
+            .map_err(|error| self.unusable(&describe(&error)))
+    }
+
     /// Makes sure that `secret` is this database's own, by the check value that the middleware
     /// itself goes by.
     ///
