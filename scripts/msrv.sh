@@ -1,28 +1,55 @@
 #!/usr/bin/env bash
-# Checks the workspace with Rust 1.85, the compiler of Debian 13. Debian 12 offers the same release
-# as `rustc-web`; its packages are unpacked under target/, not installed.
+# Checks the workspace with the oldest compiler that Strongroom promises to build with, Rust 1.85,
+# Debian 13's own. Debian 12 offers the same release as `rustc-web`; the packages are unpacked under
+# target/, not installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+readonly RELEASE=1.85
 readonly ROOT=$PWD/target/msrv
 
-if [ ! -x "$ROOT/usr/bin/rustc" ]; then
+main() {
+    [ -x "$ROOT/usr/bin/rustc" ] || unpack
+    # The machine's own cargo, with that compiler.
+    export RUSTC=$PWD/target/msrv/rustc
+    printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s/usr/bin/rustc "$@"\n' \
+        "$(find "$ROOT/usr/lib" -name '*.so*' -printf '%h\n' | sort -u | paste -sd:)" "$ROOT" >"$RUSTC"
+    chmod +x "$RUSTC"
+    "$RUSTC" --version
+    "$RUSTC" --version | grep -qF "rustc $RELEASE." || {
+        printf 'this is not Rust %s\n' "$RELEASE" >&2
+        exit 1
+    }
+    cargo check --locked --workspace --target-dir "$ROOT/build"
+}
+
+unpack() {
+    local flavour="" package
+    version_of rustc >/dev/null || flavour=-web
+    rm -rf "$ROOT"
     mkdir -p "$ROOT/packages"
-    if apt-cache show rustc-web >/dev/null 2>&1; then
-        packages=(rustc-web cargo-web libstd-rust-web-dev)
-    else
-        packages=(rustc cargo libstd-rust-dev)
-    fi
-    # What rustc needs beside itself, by name from its own dependencies.
-    mapfile -t libraries < <(apt-cache depends --no-recommends --no-suggests "${packages[@]}" \
-        | awk '/Depends: (libllvm|libstd-rust|libgit2|libhttp-parser|libssh2)/ {print $2}' | sort -u)
-    (cd "$ROOT/packages" && apt-get -qq download "${packages[@]}" "${libraries[@]}")
-    for package in "$ROOT"/packages/*.deb; do
+    cd "$ROOT/packages"
+    for package in "rustc$flavour" "libstd-rust$flavour-dev" "libstd-rust$flavour-$RELEASE"; do
+        apt-get -qq download "$package=$(version_of "$package")"
+    done
+    # Where the compiler's LLVM is a package of its own.
+    for package in $(dpkg-deb -f ./libstd-rust*-"$RELEASE"_*.deb Depends | grep -oE 'libllvm[0-9]+'); do
+        apt-get -qq download "$package"
+    done
+    for package in ./*.deb; do
         dpkg-deb -x "$package" "$ROOT"
     done
-fi
+    cd - >/dev/null
+}
 
-library_path=$(find "$ROOT/usr/lib" -name '*.so*' -printf '%h\n' | sort -u | paste -sd:)
-export LD_LIBRARY_PATH=$library_path RUSTC=$ROOT/usr/bin/rustc
-"$RUSTC" --version
-"$ROOT/usr/bin/cargo" check --locked --workspace --target-dir "$ROOT/build"
+# The version of a package that is of the release, in any suite that apt knows.
+version_of() {
+    apt-cache madison "$1" | awk -F'|' -v release="$RELEASE" '
+        { gsub(/ /, "", $2) } index($2, release ".") == 1 { print $2; found = 1; exit }
+        END { exit !found }' ||
+        apt-cache madison "$1" | awk -F'|' -v package="$1" -v release="$RELEASE" '
+        index(package, release) { gsub(/ /, "", $2); print $2; found = 1; exit }
+        END { exit !found }'
+}
+
+main
