@@ -2,7 +2,7 @@
 # make test   installs what it needs, builds, and passes all tests
 # The rest is for those who work on Strongroom; CONTRIBUTING.md says when.
 
-.PHONY: demo test test-all bench lint msrv deny setup release clean
+.PHONY: demo test test-all bench lint msrv deny man setup release clean
 
 demo: release
 	scripts/demo.sh
@@ -33,6 +33,13 @@ deny:
 
 release: setup
 	cargo build --locked --release --workspace --bins --lib
+
+# Manual pages, from the same source as --help.
+man: release
+	mkdir -p target/man
+	target/release/strongroom man target/man
+	target/release/zfs-keyprovider man target/man
+	target/release/credential-provider man target/man
 
 setup:
 	@scripts/setup.sh

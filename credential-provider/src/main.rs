@@ -17,7 +17,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::failure::USAGE;
 
@@ -56,6 +56,13 @@ enum Program {
         #[arg(last = true, value_name = "ARGS")]
         arguments: Vec<OsString>,
     },
+
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
 }
 
 const LONG_HELP: &str = "\
@@ -91,6 +98,16 @@ fn main() -> ExitCode {
             module,
             program: Program::Rclone { arguments },
         }) => launch::rclone(module, arguments),
+        Ok(CommandLine {
+            program: Program::Man { folder },
+            ..
+        }) => match clap_mangen::generate_to(CommandLine::command(), &folder) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("credential-provider: {}: {error}", folder.display());
+                ExitCode::from(USAGE)
+            }
+        },
         Err(error) => {
             // Nowhere is left to say that nothing can be said.
             let _ = error.print();

@@ -113,6 +113,13 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  strongroom recover --recovery recovery.txt \
         --backup /mnt/tank/strongroom.backup --yes")]
     Recover(Recover),
+
+    /// Write the manual pages into a folder
+    #[command(hide = true, after_help = "Example:\n  strongroom man target/man")]
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

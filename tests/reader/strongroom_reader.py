@@ -21,6 +21,7 @@ import hmac
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
 import unicodedata
@@ -39,6 +40,8 @@ MAX_INTEGER = (1 << 53) - 1
 KINDS = ("dataset-key", "credential", "secret-key", "private-key", "certificate")
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 TOKEN = re.compile(r"[a-z0-9-]{1,32}")
+ATTRIBUTE = re.compile(r"[a-z0-9.-]{1,64}")
+PCRS = [pcr for pcr in range(24) if pcr not in (10, 16, 23)]
 
 
 class Refused(Exception):
@@ -137,7 +140,10 @@ def unbase64(value, where, length=None):
 
 
 def read(path, limit):
-    with open(path, "rb") as file:
+    # A pipe in a file's place is refused rather than waited for.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise Refused(f"{path} is damaged: it is not a file")
         data = file.read(limit + 1)
     if len(data) > limit:
         raise Refused(f"{path} is damaged: it is longer than {limit} bytes")
@@ -225,11 +231,14 @@ def check_manifest(manifest, where):
     members(
         manifest,
         where,
-        ["format", "id", "recovery-recipient", "root-key", "index", "writers", "storage-key"]
-        + ["vault-key", "tokens", "mac"],
+        ["format", "id", "recovery-recipient", "pcrs", "root-key", "index", "writers"]
+        + ["storage-key", "vault-key", "tokens", "mac"],
     )
     string(manifest["id"], f"{where}: id", UUID)
     string(manifest["recovery-recipient"], f"{where}: recipient", re.compile("age1[0-9a-z]{58}"))
+    pcrs = string(manifest["pcrs"], f"{where}: pcrs")
+    if not pcrs or pcrs != ",".join(str(pcr) for pcr in PCRS if str(pcr) in pcrs.split(",")):
+        raise Refused(f"{where} is damaged: pcrs {pcrs!r}")
     root = members(manifest["root-key"], f"{where}: root-key", ["handle", "template", "public"])
     integer(root["handle"], f"{where}: handle", 0x81000001, 0x8100000F)
     unbase64(root["template"], f"{where}: template", 90)
@@ -296,6 +305,7 @@ def check_object(found, where):
         if not isinstance(metadata["attributes"], dict) or not metadata["attributes"]:
             raise Refused(f"{where} is damaged: attributes")
         for key, value in metadata["attributes"].items():
+            string(key, f"{where}: attribute", ATTRIBUTE)
             string(value, f"{where}: attribute {key}")
     for name in ("pool-guid", "dataset-guid"):
         if name in metadata:
@@ -312,7 +322,7 @@ def check_object(found, where):
     if not isinstance(found["slots"], list):
         raise Refused(f"{where} is damaged: slots")
     for slot in found["slots"]:
-        member = {"tpm": "key_file", "recovery": "age"}.get(
+        member = {"tpm": "key-file", "recovery": "age"}.get(
             slot.get("type") if isinstance(slot, dict) else None
         )
         if member is None:
@@ -376,23 +386,29 @@ class Vault:
 
     def read_backup(self, where):
         backup = parse(read(where, MAX_BACKUP), where)
+        # All formats first, and leniently: of what is newer, nothing else is known.
         check_format(backup, where)
+        check_format(backup.get("manifest"), f"{where}: manifest")
+        inner = backup.get("objects")
+        if not isinstance(inner, list):
+            raise Refused(f"{where} is damaged: objects")
+        for place, found in enumerate(inner):
+            metadata = found.get("metadata") if isinstance(found, dict) else None
+            check_format(metadata, f"{where}: object {place}")
         members(backup, where, ["format", "manifest", "objects", "mac"])
         self.manifest = backup["manifest"]
         check_manifest(self.manifest, f"{where}: manifest")
-        if not isinstance(backup["objects"], list):
-            raise Refused(f"{where} is damaged: objects")
-        for place, found in enumerate(backup["objects"]):
-            check_object(found, f"{where}: object {place}")
-        self.k_vault = open_vault_key(self.manifest, self.kit, where)
-        check_mac(self.k_vault, b"backup", backup, where)
         objects = {}
-        for found in backup["objects"]:
+        for place, found in enumerate(inner):
+            check_object(found, f"{where}: object {place}")
             metadata = found["metadata"]
             if metadata["id"] in objects or metadata["token"] not in self.manifest["tokens"]:
                 raise Refused(f"{where} is damaged: object {metadata['id']} has no place")
-            check_mac(self.k_vault, b"object", found, f"{where}: object {metadata['id']}")
             objects[metadata["id"]] = found
+        self.k_vault = open_vault_key(self.manifest, self.kit, where)
+        check_mac(self.k_vault, b"backup", backup, where)
+        for which, found in objects.items():
+            check_mac(self.k_vault, b"object", found, f"{where}: object {which}")
         return objects
 
     def find(self, which):
@@ -423,6 +439,7 @@ class Vault:
 # --- The TPM's part ------------------------------------------------------------------------------
 
 ZERO = bytes(32)
+RH_NULL = 0x40000007
 NV_WRITE = bytes.fromhex("00000137")
 
 
@@ -497,8 +514,8 @@ def der_element(data, tag, where):
     return data[start : start + length], data[start + length :]
 
 
-def key_file(text, where):
-    """The TPMT_PUBLIC of a TSS2 key file."""
+def key_file(text, parent_handle, where):
+    """The TPMT_PUBLIC of a TSS2 key file, which names this parent."""
     body, rest = der_element(unbase64(text, where), 0x30, where)
     kind, body = der_element(body, 0x06, where)
     empty_auth, body = der_element(body, 0xA0, where)
@@ -510,7 +527,7 @@ def key_file(text, where):
         not rest
         and not body
         and empty_auth == bytes.fromhex("0101ff")
-        and parent == code(0x40000007)
+        and parent == parent_handle.to_bytes(parent_handle.bit_length() // 8 + 1, "big")
         and all(int.from_bytes(area[:2], "big") == len(area) - 2 for area in (public, private))
         and public[2:4] == oids.get(kind)
     )
@@ -537,8 +554,7 @@ def check_list(branches, where):
         if not isinstance(pcrs, dict) or not pcrs:
             raise Refused(f"{where} is damaged: a branch over no PCR holds in every boot")
         for number, value in pcrs.items():
-            allowed = [str(pcr) for pcr in range(24) if pcr not in (10, 16, 23)]
-            if number not in allowed:
+            if number not in map(str, PCRS):
                 raise Refused(f"{where} is damaged: PCR {number}")
             string(value, f"{where}: PCR {number}", re.compile("[0-9a-f]{64}"))
 
@@ -563,7 +579,8 @@ def check_policies(vault):
     steps["PolicyAuthorize(K_x)"] = policy_authorize(names["K_x"])
     x_policy = policy_password(steps["PolicyAuthorize(K_x)"])
     steps["policy of X"] = x_policy
-    x = key_file(writers["x"], "x")
+    root_handle = manifest["root-key"]["handle"]
+    x = key_file(writers["x"], root_handle, "x")
     check_public(x, "00000492", x_policy, "x")
     steps["Name of X"] = name_of(x)
     steps["PolicySecret(X)"] = policy_secret(ZERO, name_of(x))
@@ -585,9 +602,14 @@ def check_policies(vault):
     for token, record in manifest["tokens"].items():
         storage_keys[f"token {token}"] = record["storage-key"]
     for where, text in storage_keys.items():
-        check_public(key_file(text, where), "000304b2", steps["policy of P"], where)
-    sealed = key_file(manifest["vault-key"]["tpm"], "vault-key")
-    check_public(sealed, "00000456", b"", "vault-key")
+        area = key_file(text, root_handle, where)
+        check_public(area, "000304b2", steps["policy of P"], where)
+    sealed = [("vault-key", manifest["vault-key"]["tpm"])]
+    for which, found in vault.objects.items():
+        slots = [slot for slot in found["slots"] if slot["type"] == "tpm"]
+        sealed += [(f"object {which}", slot["key-file"]) for slot in slots]
+    for where, text in sealed:
+        check_public(key_file(text, RH_NULL, where), "00000456", b"", where)
     root = unbase64(manifest["root-key"]["public"], "root-key")
     template = unbase64(manifest["root-key"]["template"], "root-key")
     check_public(root, "00030472", b"", "root-key")
@@ -705,7 +727,7 @@ def main():
         commands.add_parser(name).add_argument("--id", required=True)
     try:
         return run(parser.parse_args())
-    except Refused as error:
+    except (Refused, OSError) as error:
         print(f"strongroom_reader: {error}", file=sys.stderr)
         return 5
     except NoSuchObject as error:

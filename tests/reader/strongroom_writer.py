@@ -11,6 +11,7 @@ Strongroom's would put there; and what is authentic and yet wrong must be refuse
 
 import argparse
 import base64
+import fcntl
 import json
 import os
 import subprocess
@@ -50,10 +51,29 @@ def seal(vault, wanted):
             "commitment": base64_text(commitment),
         }
     found["mac"] = base64_text(mac(vault.k_vault, b"object", found))
-    name = os.path.join(vault.folder, "objects", metadata["token"], metadata["id"] + ".json")
-    with open(name, "xb") as file:
-        file.write(canonical(found))
+    write(vault, metadata, canonical(found))
     return metadata["id"]
+
+
+def write(vault, metadata, data):
+    """An object's file: wholly or not at all, and while nobody else writes."""
+    folder = os.path.join(vault.folder, "objects", metadata["token"])
+    name = metadata["id"] + ".json"
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4()}")
+
+    def private(path, flags):
+        return os.open(path, flags | os.O_NOFOLLOW, mode=0o600)
+
+    with open(os.path.join(vault.folder, ".lock"), "ab", opener=private) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with open(temporary, "xb", opener=private) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, os.path.join(folder, name))
+        directory = os.open(folder, os.O_RDONLY)
+        os.fsync(directory)
+        os.close(directory)
 
 
 def sign(vault, value):

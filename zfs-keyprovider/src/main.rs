@@ -5,7 +5,7 @@ mod get;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use strongroom::Tcti;
 use strongroom::dataset_key::KeyFormat;
 use strongroom::object::ObjectId;
@@ -51,6 +51,13 @@ enum Command {
     /// Print a dataset's key as `zfs load-key` reads it from standard input
     #[command(after_help = "Example:\n  zfs-keyprovider get tank/home | zfs load-key tank/home")]
     Get(Get),
+
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -78,6 +85,11 @@ fn main() -> ExitCode {
     strongroom::logging::start("zfs-keyprovider", log::LevelFilter::Warn);
     let outcome = match &cli.command {
         Command::Get(args) => get::run(&cli, args),
+        Command::Man { folder } => {
+            clap_mangen::generate_to(Cli::command(), folder).map_err(|error| {
+                strongroom::Error::input(folder.display().to_string(), error.to_string()).into()
+            })
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -13,6 +13,8 @@ mod unseal;
 
 use std::path::PathBuf;
 
+use clap::CommandFactory;
+use strongroom::error::Error;
 use strongroom::{Tcti, Unlocked, Vault, vault_dir};
 
 use crate::cli::{Cli, Command};
@@ -37,6 +39,8 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Backup { file } => backup::run(&place, file),
         Command::Remove(args) => remove::run(&place, args),
         Command::Recover(args) => recover::run(&place, args),
+        Command::Man { folder } => clap_mangen::generate_to(Cli::command(), folder)
+            .map_err(|error| Error::input(folder.display().to_string(), error.to_string()).into()),
     }
 }
 
