@@ -1,11 +1,6 @@
 //! Why a command failed, and the one place where that becomes an exit code.
 
-use std::process::ExitCode;
-
-use serde_json::json;
 use strongroom::Error;
-
-use crate::output::say;
 
 /// Why a command did not do all that it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -37,20 +32,13 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Says what failed on standard error (and as JSON on standard output), and gives the exit
-    /// code.
-    pub(crate) fn report(&self, json: bool) -> ExitCode {
-        let code = self.exit_code();
-        let reported = matches!(self, Self::Reported(_) | Self::Partial { .. });
-        if json && !reported {
-            let report = json!({ "error": self.to_string(), "exit": code });
-            say!("{report:#}");
-        }
-        eprintln!("strongroom: {self}");
-        ExitCode::from(code)
+    /// Whether a report has said it already.
+    pub(crate) fn is_reported(&self) -> bool {
+        matches!(self, Self::Reported(_) | Self::Partial { .. })
     }
 
-    fn exit_code(&self) -> u8 {
+    /// The process's exit code.
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Vault(error) | Self::Reported(error) => error.kind().exit_code(),
             Self::Partial { .. } => 1,

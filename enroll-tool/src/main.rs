@@ -26,6 +26,6 @@ fn main() -> ExitCode {
     strongroom::logging::start("strongroom", log::LevelFilter::Warn);
     match commands::run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(cli.json),
+        Err(failure) => output::failed(cli.json, &failure),
     }
 }

@@ -1,6 +1,7 @@
 //! What people see: tables, progress bars, and questions.
 
 use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
 
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -34,6 +35,18 @@ pub(crate) fn show(json: bool, value: &impl Serialize, people: impl FnOnce()) {
     } else {
         people();
     }
+}
+
+/// Says what failed on standard error, and as JSON on standard output where nothing was reported
+/// yet; gives the exit code.
+pub(crate) fn failed(json: bool, failure: &Failure) -> ExitCode {
+    let code = failure.exit_code();
+    if json && !failure.is_reported() {
+        let report = json!({ "error": failure.to_string(), "exit": code });
+        line(&format!("{report:#}"));
+    }
+    eprintln!("strongroom: {failure}");
+    ExitCode::from(code)
 }
 
 /// Damaged files, for a report in JSON.

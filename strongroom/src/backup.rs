@@ -44,11 +44,25 @@ impl Backup {
         backup
     }
 
+    /// Refuses a file in a folder that is not there.
+    pub(crate) fn check_folder(file: &Path) -> Result<()> {
+        let folder = file.parent().filter(|dir| !dir.as_os_str().is_empty());
+        if folder.unwrap_or(Path::new(".")).is_dir() {
+            Ok(())
+        } else {
+            Err(Error::input(
+                format!("backup {}", file.display()),
+                "its folder does not exist; name a file in one that does",
+            ))
+        }
+    }
+
     /// The backup of this very vault that is in `file` already, if there is any file.
     ///
     /// # Errors
     /// [`Error::Input`] for a file that is anything else: to write over it would destroy it.
     pub(crate) fn existing(file: &Path, vault_id: &str, key: &VaultKey) -> Result<Option<Self>> {
+        Self::check_folder(file)?;
         if fs::symlink_metadata(file).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             return Ok(None);
         }
@@ -116,6 +130,7 @@ impl Backup {
 
     /// Every object has a place in the vault, and one only.
     fn check(&self) -> Result<(), String> {
+        self.manifest.check()?;
         let mut ids = BTreeSet::new();
         for object in &self.objects {
             let metadata = &object.metadata;

@@ -6,7 +6,6 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::object::{ObjectId, TokenName};
 use crate::policy::Refusal;
 
 /// The library's result.
@@ -187,7 +186,7 @@ pub enum Error {
 
     /// The vault has no such token.
     #[error("the vault has no token {0}")]
-    NoSuchToken(TokenName),
+    NoSuchToken(String),
 
     /// The recovery identity does not open this vault.
     #[error(
@@ -289,19 +288,6 @@ impl Error {
             action,
             path,
             source,
-        }
-    }
-
-    /// Several objects answer to `selector`.
-    pub(crate) fn ambiguous(selector: &impl ToString, ids: &[ObjectId]) -> Self {
-        Self::AmbiguousObject {
-            selector: selector.to_string(),
-            count: ids.len(),
-            ids: ids
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(", "),
         }
     }
 }

@@ -109,14 +109,18 @@ impl Manifest {
 
     pub(crate) fn parse(bytes: &[u8], file: &Path) -> Result<Self> {
         let manifest: Self = store::parse_json(bytes, file, FORMAT)?;
-        let id = Uuid::parse_str(&manifest.id).map(|id| id.to_string());
-        if id.is_ok_and(|id| id == manifest.id) {
-            Ok(manifest)
-        } else {
-            Err(Error::VaultDamaged {
-                file: file.to_owned(),
-                reason: "its id is not a UUID in lower case".to_owned(),
-            })
+        manifest.check().map_err(|reason| Error::VaultDamaged {
+            file: file.to_owned(),
+            reason,
+        })?;
+        Ok(manifest)
+    }
+
+    /// What the types do not say.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        match Uuid::parse_str(&self.id) {
+            Ok(id) if id.to_string() == self.id => Ok(()),
+            _ => Err("its id is not a UUID in lower case".to_owned()),
         }
     }
 
@@ -174,7 +178,7 @@ impl Manifest {
         let record = self
             .tokens
             .get(token)
-            .ok_or_else(|| Error::NoSuchToken(token.clone()))?;
+            .ok_or_else(|| Error::NoSuchToken(token.to_string()))?;
         key_file(&record.storage_key, file)
     }
 }

@@ -42,7 +42,8 @@ impl TryFrom<String> for RecoveryRecipient {
 
     fn try_from(text: String) -> Result<Self> {
         match x25519::Recipient::from_str(&text) {
-            Ok(_) => Ok(Self(text)),
+            // One spelling only; Bech32 has two.
+            Ok(recipient) => Ok(Self(recipient.to_string())),
             Err(reason) => Err(Error::input(format!("recovery recipient {text:?}"), reason)),
         }
     }
@@ -105,7 +106,14 @@ impl RecoveryKit {
         } else {
             File::open(path).and_then(|file| Secret::read_from(file, Self::MAX_LEN))
         };
-        let text = text.map_err(|error| Error::input(what(), error.to_string()))?;
+        let text = text.map_err(|error| {
+            Error::input(
+                what(),
+                format!(
+                    "{error}; name the file that `strongroom init` wrote, or - for standard input"
+                ),
+            )
+        })?;
         Self::parse(&text).map_err(|reason| {
             Error::input(
                 what(),

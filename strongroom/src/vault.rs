@@ -5,30 +5,32 @@
 //! [`Unlocked`] vault is the only thing that seals or unseals with the TPM. [`ByRecovery`] is the
 //! other way in, with the recovery kit and in any boot.
 
+mod backing_up;
+mod finding;
+mod making;
+mod opening;
+mod rebinding;
+mod recovering;
+mod sealing;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use uuid::Uuid;
-
 use crate::backup::Backup;
-use crate::envelope::{Dek, Purpose, TAG_LEN, VaultKey};
+use crate::envelope::{TAG_LEN, VaultKey};
 use crate::error::{Error, Result};
-use crate::manifest::{self, Manifest};
-use crate::object::{
-    MAX_PAYLOAD, Metadata, NewObject, OBJECT_FORMAT, ObjectFile, ObjectId, Slot, TokenName,
-};
-use crate::policy::{Branches, PcrSelection, PcrValues, PolicyFile, Refusal};
-use crate::provision;
+use crate::manifest::Manifest;
+use crate::object::{Metadata, NewObject, ObjectId, TokenName};
+use crate::policy::{Branches, PcrSelection, PcrValues, Refusal};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::secret::Secret;
 use crate::store::{self, Damaged, Store, WriteLock};
-use crate::tpm::index::OpenIndex;
-use crate::tpm::key_file::{KeyFile, PARENT_UNNAMED};
 use crate::tpm::root_key::RootKey;
-use crate::tpm::session::{Gate, Session};
+use crate::tpm::session::Gate;
 use crate::tpm::storage::StorageKey;
-use crate::tpm::writer::RecoveryKey;
 use crate::tpm::{Tcti, Tpm};
+
+use self::recovering::dek_by_recovery;
 
 /// A vault's folder and manifest.
 #[derive(Clone)]
@@ -145,54 +147,7 @@ impl Vault {
         options: &InitOptions,
         keep: impl FnOnce(&RecoveryKit) -> Result<()>,
     ) -> Result<Self> {
-        let store = Store::new(dir);
-        store.check_unused()?;
-        let mut tpm = Tpm::connect(tcti)?;
-        tpm.check_commands()?;
-        let present = provision::present_boot(&mut tpm, options.pcrs.as_ref())?;
-        let (id, key) = (Uuid::new_v4().to_string(), VaultKey::random());
-        let identity = RecoveryIdentity::generate();
-        let recipient = identity.recipient();
-        let (k_rec, open_k_rec) = RecoveryKey::generate(&recipient);
-        // While nothing is loaded into the TPM: people take their time, and may give up.
-        keep(&RecoveryKit {
-            identity,
-            vault_id: id.clone(),
-            fingerprint: key.fingerprint(),
-        })?;
-        store.create_folders(options.tokens.iter().cloned())?;
-        let _lock = store.lock(options.tokens.iter().cloned())?;
-        let branches = Branches::only(present);
-        let request = provision::Request {
-            vault_id: &id,
-            k_rec: &k_rec,
-            open_k_rec: &open_k_rec,
-            branches: &branches,
-        };
-        drop(tpm);
-        let (mut tpm, machine) = provision::Machine::prepare(tcti, &request)?;
-        let on_tpm = machine
-            .complete(&mut tpm, &key, options.tokens.iter().cloned())
-            .map(|(on_tpm, _)| on_tpm)?;
-        let index = on_tpm.index;
-        let recovery_slot = recipient.encrypt(key.expose());
-        let manifest = Manifest::new(id, recipient, recovery_slot, on_tpm, &key);
-        let policy = PolicyFile::settled(branches);
-        let written = store::write(&store.policy_file(), &store::to_json(&policy))
-            // Last: before it there is no vault.
-            .and_then(|()| store::write(&store.manifest_file(), &store::to_json(&manifest)));
-        match written {
-            Ok(()) => Ok(Self {
-                store,
-                manifest,
-                expected: None,
-            }),
-            Err(error) => {
-                let left = manifest.writers.index(index, &manifest.id)?;
-                provision::remove_index(&mut tpm, left);
-                Err(error)
-            }
-        }
+        Self::make(dir, tcti, options, keep)
     }
 
     /// Opens the vault in a folder. Touches no TPM; nothing of it is authenticated yet.
@@ -263,39 +218,12 @@ impl Vault {
     /// [`Error::NoSuchObject`], [`Error::AmbiguousObject`], and [`Error::ObjectDamaged`] if the
     /// selector names a damaged object by its id.
     pub fn find(&self, selector: &crate::uri::Selector) -> Result<Metadata> {
-        if let Some(id) = selector.id {
-            return Some(self.read(id)?.metadata)
-                .filter(|object| selector.matches(object))
-                .ok_or_else(|| Error::NoSuchObject(selector.to_string()));
-        }
-        let Listing { objects, damaged } = self.list()?;
-        let meant: Vec<Metadata> = objects
-            .into_iter()
-            .filter(|object| selector.matches(object))
-            .collect();
-        let newest = |object: &&Metadata| !meant.iter().any(|other| other.supersedes(object));
-        let mut found: Vec<Metadata> = meant.iter().filter(newest).cloned().collect();
-        // A damaged file does not tell whether it is the one that is meant, or a newer version.
-        for bad in &damaged {
-            log::warn!("{} is damaged: {}", bad.file.display(), bad.reason);
-        }
-        match found.len() {
-            0 if damaged.is_empty() => Err(Error::NoSuchObject(selector.to_string())),
-            0 => Err(Error::NoSuchObject(format!(
-                "{selector} among those that can be read ({} cannot)",
-                damaged.len()
-            ))),
-            1 => Ok(found.remove(0)),
-            _ => {
-                let ids: Vec<_> = found.iter().map(|object| object.id).collect();
-                Err(Error::ambiguous(selector, &ids))
-            }
-        }
+        self.find_newest(selector)
     }
 
     /// An object's payload length in bytes, without opening it; `None` where it has none.
     pub fn payload_len(&self, id: ObjectId) -> Result<Option<usize>> {
-        let payload = self.read(id)?.payload;
+        let payload = self.read(id, |_| Ok(()))?.payload;
         Ok(payload.map(|payload| payload.ciphertext.0.len().saturating_sub(TAG_LEN)))
     }
 
@@ -306,51 +234,6 @@ impl Vault {
     /// [`Error::RootKey`] on another TPM; [`Error::VaultForged`].
     pub fn unlock(&self, tcti: &Tcti) -> Result<Unlocked> {
         Tpm::with_room(tcti, || self.try_unlock(tcti))
-    }
-
-    fn try_unlock(&self, tcti: &Tcti) -> Result<Unlocked> {
-        let file = self.store.manifest_file();
-        let Connection {
-            mut tpm,
-            root,
-            index,
-            in_force,
-        } = self.connect(tcti)?;
-        let branches = self.branches(&in_force)?;
-        let session = Session::start(&mut tpm, root)?;
-        let gate = Gate {
-            session,
-            index,
-            branches,
-        };
-        let key = self
-            .unseal_vault_key(&mut tpm, root, &gate)
-            .map_err(|error| self.blame_manifest(error))?;
-        self.manifest.authenticate(&key, &file)?;
-        if self
-            .expected
-            .is_some_and(|expected| expected != key.fingerprint())
-        {
-            return Err(Error::VaultForged {
-                file,
-                reason: "its vault key is not the one that you named: it is another vault"
-                    .to_owned(),
-            });
-        }
-        Ok(self.unlocked(key, tpm, root, gate))
-    }
-
-    fn unlocked(&self, key: VaultKey, tpm: Tpm, root: RootKey, gate: Gate) -> Unlocked {
-        Unlocked {
-            vault: self.clone(),
-            key,
-            tpm,
-            root,
-            gate,
-            loaded: None,
-            lock: None,
-            known: None,
-        }
     }
 
     /// Opens the vault with the recovery kit, in any boot and without a TPM.
@@ -394,37 +277,6 @@ impl Vault {
         Tpm::with_room(tcti, || self.try_rebind(tcti, change))
     }
 
-    fn try_rebind(&self, tcti: &Tcti, change: &Change) -> Result<Rebound> {
-        let mut connection = self.connect(tcti)?;
-        let old = self.branches(&connection.in_force)?;
-        let new = self.new_branches(&mut connection.tpm, Some(&old), change)?;
-        let rebound = if new.digest().as_bytes() == &connection.in_force {
-            self.settle(new, false)?
-        } else {
-            self.write_ahead(Some(old.clone()), &new)?;
-            let session = Session::start(&mut connection.tpm, connection.root)?;
-            let gate = Gate {
-                session,
-                index: connection.index,
-                branches: old,
-            };
-            self.manifest.writers.rewrite(
-                &mut connection.tpm,
-                connection.root,
-                &gate,
-                &self.manifest.id,
-                new.digest(),
-            )?;
-            self.confirm(&mut connection, new)?
-        };
-        drop(connection);
-        if let Change::PresentBoot(Some(pcrs)) = change {
-            let key = self.unlock(tcti)?.key;
-            self.remember_pcrs(pcrs, &key)?;
-        }
-        Ok(rebound)
-    }
-
     /// Changes the list of allowed boots with the recovery kit, in any boot.
     ///
     /// # Errors
@@ -448,47 +300,12 @@ impl Vault {
     /// [`Error::VaultExists`] where the folder has another vault; [`Error::VaultForged`] and
     /// [`Error::VaultDamaged`] for a backup that is not whole and genuine.
     pub fn restore(dir: &Path, backup: &Path, kit: &RecoveryKit) -> Result<(Self, usize)> {
-        let store = Store::new(dir);
-        let backup_file = backup;
-        let backup = Backup::read(backup, kit)?;
-        let key = backup.manifest.vault_key_by_recovery(kit, backup_file)?;
-        let tokens = || backup.manifest.tokens.keys().cloned();
-        let file = store.manifest_file();
-        let genuine = match Self::open(dir) {
-            Ok(vault) if vault.manifest.id != kit.vault_id => {
-                return Err(Error::VaultExists(dir.to_owned(), "another vault"));
-            }
-            Ok(vault) => match vault.manifest.authenticate(&key, &file) {
-                Ok(()) => Some(vault.manifest),
-                Err(_) => None,
-            },
-            Err(Error::VaultMissing(_) | Error::VaultDamaged { .. }) => None,
-            Err(error) => return Err(error),
-        };
-        store.create_folders(tokens())?;
-        let _lock = store.lock(tokens())?;
-        let vault = Self {
-            store,
-            manifest: genuine.clone().unwrap_or_else(|| backup.manifest.clone()),
-            expected: None,
-        };
-        let mut restored = 0;
-        for object in &backup.objects {
-            let (token, id) = (&object.metadata.token, object.metadata.id);
-            let usable = vault
-                .store
-                .read_object(token, id)
-                .and_then(|there| vault.authenticate(&key, &there));
-            if usable.is_err() {
-                vault.store.write_object(object)?;
-                restored += 1;
-            }
-        }
-        if genuine.is_none() {
-            // Last: until then the folder is no vault, and this can be done again.
-            store::write(&file, &store::to_json(&vault.manifest))?;
-        }
-        Ok((vault, restored))
+        Self::restore_from(dir, backup, kit)
+    }
+
+    /// Refuses a backup file in a folder that is not there. Touches no TPM.
+    pub fn check_backup_folder(file: &Path) -> Result<()> {
+        Backup::check_folder(file)
     }
 
     /// Makes a vault open on this machine's TPM with the recovery kit: brings it onto this TPM
@@ -506,238 +323,7 @@ impl Vault {
         pcrs: Option<&PcrSelection>,
         progress: impl FnMut(usize, usize),
     ) -> Result<Recovered> {
-        let file = self.store.manifest_file();
-        let key = self.manifest.vault_key_by_recovery(kit, &file)?;
-        let lock = self.lock()?;
-        let unlocked = self.unlock(tcti).or_else(|error| match error {
-            Error::PolicyRefused(_) | Error::PolicyFile { .. } => {
-                let change = Change::PresentBoot(pcrs.cloned());
-                Tpm::with_room(tcti, || self.rebind_locked(tcti, kit, &change))?;
-                self.unlock(tcti)
-            }
-            other => Err(other),
-        });
-        match unlocked {
-            Ok(unlocked) => unlocked.holding(lock).repair(kit, false, progress),
-            // The manifest is genuine, as the kit has shown, so what it names is of another TPM.
-            Err(
-                Error::ForeignTpm(_)
-                | Error::RootKey { .. }
-                | Error::NotLoadable { .. }
-                | Error::VaultForged { .. },
-            ) => self.move_here(tcti, kit, key, pcrs, lock, progress),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Brings the vault onto another TPM than the one that its manifest names.
-    fn move_here(
-        &self,
-        tcti: &Tcti,
-        kit: &RecoveryKit,
-        key: VaultKey,
-        pcrs: Option<&PcrSelection>,
-        lock: WriteLock,
-        progress: impl FnMut(usize, usize),
-    ) -> Result<Recovered> {
-        let open_k_rec = self.manifest.writers.k_rec.open(&kit.identity)?;
-        let mut tpm = Tpm::connect(tcti)?;
-        tpm.check_commands()?;
-        let present = match pcrs {
-            Some(_) => provision::present_boot(&mut tpm, pcrs)?,
-            None => tpm.pcr_values(&self.manifest.pcrs)?.check_extended()?,
-        };
-        let branches = Branches::only(present);
-        let request = provision::Request {
-            vault_id: &self.manifest.id,
-            k_rec: &self.manifest.writers.k_rec,
-            open_k_rec: &open_k_rec,
-            branches: &branches,
-        };
-        drop(tpm);
-        let (mut tpm, machine) = provision::Machine::prepare(tcti, &request)?;
-        let root = machine.root;
-        let (on_tpm, gate) = machine.complete(&mut tpm, &key, self.tokens())?;
-        let index = gate.index.index;
-        let vault = Self {
-            manifest: Manifest::new(
-                self.manifest.id.clone(),
-                self.manifest.recovery_recipient.clone(),
-                self.manifest.vault_key.recovery.clone(),
-                on_tpm,
-                &key,
-            ),
-            ..self.clone()
-        };
-        let manifest = store::to_json(&vault.manifest);
-        let unlocked = vault.unlocked(key, tpm, root, gate).holding(lock);
-        let done = unlocked.repair(kit, true, progress).and_then(|recovered| {
-            let policy = PolicyFile::settled(branches);
-            store::write(&self.store.policy_file(), &store::to_json(&policy))?;
-            // Last: until then the vault is the old one, and recovery can begin anew.
-            store::write(&self.store.manifest_file(), &manifest)?;
-            Ok(recovered)
-        });
-        if done.is_err() {
-            if let Ok(mut tpm) = Tpm::connect(tcti) {
-                provision::remove_index(&mut tpm, index);
-            }
-        }
-        done
-    }
-
-    fn rebind_locked(&self, tcti: &Tcti, kit: &RecoveryKit, change: &Change) -> Result<Rebound> {
-        let file = self.store.manifest_file();
-        let vault_key = self.manifest.vault_key_by_recovery(kit, &file)?;
-        let mut connection = self.connect(tcti)?;
-        // The list may be lost or spoilt: the kit is there to mend that too.
-        let old = match self.branches(&connection.in_force) {
-            Ok(old) => Some(old),
-            Err(Error::PolicyFile { .. }) => None,
-            Err(error) => return Err(error),
-        };
-        let new = self.new_branches(&mut connection.tpm, old.as_ref(), change)?;
-        let rebound = if new.digest().as_bytes() == &connection.in_force {
-            self.settle(new, false)?
-        } else {
-            self.write_ahead(old, &new)?;
-            let key = self.manifest.writers.k_rec.open(&kit.identity)?;
-            self.manifest.writers.rewrite_by_recovery(
-                &mut connection.tpm,
-                connection.root,
-                connection.index,
-                &key,
-                &self.manifest.id,
-                new.digest(),
-            )?;
-            self.confirm(&mut connection, new)?
-        };
-        if let Change::PresentBoot(Some(pcrs)) = change {
-            self.remember_pcrs(pcrs, &vault_key)?;
-        }
-        Ok(rebound)
-    }
-
-    /// The list that a change makes of the one in force, `None` where that is lost.
-    fn new_branches(
-        &self,
-        tpm: &mut Tpm,
-        old: Option<&Branches>,
-        change: &Change,
-    ) -> Result<Branches> {
-        let pcrs = old.map_or_else(|| self.manifest.pcrs.clone(), Branches::all_pcrs);
-        match (change, old) {
-            (Change::PresentBoot(Some(pcrs)), _) => {
-                provision::present_boot(tpm, Some(pcrs)).map(Branches::only)
-            }
-            (Change::PresentBoot(None), _) => {
-                Ok(Branches::only(tpm.pcr_values(&pcrs)?.check_extended()?))
-            }
-            (Change::Add(values), Some(old)) => {
-                let mut added = tpm.pcr_values(&pcrs)?;
-                for (pcr, value) in values {
-                    added = added.with(*pcr, *value)?;
-                }
-                old.clone().with(added.check_extended()?)
-            }
-            (Change::Add(_), None) => Err(Error::input(
-                "--add",
-                "the list of allowed boots is lost, so that nothing can be added to it; \
-                 run `strongroom rebind --recovery FILE` without --add",
-            )),
-        }
-    }
-
-    fn remember_pcrs(&self, pcrs: &PcrSelection, key: &VaultKey) -> Result<()> {
-        if *pcrs == self.manifest.pcrs {
-            return Ok(());
-        }
-        let manifest = self.manifest.clone().with_pcrs(pcrs.clone(), key);
-        store::write(&self.store.manifest_file(), &store::to_json(&manifest))
-    }
-
-    fn read(&self, id: ObjectId) -> Result<ObjectFile> {
-        for token in self.manifest.tokens.keys() {
-            match self.store.read_object(token, id) {
-                Err(Error::NoSuchObject(_)) => {}
-                other => return other,
-            }
-        }
-        Err(Error::NoSuchObject(id.to_string()))
-    }
-
-    fn connect(&self, tcti: &Tcti) -> Result<Connection> {
-        let expected = self
-            .manifest
-            .index()
-            .map_err(|error| self.blame_manifest(error))?;
-        let mut tpm = Tpm::connect(tcti)?;
-        let root = self.manifest.root_key.open(&mut tpm)?;
-        let index = expected.open(&mut tpm)?;
-        let in_force = index.read(&mut tpm)?;
-        Ok(Connection {
-            tpm,
-            root,
-            index,
-            in_force,
-        })
-    }
-
-    /// The list of allowed boots that the TPM's index vouches for.
-    fn branches(&self, in_force: &[u8; 32]) -> Result<Branches> {
-        let file = self.store.policy_file();
-        PolicyFile::read(&file)?.that_holds(in_force, &file)
-    }
-
-    fn unseal_vault_key(&self, tpm: &mut Tpm, root: RootKey, gate: &Gate) -> Result<VaultKey> {
-        let file = self.store.manifest_file();
-        let storage_key = manifest::key_file(&self.manifest.storage_key, &file)?;
-        let sealed = manifest::key_file(&self.manifest.vault_key.tpm, &file)?;
-        let storage_key = StorageKey::load(tpm, root, &storage_key)?;
-        let unsealed = storage_key.unseal(tpm, gate, &sealed);
-        storage_key.unload(tpm)?;
-        VaultKey::new(unsealed?).ok_or_else(|| Error::VaultDamaged {
-            file,
-            reason: "its vault key is not 32 bytes".to_owned(),
-        })
-    }
-
-    /// On the vault's own TPM, with its own root key and index, a TPM object that does not load
-    /// was put into the manifest by someone else.
-    fn blame_manifest(&self, error: Error) -> Error {
-        match error {
-            Error::NotLoadable { reason, .. } | Error::Input { reason, .. } => Error::VaultForged {
-                file: self.store.manifest_file(),
-                reason,
-            },
-            other => other,
-        }
-    }
-
-    fn write_ahead(&self, old: Option<Branches>, new: &Branches) -> Result<()> {
-        let policy = match old {
-            Some(old) => PolicyFile::ahead(old, new.clone()),
-            None => PolicyFile::settled(new.clone()),
-        };
-        store::write(&self.store.policy_file(), &store::to_json(&policy))
-    }
-
-    fn confirm(&self, connection: &mut Connection, new: Branches) -> Result<Rebound> {
-        let now = connection.index.read(&mut connection.tpm)?;
-        if &now != new.digest().as_bytes() {
-            return Err(Error::Tpm {
-                operation: "NV_Write(policy index)",
-                reason: "the index does not hold what was written; the old list is still in force"
-                    .to_owned(),
-            });
-        }
-        self.settle(new, true)
-    }
-
-    fn settle(&self, branches: Branches, written: bool) -> Result<Rebound> {
-        let policy = PolicyFile::settled(branches.clone());
-        store::write(&self.store.policy_file(), &store::to_json(&policy))?;
-        Ok(Rebound { branches, written })
+        self.recover_here(tcti, kit, pcrs, progress)
     }
 }
 
@@ -766,57 +352,7 @@ impl Unlocked {
     /// [`Error::NoSuchToken`]; [`Error::Input`] for a payload that is too long;
     /// [`Error::ObjectDamaged`] if what was read back is not what was sealed (it is removed).
     pub fn seal(&mut self, object: NewObject, payload: &Secret) -> Result<ObjectId> {
-        if payload.len() > MAX_PAYLOAD {
-            return Err(Error::input(
-                format!("secret {}", object.label),
-                format!("it is longer than {MAX_PAYLOAD} bytes"),
-            ));
-        }
-        let mut metadata = Metadata {
-            format: OBJECT_FORMAT,
-            id: ObjectId::random(),
-            token: object.token,
-            kind: object.kind,
-            label: object.label,
-            attributes: object.attributes,
-            pool_guid: object.pool_guid,
-            dataset_guid: object.dataset_guid,
-            generation: 1,
-        };
-        for older in self.known()? {
-            if older.version_of() == metadata.version_of() {
-                metadata.generation = metadata.generation.max(older.generation.saturating_add(1));
-            }
-        }
-        let dek = Dek::random();
-        let (id, token) = (metadata.id, metadata.token.clone());
-        let sealed = metadata.clone();
-        let file = ObjectFile {
-            payload: Some(dek.encrypt(&self.key, &metadata, payload)),
-            slots: vec![
-                self.tpm_slot(&token, &dek)?,
-                Slot::Recovery {
-                    age: self.vault.manifest.recovery_recipient.encrypt(dek.expose()),
-                },
-            ],
-            metadata,
-            mac: crate::encoding::Base64::default(),
-        };
-        self.vault.store.write_object(&self.with_mac(file))?;
-        match self.unseal(id) {
-            Ok(again) if again.same_as(payload.expose()) => {
-                self.known()?.push(sealed);
-                Ok(id)
-            }
-            outcome => {
-                let file = self.vault.store.object_file(&token, id);
-                self.vault.store.remove_object(&token, id)?;
-                Err(outcome.err().unwrap_or(Error::ObjectDamaged {
-                    file,
-                    reason: "what was read back is not what was sealed".to_owned(),
-                }))
-            }
-        }
+        self.seal_new(object, payload)
     }
 
     /// Unseals an object. In a batch of one token: PolicyPCR [, PolicyOR], PolicyAuthorizeNV,
@@ -825,7 +361,9 @@ impl Unlocked {
     /// # Errors
     /// [`Error::NoSuchObject`], [`Error::ObjectDamaged`], [`Error::PolicyRefused`].
     pub fn unseal(&mut self, id: ObjectId) -> Result<Secret> {
-        let object = self.vault.read(id)?;
+        let object = self
+            .vault
+            .read(id, |object| self.vault.authenticate(&self.key, object))?;
         let dek = self.dek(&object)?;
         self.vault.open_payload(&self.key, &object, &dek)
     }
@@ -833,7 +371,7 @@ impl Unlocked {
     /// Removes an object for good. The caller knows that nobody needs it.
     pub fn remove(&mut self, id: ObjectId) -> Result<()> {
         self.known()?.retain(|object| object.id != id);
-        let object = self.vault.read(id)?;
+        let object = self.vault.read(id, |_| Ok(()))?;
         self.vault.store.remove_object(&object.metadata.token, id)
     }
 
@@ -850,200 +388,7 @@ impl Unlocked {
     /// [`Error::Input`] for a file that is anything else; [`Error::Io`]; [`Error::VaultDamaged`]
     /// if what was read back is not what was written.
     pub fn backup(&self, file: &Path) -> Result<BackupReport> {
-        let before = Backup::existing(file, self.vault.id(), &self.key)?;
-        let mut listing = self.vault.list()?;
-        let mut objects = Vec::new();
-        for object in &listing.objects {
-            match self.genuine(object) {
-                Ok(object) => objects.push(object),
-                Err(Error::ObjectDamaged { file, reason }) => {
-                    listing.damaged.push(Damaged { file, reason });
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let ids: BTreeSet<ObjectId> = objects.iter().map(|object| object.metadata.id).collect();
-        let fresh = objects.len();
-        let before = before.map(|backup| backup.objects).unwrap_or_default();
-        objects.extend(
-            before
-                .into_iter()
-                .filter(|old| !ids.contains(&old.metadata.id)),
-        );
-        let report = BackupReport {
-            objects: objects.iter().map(|object| object.metadata.id).collect(),
-            kept: objects.len() - fresh,
-            damaged: listing.damaged,
-        };
-        Backup::new(self.vault.manifest.clone(), objects, &self.key).write(file, &self.key)?;
-        Ok(report)
-    }
-
-    /// The genuine objects, after the right to write was had.
-    ///
-    /// # Errors
-    /// [`Error::VaultForged`] where there are objects, and not one of them is of this vault: it
-    /// was exchanged as a whole, and whoever did it would be handed the next secret.
-    fn known(&mut self) -> Result<&mut Vec<Metadata>> {
-        if self.known.is_none() {
-            if self.lock.is_none() {
-                self.lock = Some(self.vault.lock()?);
-            }
-            let listed = self.vault.list()?.objects;
-            let count = listed.len();
-            let genuine: Vec<_> = listed
-                .into_iter()
-                .filter(|object| self.genuine(object).is_ok())
-                .collect();
-            if count > 0 && genuine.is_empty() {
-                return Err(Error::VaultForged {
-                    file: self.vault.store.manifest_file(),
-                    reason: format!("none of the {count} objects here belongs to it"),
-                });
-            }
-            self.known = Some(genuine);
-        }
-        Ok(self.known.as_mut().expect("it was just set"))
-    }
-
-    fn genuine(&self, object: &Metadata) -> Result<ObjectFile> {
-        let read = self.vault.store.read_object(&object.token, object.id)?;
-        self.vault.authenticate(&self.key, &read)?;
-        Ok(read)
-    }
-
-    /// The storage key of a token, loaded.
-    fn storage_key(&mut self, token: &TokenName) -> Result<StorageKey> {
-        if let Some((loaded, key)) = &self.loaded {
-            if loaded == token {
-                return Ok(*key);
-            }
-            let key = *key;
-            self.loaded = None;
-            key.unload(&mut self.tpm)?;
-        }
-        let file = self.vault.store.manifest_file();
-        let key_file = self.vault.manifest.token_key(token, &file)?;
-        let key = StorageKey::load(&mut self.tpm, self.root, &key_file)
-            .map_err(|error| self.vault.blame_manifest(error))?;
-        self.loaded = Some((token.clone(), key));
-        Ok(key)
-    }
-
-    fn tpm_slot(&mut self, token: &TokenName, dek: &Dek) -> Result<Slot> {
-        let key = self.storage_key(token)?;
-        let sealed = key.seal(&mut self.tpm, &self.gate, dek.expose())?;
-        Ok(Slot::Tpm {
-            key_file: sealed.to_der(PARENT_UNNAMED)?,
-        })
-    }
-
-    /// The DEK by the first TPM slot that this TPM opens. The object is authenticated first.
-    fn dek(&mut self, object: &ObjectFile) -> Result<Dek> {
-        self.vault.authenticate(&self.key, object)?;
-        let mut reason = "it has no TPM slot".to_owned();
-        let slots = object.slots.iter().filter_map(|slot| match slot {
-            Slot::Tpm { key_file } => Some(KeyFile::from_der(key_file)),
-            Slot::Recovery { .. } => None,
-        });
-        for slot in slots {
-            let sealed = match slot {
-                Ok(sealed) => sealed,
-                Err(bad) => {
-                    reason = bad;
-                    continue;
-                }
-            };
-            let key = self.storage_key(&object.metadata.token)?;
-            match key.unseal(&mut self.tpm, &self.gate, &sealed) {
-                Ok(dek) => match Dek::new(dek) {
-                    Some(dek) => return Ok(dek),
-                    None => "its DEK is not 32 bytes".clone_into(&mut reason),
-                },
-                // Of another TPM, or spoilt; another slot may do.
-                Err(Error::NotLoadable { reason: bad, .. }) => reason = bad,
-                Err(error) => return Err(error),
-            }
-        }
-        Err(self
-            .vault
-            .damaged(object, format!("no TPM slot opens: {reason}")))
-    }
-
-    /// Puts an object, opened by the recovery way, under this TPM. Its payload stays.
-    fn seal_again(&mut self, object: &Metadata, identity: &RecoveryIdentity) -> Result<()> {
-        let mut file = self.vault.store.read_object(&object.token, object.id)?;
-        self.vault.authenticate(&self.key, &file)?;
-        let dek = dek_by_recovery(&self.vault, &file, identity)?;
-        let payload = self.vault.open_payload(&self.key, &file, &dek)?;
-        let slot = self.tpm_slot(&object.token, &dek)?;
-        // The slot of the TPM that the vault comes from stays, in case it goes back.
-        let mut others = 0;
-        file.slots.retain(|slot| {
-            others += usize::from(matches!(slot, Slot::Tpm { .. }));
-            matches!(slot, Slot::Recovery { .. }) || others == 1
-        });
-        file.slots.insert(0, slot);
-        self.vault.store.write_object(&self.with_mac(file))?;
-        let again = self.unseal(object.id)?;
-        if again.same_as(payload.expose()) {
-            Ok(())
-        } else {
-            Err(Error::ObjectDamaged {
-                file: self.vault.store.object_file(&object.token, object.id),
-                reason: "what was read back is not what was sealed".to_owned(),
-            })
-        }
-    }
-
-    /// Sees that every object opens here, and seals again those that do not, or all of them.
-    fn repair(
-        mut self,
-        kit: &RecoveryKit,
-        all: bool,
-        mut progress: impl FnMut(usize, usize),
-    ) -> Result<Recovered> {
-        let Listing {
-            objects,
-            mut damaged,
-        } = self.vault.list()?;
-        let (mut usable, mut sealed) = (0, 0);
-        for (done, object) in objects.iter().enumerate() {
-            let opens = !all && self.unseal(object.id).is_ok();
-            let outcome = if opens {
-                Ok(())
-            } else {
-                sealed += 1;
-                self.seal_again(object, &kit.identity)
-            };
-            match outcome {
-                Ok(()) => usable += 1,
-                Err(error) => {
-                    let (file, reason) = match error {
-                        Error::ObjectDamaged { file, reason } => (file, reason),
-                        Error::RecoveryIdentity(reason) => (
-                            self.vault.store.object_file(&object.token, object.id),
-                            format!("its recovery slot does not open: {reason}"),
-                        ),
-                        other => return Err(other),
-                    };
-                    sealed -= 1;
-                    damaged.push(Damaged { file, reason });
-                }
-            }
-            progress(done + 1, objects.len());
-        }
-        Ok(Recovered {
-            objects: usable,
-            sealed,
-            moved: all,
-            damaged,
-        })
-    }
-
-    fn with_mac(&self, mut object: ObjectFile) -> ObjectFile {
-        object.mac = self.key.mac(Purpose::Object, &object);
-        object
+        self.back_up(file)
     }
 }
 
@@ -1053,61 +398,10 @@ impl ByRecovery {
     /// # Errors
     /// [`Error::NoSuchObject`], [`Error::ObjectDamaged`].
     pub fn unseal(&self, id: ObjectId) -> Result<Secret> {
-        let object = self.vault.read(id)?;
-        self.vault.authenticate(&self.key, &object)?;
+        let object = self
+            .vault
+            .read(id, |object| self.vault.authenticate(&self.key, object))?;
         let dek = dek_by_recovery(&self.vault, &object, &self.identity)?;
         self.vault.open_payload(&self.key, &object, &dek)
     }
-}
-
-impl Vault {
-    /// Refuses an object that was not written by a holder of K_vault, slots included.
-    fn authenticate(&self, key: &VaultKey, object: &ObjectFile) -> Result<()> {
-        if key.verifies(Purpose::Object, object, &object.mac) {
-            Ok(())
-        } else {
-            Err(self.damaged(
-                object,
-                "it was changed by something other than Strongroom, or belongs to another vault"
-                    .to_owned(),
-            ))
-        }
-    }
-
-    fn open_payload(&self, key: &VaultKey, object: &ObjectFile, dek: &Dek) -> Result<Secret> {
-        match &object.payload {
-            None => Ok(Secret::zeroed(0)),
-            Some(payload) => dek
-                .decrypt(key, &object.metadata, payload)
-                .map_err(|_| self.damaged(object, "its payload does not open".to_owned())),
-        }
-    }
-
-    fn damaged(&self, object: &ObjectFile, reason: String) -> Error {
-        Error::ObjectDamaged {
-            file: self
-                .store
-                .object_file(&object.metadata.token, object.metadata.id),
-            reason,
-        }
-    }
-}
-
-/// The vault's TPM with its root key and index, both checked against the manifest.
-struct Connection {
-    tpm: Tpm,
-    root: RootKey,
-    index: OpenIndex,
-    /// The digest that the index holds.
-    in_force: [u8; 32],
-}
-
-fn dek_by_recovery(vault: &Vault, object: &ObjectFile, identity: &RecoveryIdentity) -> Result<Dek> {
-    let slot = object.slots.iter().find_map(|slot| match slot {
-        Slot::Recovery { age } => Some(age),
-        Slot::Tpm { .. } => None,
-    });
-    let slot = slot.ok_or_else(|| vault.damaged(object, "it has no recovery slot".to_owned()))?;
-    Dek::new(identity.decrypt(slot)?)
-        .ok_or_else(|| vault.damaged(object, "its DEK is not 32 bytes".to_owned()))
 }

@@ -16,7 +16,7 @@ use strongroom_tests::{Recorder, Run, TestVault};
 const ROUNDS: usize = 20;
 
 /// Objects in a batch.
-const BATCH: usize = 50;
+const BATCH: u16 = 50;
 
 /// Objects in the large vault whose rebind is counted.
 const LARGE: usize = 1000;
@@ -48,7 +48,7 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn prepare(vault: &'a TestVault) -> Self {
-        let ids = seal(vault, BATCH);
+        let ids = seal(vault, BATCH.into());
         let folder = vault.folder();
         fs::write(folder.join("secret"), "a secret of 24 characters").expect("written");
         for line in [
@@ -157,7 +157,7 @@ impl<'a> Bench<'a> {
                 / if contestants[number].single {
                     1
                 } else {
-                    BATCH as u32
+                    u32::from(BATCH)
                 }
         };
         let own = of(0);
@@ -165,8 +165,8 @@ impl<'a> Bench<'a> {
             let shown = if contestant.single {
                 commands[number].to_string()
             } else {
-                let once = commands[number] % BATCH;
-                format!("{} (+{once} once)", commands[number] / BATCH)
+                let once = commands[number] % usize::from(BATCH);
+                format!("{} (+{once} once)", commands[number] / usize::from(BATCH))
             };
             println!(
                 "{:32} {shown:>16} {:>12.2} {:>8.1}",

@@ -234,13 +234,7 @@ fn an_object_has_one_spelling() {
     let other = json!({ "type": "other", "key-file": "" });
     bad.signed(with(&good, "/slots", json!([good["slots"][0], other])));
     let unseal = ["unseal", "--id", &id];
-    let by_kit = [
-        "unseal",
-        "--id",
-        &id,
-        "--recovery",
-        &text(&vault.recovery()),
-    ];
+    let by_kit = ["unseal", "--id", &id, "--recovery"];
     bad.refused_by_both(&["show", "--id", &id], &[&unseal, &by_kit]);
 
     // One without a payload, which only a stranger writes.
@@ -249,13 +243,7 @@ fn an_object_has_one_spelling() {
     let mut bad = Bad::of(&vault, &object);
     bad.null("", "payload");
     bad.null("/metadata", "attributes");
-    let by_kit = [
-        "unseal",
-        "--id",
-        &id,
-        "--recovery",
-        &text(&vault.recovery()),
-    ];
+    let by_kit = ["unseal", "--id", &id, "--recovery"];
     bad.refused_by_both(&["show", "--id", &id], &[&by_kit]);
 }
 
@@ -283,13 +271,7 @@ fn a_manifest_has_one_spelling() {
     bad.signed(with(&good, "/id", json!(upper)));
     bad.signed(with(&good, "/id", json!("not a UUID")));
     let unseal = ["unseal", "--id", &id];
-    let by_kit = [
-        "unseal",
-        "--id",
-        &id,
-        "--recovery",
-        &text(&vault.recovery()),
-    ];
+    let by_kit = ["unseal", "--id", &id, "--recovery"];
     bad.refused_by_both(&["list"], &[&unseal, &by_kit]);
 }
 
@@ -343,15 +325,8 @@ fn a_backup_has_one_spelling() {
     ] {
         bad.signed(with(&good, part, value));
     }
-    let kit = text(&vault.recovery());
-    let restore = [
-        "recover",
-        "--yes",
-        "--recovery",
-        &kit,
-        "--backup",
-        &text(&backup),
-    ];
+    let file = backup.to_str().expect("a path of text");
+    let restore = ["recover", "--yes", "--backup", file, "--recovery"];
     bad.refused_by_both(&["list"], &[&restore]);
 }
 
@@ -766,7 +741,8 @@ impl<'a> Bad<'a> {
             .push(bad.to_string().replace(&json!(MARK).to_string(), text));
     }
 
-    /// Neither reads any of it; and both read it as it was.
+    /// Neither reads any of it; and both read it as it was. A command that ends in `--recovery` is
+    /// given the kit.
     fn refused_by_both(self, read: &[&str], commands: &[&[&str]]) {
         let good = fs::read(self.file).expect("the file is there");
         let source = if self.file.starts_with(self.vault.dir()) {
@@ -779,14 +755,23 @@ impl<'a> Bad<'a> {
             fs::write(self.file, text).expect("the file can be written");
             reader.run(read).fails_with(5).says("damaged");
             for command in commands {
-                let refused = self.vault.strongroom(command).finish();
+                let refused = self.command(command).finish();
                 assert_eq!(refused.code(), Some(5), "{command:?} of {text}: {refused}");
             }
         }
         fs::write(self.file, good).expect("the file can be written");
         reader.run(read).ok();
         for command in commands {
-            self.vault.strongroom(command).ok();
+            self.command(command).ok();
+        }
+    }
+
+    fn command(&self, args: &[&str]) -> Run {
+        let run = self.vault.strongroom(args);
+        if args.last() == Some(&"--recovery") {
+            run.arg(self.vault.recovery())
+        } else {
+            run
         }
     }
 }
@@ -1002,11 +987,6 @@ fn restore(vault: &TestVault, backup: &Path) -> Output {
         .arg("--backup")
         .arg(backup)
         .finish()
-}
-
-/// A path for a command line.
-fn text(path: &Path) -> String {
-    path.to_str().expect("a path of text").to_owned()
 }
 
 fn slots_of(object: &Value) -> Vec<Value> {

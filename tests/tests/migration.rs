@@ -372,7 +372,9 @@ fn nothing_is_cleared_where_the_backup_has_no_folder() {
     fs::remove_dir(&usb).expect("it is empty");
     nas.vault.recorder().take();
     nas.is_unchanged_by(&before, 0..=0, || {
-        nas.migrate().fails_with(7).says("--backup")
+        nas.migrate()
+            .fails_with(7)
+            .says("its folder does not exist")
     });
     assert!(nas.vault.recorder().commands().is_empty());
     fs::create_dir(&usb).expect("it is gone");

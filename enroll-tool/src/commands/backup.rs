@@ -11,8 +11,8 @@ use crate::output::{self, say};
 
 pub(super) fn run(place: &Place, file: &Path) -> Result<(), Failure> {
     let unlocked = place.unlock()?;
-    warn_of_same_disk(place, file);
     let written = unlocked.backup(file)?;
+    warn_of_same_disk(place, file);
     let report = json!({
         "file": file,
         "objects": written.objects.len(),

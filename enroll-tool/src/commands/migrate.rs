@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::json;
+use strongroom::Vault;
 use strongroom::error::Error;
 
 use super::{Place, backup};
@@ -74,15 +75,7 @@ fn check_backup_place(place: &Place, args: &Migrate, file: &Path) -> Result<(), 
         let what = format!("--backup {}", file.display());
         Failure::from(Error::input(what, reason))
     };
-    let folder = match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    if !folder.is_dir() || file.is_dir() {
-        return Err(refuse(
-            "it must be a file in a folder that exists".to_owned(),
-        ));
-    }
+    Vault::check_backup_folder(file)?;
     match disk::same_pool(&place.dir, file) {
         Some(pool) if !args.backup_on_same_pool => Err(refuse(format!(
             "it is on the pool {pool}, as the vault is, and a dead pool would take both; name a \

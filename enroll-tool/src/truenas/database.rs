@@ -49,7 +49,7 @@ impl Database {
         self.connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
             .map(|_| ())
-            .map_err(|error| self.unusable(&describe(&error)))
+            .map_err(|error| self.unusable(describe(&error)))
     }
 
     /// Makes sure that `secret` is this database's own, by the check value that the middleware

@@ -70,7 +70,9 @@ impl PwencSecret {
                  a line feed at its end do not belong there"
                     .to_owned(),
             )),
-            Err(error) => Err(unusable(error.to_string())),
+            Err(error) => Err(unusable(format!(
+                "{error}; on TrueNAS it is /data/pwenc_secret"
+            ))),
         }
     }
 

@@ -35,8 +35,28 @@ mod attribute {
 
 /// What the manifest says of N; the rest of its public area is the same in every vault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "u32", into = "u32")]
 pub(crate) struct IndexHandle(u32);
+
+impl TryFrom<u32> for IndexHandle {
+    type Error = String;
+
+    fn try_from(handle: u32) -> Result<Self, String> {
+        if HANDLES.contains(&handle) {
+            Ok(Self(handle))
+        } else {
+            Err(format!(
+                "{handle:#010x} is no NV index that an owner defines"
+            ))
+        }
+    }
+}
+
+impl From<IndexHandle> for u32 {
+    fn from(handle: IndexHandle) -> Self {
+        handle.0
+    }
+}
 
 /// N as it must be: at its handle, with its write policy.
 #[derive(Clone, Copy)]

@@ -89,6 +89,9 @@ impl RootKeyRecord {
             handle: self.handle,
             reason: reason.to_owned(),
         };
+        if !HANDLES.contains(&self.handle) {
+            return Err(refuse("it is not where Strongroom keeps one"));
+        }
         let public = unmarshal(&self.public).ok_or_else(|| refuse("its record is not a key"))?;
         if !cannot_leave_a_tpm(&public) {
             return Err(refuse(

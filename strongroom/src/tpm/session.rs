@@ -1,6 +1,8 @@
 //! Sessions: one salted policy session per batch, which proves the boot and encrypts what crosses
 //! the bus.
 
+use std::time::{Duration, Instant};
+
 use tss_esapi::Context;
 use tss_esapi::attributes::SessionAttributesBuilder;
 use tss_esapi::constants::SessionType;
@@ -16,8 +18,9 @@ use super::{Answer, Tpm, answer, selection_list};
 use crate::error::{Error, Result};
 use crate::policy::{Branches, PcrSelection, Refusal};
 
-/// How often a batch begins anew because some PCR was extended meanwhile, which any process that
-/// measures a file may do. More often than this in a row is no accident.
+/// How long a command is begun anew because some PCR was extended meanwhile, which any process
+/// that measures a file may do; and how often at least, on a TPM that is slow. Real bursts end.
+const PATIENCE: Duration = Duration::from_secs(3);
 const TRIES: u32 = 8;
 
 /// A policy session, salted to the root key: nobody who listens on the bus learns its keys.
@@ -148,7 +151,10 @@ impl Gate {
         operation: &'static str,
         steps: impl Fn(&mut Tpm) -> tss_esapi::Result<T>,
     ) -> Result<T> {
-        for attempt in 1..=TRIES {
+        let start = Instant::now();
+        let mut attempt = 0;
+        while attempt < TRIES || start.elapsed() < PATIENCE {
+            attempt += 1;
             self.prove(tpm)?;
             let error = match steps(tpm) {
                 Ok(done) => return Ok(done),
@@ -160,7 +166,7 @@ impl Gate {
                 return Err(answer::error(operation, error));
             }
             restarted?;
-            log::info!("a PCR was extended during {operation}, attempt {attempt} of {TRIES}");
+            log::info!("a PCR was extended during {operation}, attempt {attempt}");
         }
         Err(Error::TpmUnavailable {
             operation,

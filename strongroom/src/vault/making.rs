@@ -1,0 +1,74 @@
+//! Making a vault.
+
+use std::path::Path;
+
+use uuid::Uuid;
+
+use super::{InitOptions, Vault};
+use crate::envelope::VaultKey;
+use crate::error::Result;
+use crate::manifest::Manifest;
+use crate::policy::{Branches, PolicyFile};
+use crate::provision;
+use crate::recovery::{RecoveryIdentity, RecoveryKit};
+use crate::store::{self, Store};
+use crate::tpm::writer::RecoveryKey;
+use crate::tpm::{Tcti, Tpm};
+
+impl Vault {
+    pub(super) fn make(
+        dir: &Path,
+        tcti: &Tcti,
+        options: &InitOptions,
+        keep: impl FnOnce(&RecoveryKit) -> Result<()>,
+    ) -> Result<Self> {
+        let store = Store::new(dir);
+        store.check_unused()?;
+        let mut tpm = Tpm::connect(tcti)?;
+        tpm.check_commands()?;
+        let present = provision::present_boot(&mut tpm, options.pcrs.as_ref())?;
+        let (id, key) = (Uuid::new_v4().to_string(), VaultKey::random());
+        let identity = RecoveryIdentity::generate();
+        let recipient = identity.recipient();
+        let (k_rec, open_k_rec) = RecoveryKey::generate(&recipient);
+        // While nothing is loaded into the TPM: people take their time, and may give up.
+        keep(&RecoveryKit {
+            identity,
+            vault_id: id.clone(),
+            fingerprint: key.fingerprint(),
+        })?;
+        store.create_folders(options.tokens.iter().cloned())?;
+        let _lock = store.lock(options.tokens.iter().cloned())?;
+        let branches = Branches::only(present);
+        let request = provision::Request {
+            vault_id: &id,
+            k_rec: &k_rec,
+            open_k_rec: &open_k_rec,
+            branches: &branches,
+        };
+        drop(tpm);
+        let (mut tpm, machine) = provision::Machine::prepare(tcti, &request)?;
+        let on_tpm = machine
+            .complete(&mut tpm, &key, options.tokens.iter().cloned())
+            .map(|(on_tpm, _)| on_tpm)?;
+        let index = on_tpm.index;
+        let recovery_slot = recipient.encrypt(key.expose());
+        let manifest = Manifest::new(id, recipient, recovery_slot, on_tpm, &key);
+        let policy = PolicyFile::settled(branches);
+        let written = store::write(&store.policy_file(), &store::to_json(&policy))
+            // Last: before it there is no vault.
+            .and_then(|()| store::write(&store.manifest_file(), &store::to_json(&manifest)));
+        match written {
+            Ok(()) => Ok(Self {
+                store,
+                manifest,
+                expected: None,
+            }),
+            Err(error) => {
+                let left = manifest.writers.index(index, &manifest.id)?;
+                provision::remove_index(&mut tpm, left);
+                Err(error)
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Opening a vault: its TPM with root key and index, the list of allowed boots, K_vault.
+
+use super::{Unlocked, Vault};
+use crate::envelope::VaultKey;
+use crate::error::{Error, Result};
+use crate::manifest;
+use crate::policy::{Branches, PolicyFile};
+use crate::tpm::index::OpenIndex;
+use crate::tpm::root_key::RootKey;
+use crate::tpm::session::{Gate, Session};
+use crate::tpm::storage::StorageKey;
+use crate::tpm::{Tcti, Tpm};
+
+/// The vault's TPM with its root key and index, both checked against the manifest.
+pub(super) struct Connection {
+    pub(super) tpm: Tpm,
+    pub(super) root: RootKey,
+    pub(super) index: OpenIndex,
+    /// The digest that the index holds.
+    pub(super) in_force: [u8; 32],
+}
+
+impl Vault {
+    pub(super) fn try_unlock(&self, tcti: &Tcti) -> Result<Unlocked> {
+        let file = self.store.manifest_file();
+        let Connection {
+            mut tpm,
+            root,
+            index,
+            in_force,
+        } = self.connect(tcti)?;
+        let branches = self.branches(&in_force)?;
+        let session = Session::start(&mut tpm, root)?;
+        let gate = Gate {
+            session,
+            index,
+            branches,
+        };
+        let key = self
+            .unseal_vault_key(&mut tpm, root, &gate)
+            .map_err(|error| self.blame_manifest(error))?;
+        self.manifest.authenticate(&key, &file)?;
+        if self
+            .expected
+            .is_some_and(|expected| expected != key.fingerprint())
+        {
+            return Err(Error::VaultForged {
+                file,
+                reason: "its vault key is not the one that you named: it is another vault"
+                    .to_owned(),
+            });
+        }
+        Ok(self.unlocked(key, tpm, root, gate))
+    }
+
+    pub(super) fn unlocked(&self, key: VaultKey, tpm: Tpm, root: RootKey, gate: Gate) -> Unlocked {
+        Unlocked {
+            vault: self.clone(),
+            key,
+            tpm,
+            root,
+            gate,
+            loaded: None,
+            lock: None,
+            known: None,
+        }
+    }
+
+    pub(super) fn connect(&self, tcti: &Tcti) -> Result<Connection> {
+        let expected = self
+            .manifest
+            .index()
+            .map_err(|error| self.blame_manifest(error))?;
+        let mut tpm = Tpm::connect(tcti)?;
+        let root = self.manifest.root_key.open(&mut tpm)?;
+        let index = expected.open(&mut tpm)?;
+        let in_force = index.read(&mut tpm)?;
+        Ok(Connection {
+            tpm,
+            root,
+            index,
+            in_force,
+        })
+    }
+
+    /// The list of allowed boots that the TPM's index vouches for.
+    pub(super) fn branches(&self, in_force: &[u8; 32]) -> Result<Branches> {
+        let file = self.store.policy_file();
+        PolicyFile::read(&file)?.that_holds(in_force, &file)
+    }
+
+    pub(super) fn unseal_vault_key(
+        &self,
+        tpm: &mut Tpm,
+        root: RootKey,
+        gate: &Gate,
+    ) -> Result<VaultKey> {
+        let file = self.store.manifest_file();
+        let storage_key = manifest::key_file(&self.manifest.storage_key, &file)?;
+        let sealed = manifest::key_file(&self.manifest.vault_key.tpm, &file)?;
+        let storage_key = StorageKey::load(tpm, root, &storage_key)?;
+        let unsealed = storage_key.unseal(tpm, gate, &sealed);
+        storage_key.unload(tpm)?;
+        VaultKey::new(unsealed?).ok_or_else(|| Error::VaultDamaged {
+            file,
+            reason: "its vault key is not 32 bytes".to_owned(),
+        })
+    }
+
+    /// On the vault's own TPM, with its own root key and index, a TPM object that does not load
+    /// was put into the manifest by someone else.
+    pub(super) fn blame_manifest(&self, error: Error) -> Error {
+        match error {
+            Error::NotLoadable { reason, .. } | Error::Input { reason, .. } => Error::VaultForged {
+                file: self.store.manifest_file(),
+                reason,
+            },
+            other => other,
+        }
+    }
+}

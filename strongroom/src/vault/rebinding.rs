@@ -1,0 +1,146 @@
+//! Changing the list of allowed boots, and with it what the index N holds.
+
+use super::opening::Connection;
+use super::{Change, Rebound, Vault};
+use crate::envelope::VaultKey;
+use crate::error::{Error, Result};
+use crate::policy::{Branches, PcrSelection, PolicyFile};
+use crate::provision;
+use crate::recovery::RecoveryKit;
+use crate::store;
+use crate::tpm::session::{Gate, Session};
+use crate::tpm::{Tcti, Tpm};
+
+impl Vault {
+    pub(super) fn try_rebind(&self, tcti: &Tcti, change: &Change) -> Result<Rebound> {
+        let mut connection = self.connect(tcti)?;
+        let old = self.branches(&connection.in_force)?;
+        let new = self.new_branches(&mut connection.tpm, Some(&old), change)?;
+        let rebound = if new.digest().as_bytes() == &connection.in_force {
+            self.settle(new, false)?
+        } else {
+            self.write_ahead(Some(old.clone()), &new)?;
+            let session = Session::start(&mut connection.tpm, connection.root)?;
+            let gate = Gate {
+                session,
+                index: connection.index,
+                branches: old,
+            };
+            self.manifest.writers.rewrite(
+                &mut connection.tpm,
+                connection.root,
+                &gate,
+                &self.manifest.id,
+                new.digest(),
+            )?;
+            self.confirm(&mut connection, new)?
+        };
+        drop(connection);
+        if let Change::PresentBoot(Some(pcrs)) = change {
+            let key = self.unlock(tcti)?.key;
+            self.remember_pcrs(pcrs, &key)?;
+        }
+        Ok(rebound)
+    }
+
+    pub(super) fn rebind_locked(
+        &self,
+        tcti: &Tcti,
+        kit: &RecoveryKit,
+        change: &Change,
+    ) -> Result<Rebound> {
+        let file = self.store.manifest_file();
+        let vault_key = self.manifest.vault_key_by_recovery(kit, &file)?;
+        let mut connection = self.connect(tcti)?;
+        // The list may be lost or spoilt: the kit is there to mend that too.
+        let old = match self.branches(&connection.in_force) {
+            Ok(old) => Some(old),
+            Err(Error::PolicyFile { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let new = self.new_branches(&mut connection.tpm, old.as_ref(), change)?;
+        let rebound = if new.digest().as_bytes() == &connection.in_force {
+            self.settle(new, false)?
+        } else {
+            self.write_ahead(old, &new)?;
+            let key = self.manifest.writers.k_rec.open(&kit.identity)?;
+            self.manifest.writers.rewrite_by_recovery(
+                &mut connection.tpm,
+                connection.root,
+                connection.index,
+                &key,
+                &self.manifest.id,
+                new.digest(),
+            )?;
+            self.confirm(&mut connection, new)?
+        };
+        if let Change::PresentBoot(Some(pcrs)) = change {
+            self.remember_pcrs(pcrs, &vault_key)?;
+        }
+        Ok(rebound)
+    }
+
+    /// The list that a change makes of the one in force, `None` where that is lost.
+    pub(super) fn new_branches(
+        &self,
+        tpm: &mut Tpm,
+        old: Option<&Branches>,
+        change: &Change,
+    ) -> Result<Branches> {
+        let pcrs = old.map_or_else(|| self.manifest.pcrs.clone(), Branches::all_pcrs);
+        match (change, old) {
+            (Change::PresentBoot(Some(pcrs)), _) => {
+                provision::present_boot(tpm, Some(pcrs)).map(Branches::only)
+            }
+            (Change::PresentBoot(None), _) => {
+                Ok(Branches::only(tpm.pcr_values(&pcrs)?.check_extended()?))
+            }
+            (Change::Add(values), Some(old)) => {
+                let mut added = tpm.pcr_values(&pcrs)?;
+                for (pcr, value) in values {
+                    added = added.with(*pcr, *value)?;
+                }
+                old.clone().with(added.check_extended()?)
+            }
+            (Change::Add(_), None) => Err(Error::input(
+                "--add",
+                "the list of allowed boots is lost, so that nothing can be added to it; \
+                 run `strongroom rebind --recovery FILE` without --add",
+            )),
+        }
+    }
+
+    pub(super) fn remember_pcrs(&self, pcrs: &PcrSelection, key: &VaultKey) -> Result<()> {
+        if *pcrs == self.manifest.pcrs {
+            return Ok(());
+        }
+        let manifest = self.manifest.clone().with_pcrs(pcrs.clone(), key);
+        store::write(&self.store.manifest_file(), &store::to_json(&manifest))
+    }
+
+    pub(super) fn write_ahead(&self, old: Option<Branches>, new: &Branches) -> Result<()> {
+        let policy = match old {
+            Some(old) => PolicyFile::ahead(old, new.clone()),
+            None => PolicyFile::settled(new.clone()),
+        };
+        store::write(&self.store.policy_file(), &store::to_json(&policy))
+    }
+
+    pub(super) fn confirm(&self, connection: &mut Connection, new: Branches) -> Result<Rebound> {
+        let now = connection.index.read(&mut connection.tpm)?;
+        if &now != new.digest().as_bytes() {
+            return Err(Error::Tpm {
+                operation: "NV_Write(policy index)",
+                reason: "the index does not hold what was written; the old list is still in force"
+                    .to_owned(),
+            });
+        }
+        self.settle(new, true)
+    }
+
+    pub(super) fn settle(&self, branches: Branches, written: bool) -> Result<Rebound> {
+        let policy = PolicyFile::settled(branches.clone());
+        store::write(&self.store.policy_file(), &store::to_json(&policy))?;
+        Ok(Rebound { branches, written })
+    }
+}

@@ -1,0 +1,239 @@
+//! The ways back: files from a backup, and a vault onto the TPM that is there.
+
+use std::path::Path;
+
+use super::{Change, Listing, Recovered, Unlocked, Vault};
+use crate::backup::Backup;
+use crate::envelope::{Dek, VaultKey};
+use crate::error::{Error, Result};
+use crate::manifest::Manifest;
+use crate::object::{Metadata, ObjectFile, Slot};
+use crate::policy::{Branches, PcrSelection, PolicyFile};
+use crate::provision;
+use crate::recovery::{RecoveryIdentity, RecoveryKit};
+use crate::store::{self, Damaged, Store, WriteLock};
+use crate::tpm::{Tcti, Tpm};
+
+impl Vault {
+    pub(super) fn restore_from(
+        dir: &Path,
+        backup: &Path,
+        kit: &RecoveryKit,
+    ) -> Result<(Self, usize)> {
+        let store = Store::new(dir);
+        let backup_file = backup;
+        let backup = Backup::read(backup, kit)?;
+        let key = backup.manifest.vault_key_by_recovery(kit, backup_file)?;
+        let tokens = || backup.manifest.tokens.keys().cloned();
+        let file = store.manifest_file();
+        let genuine = match Self::open(dir) {
+            Ok(vault) if vault.manifest.id != kit.vault_id => {
+                return Err(Error::VaultExists(dir.to_owned(), "another vault"));
+            }
+            Ok(vault) => match vault.manifest.authenticate(&key, &file) {
+                Ok(()) => Some(vault.manifest),
+                Err(_) => None,
+            },
+            Err(Error::VaultMissing(_) | Error::VaultDamaged { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        store.create_folders(tokens())?;
+        let _lock = store.lock(tokens())?;
+        let vault = Self {
+            store,
+            manifest: genuine.clone().unwrap_or_else(|| backup.manifest.clone()),
+            expected: None,
+        };
+        let mut restored = 0;
+        for object in &backup.objects {
+            let (token, id) = (&object.metadata.token, object.metadata.id);
+            let usable = vault
+                .store
+                .read_object(token, id)
+                .and_then(|there| vault.authenticate(&key, &there));
+            if usable.is_err() {
+                vault.store.write_object(object)?;
+                restored += 1;
+            }
+        }
+        if genuine.is_none() {
+            // Last: until then the folder is no vault, and this can be done again.
+            store::write(&file, &store::to_json(&vault.manifest))?;
+        }
+        Ok((vault, restored))
+    }
+
+    pub(super) fn recover_here(
+        &self,
+        tcti: &Tcti,
+        kit: &RecoveryKit,
+        pcrs: Option<&PcrSelection>,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<Recovered> {
+        let file = self.store.manifest_file();
+        let key = self.manifest.vault_key_by_recovery(kit, &file)?;
+        let lock = self.lock()?;
+        let unlocked = self.unlock(tcti).or_else(|error| match error {
+            Error::PolicyRefused(_) | Error::PolicyFile { .. } => {
+                let change = Change::PresentBoot(pcrs.cloned());
+                Tpm::with_room(tcti, || self.rebind_locked(tcti, kit, &change))?;
+                self.unlock(tcti)
+            }
+            other => Err(other),
+        });
+        match unlocked {
+            Ok(unlocked) => unlocked.holding(lock).repair(kit, false, progress),
+            // The manifest is genuine, as the kit has shown, so what it names is of another TPM.
+            Err(
+                Error::ForeignTpm(_)
+                | Error::RootKey { .. }
+                | Error::NotLoadable { .. }
+                | Error::VaultForged { .. },
+            ) => self.move_here(tcti, kit, key, pcrs, lock, progress),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Brings the vault onto another TPM than the one that its manifest names.
+    fn move_here(
+        &self,
+        tcti: &Tcti,
+        kit: &RecoveryKit,
+        key: VaultKey,
+        pcrs: Option<&PcrSelection>,
+        lock: WriteLock,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<Recovered> {
+        let open_k_rec = self.manifest.writers.k_rec.open(&kit.identity)?;
+        let mut tpm = Tpm::connect(tcti)?;
+        tpm.check_commands()?;
+        let present = match pcrs {
+            Some(_) => provision::present_boot(&mut tpm, pcrs)?,
+            None => tpm.pcr_values(&self.manifest.pcrs)?.check_extended()?,
+        };
+        let branches = Branches::only(present);
+        let request = provision::Request {
+            vault_id: &self.manifest.id,
+            k_rec: &self.manifest.writers.k_rec,
+            open_k_rec: &open_k_rec,
+            branches: &branches,
+        };
+        drop(tpm);
+        let (mut tpm, machine) = provision::Machine::prepare(tcti, &request)?;
+        let root = machine.root;
+        let (on_tpm, gate) = machine.complete(&mut tpm, &key, self.tokens())?;
+        let index = gate.index.index;
+        let vault = Self {
+            manifest: Manifest::new(
+                self.manifest.id.clone(),
+                self.manifest.recovery_recipient.clone(),
+                self.manifest.vault_key.recovery.clone(),
+                on_tpm,
+                &key,
+            ),
+            ..self.clone()
+        };
+        let manifest = store::to_json(&vault.manifest);
+        let unlocked = vault.unlocked(key, tpm, root, gate).holding(lock);
+        let done = unlocked.repair(kit, true, progress).and_then(|recovered| {
+            let policy = PolicyFile::settled(branches);
+            store::write(&self.store.policy_file(), &store::to_json(&policy))?;
+            // Last: until then the vault is the old one, and recovery can begin anew.
+            store::write(&self.store.manifest_file(), &manifest)?;
+            Ok(recovered)
+        });
+        if done.is_err() {
+            if let Ok(mut tpm) = Tpm::connect(tcti) {
+                provision::remove_index(&mut tpm, index);
+            }
+        }
+        done
+    }
+}
+
+impl Unlocked {
+    /// Sees that every object opens here, and seals again those that do not, or all of them.
+    fn repair(
+        mut self,
+        kit: &RecoveryKit,
+        all: bool,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<Recovered> {
+        let Listing {
+            objects,
+            mut damaged,
+        } = self.vault.list()?;
+        let (mut usable, mut sealed) = (0, 0);
+        for (done, object) in objects.iter().enumerate() {
+            let opens = !all && self.unseal(object.id).is_ok();
+            let outcome = if opens {
+                Ok(())
+            } else {
+                sealed += 1;
+                self.seal_again(object, &kit.identity)
+            };
+            match outcome {
+                Ok(()) => usable += 1,
+                Err(error) => {
+                    let (file, reason) = match error {
+                        Error::ObjectDamaged { file, reason } => (file, reason),
+                        Error::RecoveryIdentity(reason) => (
+                            self.vault.store.object_file(&object.token, object.id),
+                            format!("its recovery slot does not open: {reason}"),
+                        ),
+                        other => return Err(other),
+                    };
+                    sealed -= 1;
+                    damaged.push(Damaged { file, reason });
+                }
+            }
+            progress(done + 1, objects.len());
+        }
+        Ok(Recovered {
+            objects: usable,
+            sealed,
+            moved: all,
+            damaged,
+        })
+    }
+
+    /// Puts an object, opened by the recovery way, under this TPM. Its payload stays.
+    fn seal_again(&mut self, object: &Metadata, identity: &RecoveryIdentity) -> Result<()> {
+        let mut file = self.vault.store.read_object(&object.token, object.id)?;
+        self.vault.authenticate(&self.key, &file)?;
+        let dek = dek_by_recovery(&self.vault, &file, identity)?;
+        let payload = self.vault.open_payload(&self.key, &file, &dek)?;
+        let slot = self.tpm_slot(&object.token, &dek)?;
+        // The slot of the TPM that the vault comes from stays, in case it goes back.
+        let mut others = 0;
+        file.slots.retain(|slot| {
+            others += usize::from(matches!(slot, Slot::Tpm { .. }));
+            matches!(slot, Slot::Recovery { .. }) || others == 1
+        });
+        file.slots.insert(0, slot);
+        self.vault.store.write_object(&self.with_mac(file))?;
+        let again = self.unseal(object.id)?;
+        if again.same_as(payload.expose()) {
+            Ok(())
+        } else {
+            Err(Error::ObjectDamaged {
+                file: self.vault.store.object_file(&object.token, object.id),
+                reason: "what was read back is not what was sealed".to_owned(),
+            })
+        }
+    }
+}
+
+pub(super) fn dek_by_recovery(
+    vault: &Vault,
+    object: &ObjectFile,
+    identity: &RecoveryIdentity,
+) -> Result<Dek> {
+    let slot = object.slots.iter().find_map(|slot| match slot {
+        Slot::Recovery { age } => Some(age),
+        Slot::Tpm { .. } => None,
+    });
+    let slot = slot.ok_or_else(|| vault.damaged(object, "it has no recovery slot".to_owned()))?;
+    Dek::new(identity.decrypt(slot)?)
+        .ok_or_else(|| vault.damaged(object, "its DEK is not 32 bytes".to_owned()))
+}

@@ -1,0 +1,235 @@
+//! Objects in an unlocked vault: sealing, unsealing, and telling the genuine ones from others.
+
+use super::{Unlocked, Vault};
+use crate::encoding::Base64;
+use crate::envelope::{Dek, Purpose, VaultKey};
+use crate::error::{Error, Result};
+use crate::object::{
+    MAX_PAYLOAD, Metadata, NewObject, OBJECT_FORMAT, ObjectFile, ObjectId, Slot, TokenName,
+};
+use crate::secret::Secret;
+use crate::tpm::key_file::{KeyFile, PARENT_UNNAMED};
+use crate::tpm::storage::StorageKey;
+
+impl Unlocked {
+    pub(super) fn seal_new(&mut self, object: NewObject, payload: &Secret) -> Result<ObjectId> {
+        if payload.len() > MAX_PAYLOAD {
+            return Err(Error::input(
+                format!("secret {}", object.label),
+                format!("it is longer than {MAX_PAYLOAD} bytes"),
+            ));
+        }
+        let mut metadata = Metadata {
+            format: OBJECT_FORMAT,
+            id: ObjectId::random(),
+            token: object.token,
+            kind: object.kind,
+            label: object.label,
+            attributes: object.attributes,
+            pool_guid: object.pool_guid,
+            dataset_guid: object.dataset_guid,
+            generation: 1,
+        };
+        for older in self.known()? {
+            if older.version_of() == metadata.version_of() {
+                metadata.generation = metadata.generation.max(older.generation.saturating_add(1));
+            }
+        }
+        let dek = Dek::random();
+        let (id, token) = (metadata.id, metadata.token.clone());
+        let sealed = metadata.clone();
+        let file = ObjectFile {
+            payload: Some(dek.encrypt(&self.key, &metadata, payload)),
+            slots: vec![
+                self.tpm_slot(&token, &dek)?,
+                Slot::Recovery {
+                    age: self.vault.manifest.recovery_recipient.encrypt(dek.expose()),
+                },
+            ],
+            metadata,
+            mac: Base64::default(),
+        };
+        self.vault.store.write_object(&self.with_mac(file))?;
+        match self.unseal(id) {
+            Ok(again) if again.same_as(payload.expose()) => {
+                self.known()?.push(sealed);
+                Ok(id)
+            }
+            outcome => {
+                let file = self.vault.store.object_file(&token, id);
+                self.vault.store.remove_object(&token, id)?;
+                Err(outcome.err().unwrap_or(Error::ObjectDamaged {
+                    file,
+                    reason: "what was read back is not what was sealed".to_owned(),
+                }))
+            }
+        }
+    }
+
+    /// The genuine objects, after the right to write was had.
+    ///
+    /// # Errors
+    /// [`Error::VaultForged`] where there are objects, and not one of them is of this vault: it
+    /// was exchanged as a whole, and whoever did it would be handed the next secret.
+    pub(super) fn known(&mut self) -> Result<&mut Vec<Metadata>> {
+        if self.known.is_none() {
+            if self.lock.is_none() {
+                self.lock = Some(self.vault.lock()?);
+            }
+            let listed = self.vault.list()?.objects;
+            let count = listed.len();
+            let genuine: Vec<_> = listed
+                .into_iter()
+                .filter(|object| self.genuine(object).is_ok())
+                .collect();
+            if genuine.len() < count {
+                log::warn!(
+                    "{} of the {count} objects here do not belong to this vault, or are damaged",
+                    count - genuine.len()
+                );
+            }
+            self.vault.check_belongs(count, genuine.len())?;
+            self.known = Some(genuine);
+        }
+        Ok(self.known.as_mut().expect("it was just set"))
+    }
+
+    pub(super) fn genuine(&self, object: &Metadata) -> Result<ObjectFile> {
+        let read = self.vault.store.read_object(&object.token, object.id)?;
+        self.vault.authenticate(&self.key, &read)?;
+        Ok(read)
+    }
+
+    /// The storage key of a token, loaded.
+    pub(super) fn storage_key(&mut self, token: &TokenName) -> Result<StorageKey> {
+        if let Some((loaded, key)) = &self.loaded {
+            if loaded == token {
+                return Ok(*key);
+            }
+            let key = *key;
+            self.loaded = None;
+            key.unload(&mut self.tpm)?;
+        }
+        let file = self.vault.store.manifest_file();
+        let key_file = self.vault.manifest.token_key(token, &file)?;
+        let key = StorageKey::load(&mut self.tpm, self.root, &key_file)
+            .map_err(|error| self.vault.blame_manifest(error))?;
+        self.loaded = Some((token.clone(), key));
+        Ok(key)
+    }
+
+    pub(super) fn tpm_slot(&mut self, token: &TokenName, dek: &Dek) -> Result<Slot> {
+        let key = self.storage_key(token)?;
+        let sealed = key.seal(&mut self.tpm, &self.gate, dek.expose())?;
+        Ok(Slot::Tpm {
+            key_file: sealed.to_der(PARENT_UNNAMED)?,
+        })
+    }
+
+    /// The DEK by the first TPM slot that this TPM opens. The object is genuine.
+    pub(super) fn dek(&mut self, object: &ObjectFile) -> Result<Dek> {
+        let mut reason = "it has no TPM slot".to_owned();
+        let slots = object.slots.iter().filter_map(|slot| match slot {
+            Slot::Tpm { key_file } => Some(KeyFile::from_der(key_file)),
+            Slot::Recovery { .. } => None,
+        });
+        for slot in slots {
+            let sealed = match slot {
+                Ok(sealed) => sealed,
+                Err(bad) => {
+                    reason = bad;
+                    continue;
+                }
+            };
+            let key = self.storage_key(&object.metadata.token)?;
+            match key.unseal(&mut self.tpm, &self.gate, &sealed) {
+                Ok(dek) => match Dek::new(dek) {
+                    Some(dek) => return Ok(dek),
+                    None => "its DEK is not 32 bytes".clone_into(&mut reason),
+                },
+                // Of another TPM, or spoilt; another slot may do.
+                Err(Error::NotLoadable { reason: bad, .. }) => reason = bad,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(self
+            .vault
+            .damaged(object, format!("no TPM slot opens: {reason}")))
+    }
+
+    pub(super) fn with_mac(&self, mut object: ObjectFile) -> ObjectFile {
+        object.mac = self.key.mac(Purpose::Object, &object);
+        object
+    }
+}
+
+impl Vault {
+    /// The file of an object, in the folder of whichever token, that passes `check`. A spoilt copy
+    /// in another folder does not stand before it.
+    pub(super) fn read(
+        &self,
+        id: ObjectId,
+        check: impl Fn(&ObjectFile) -> Result<()>,
+    ) -> Result<ObjectFile> {
+        let mut outcome = Error::NoSuchObject(id.to_string());
+        for token in self.manifest.tokens.keys() {
+            let read = self.store.read_object(token, id).and_then(|object| {
+                check(&object)?;
+                Ok(object)
+            });
+            match read {
+                Ok(object) => return Ok(object),
+                Err(Error::NoSuchObject(_)) => {}
+                Err(error) => outcome = error,
+            }
+        }
+        Err(outcome)
+    }
+
+    /// Refuses a vault of which there are objects, and not one of them is its own.
+    pub(super) fn check_belongs(&self, objects: usize, genuine: usize) -> Result<()> {
+        if objects > 0 && genuine == 0 {
+            return Err(Error::VaultForged {
+                file: self.store.manifest_file(),
+                reason: format!("none of the {objects} objects here belongs to it"),
+            });
+        }
+        Ok(())
+    }
+
+    /// Refuses an object that was not written by a holder of K_vault, slots included.
+    pub(super) fn authenticate(&self, key: &VaultKey, object: &ObjectFile) -> Result<()> {
+        if key.verifies(Purpose::Object, object, &object.mac) {
+            Ok(())
+        } else {
+            Err(self.damaged(
+                object,
+                "it was changed by something other than Strongroom, or belongs to another vault"
+                    .to_owned(),
+            ))
+        }
+    }
+
+    pub(super) fn open_payload(
+        &self,
+        key: &VaultKey,
+        object: &ObjectFile,
+        dek: &Dek,
+    ) -> Result<Secret> {
+        match &object.payload {
+            None => Ok(Secret::zeroed(0)),
+            Some(payload) => dek
+                .decrypt(key, &object.metadata, payload)
+                .map_err(|_| self.damaged(object, "its payload does not open".to_owned())),
+        }
+    }
+
+    pub(super) fn damaged(&self, object: &ObjectFile, reason: String) -> Error {
+        Error::ObjectDamaged {
+            file: self
+                .store
+                .object_file(&object.metadata.token, object.metadata.id),
+            reason,
+        }
+    }
+}
