@@ -62,7 +62,10 @@ fn without_the_confirmation_there_is_no_vault() {
     assert!(!vault.dir().join("vault.json").exists());
     assert!(vault.tpm().handles("nv-index").is_empty());
     // Nobody could see it, so nothing is made either.
-    vault.strongroom(&["init"]).fails_with(2).says("--recovery-out");
+    vault
+        .strongroom(&["init"])
+        .fails_with(2)
+        .says("--recovery-out");
     vault.strongroom(&["init", "--yes"]).fails_with(2);
     assert!(!vault.dir().exists());
 }
