@@ -40,17 +40,21 @@ impl Vault {
             .unseal_vault_key(&mut tpm, root, &gate)
             .map_err(|error| self.blame_manifest(error))?;
         self.manifest.authenticate(&key, &file)?;
-        if self
-            .expected
-            .is_some_and(|expected| expected != key.fingerprint())
-        {
+        self.check_expected(&key)?;
+        Ok(self.unlocked(key, tpm, root, gate))
+    }
+
+    /// Refuses another vault than the one whose key the owner has named.
+    pub(super) fn check_expected(&self, key: &VaultKey) -> Result<()> {
+        let other = |expected: [u8; 32]| expected != key.fingerprint();
+        if self.expected.is_some_and(other) {
             return Err(Error::VaultForged {
-                file,
+                file: self.store.manifest_file(),
                 reason: "its vault key is not the one that you named: it is another vault"
                     .to_owned(),
             });
         }
-        Ok(self.unlocked(key, tpm, root, gate))
+        Ok(())
     }
 
     pub(super) fn unlocked(&self, key: VaultKey, tpm: Tpm, root: RootKey, gate: Gate) -> Unlocked {

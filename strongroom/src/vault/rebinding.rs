@@ -51,6 +51,7 @@ impl Vault {
     ) -> Result<Rebound> {
         let file = self.store.manifest_file();
         let vault_key = self.manifest.vault_key_by_recovery(kit, &file)?;
+        self.check_expected(&vault_key)?;
         let mut connection = self.connect(tcti)?;
         // The list may be lost or spoilt: the kit is there to mend that too.
         let old = match self.branches(&connection.in_force) {

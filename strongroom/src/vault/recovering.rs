@@ -72,6 +72,7 @@ impl Vault {
     ) -> Result<Recovered> {
         let file = self.store.manifest_file();
         let key = self.manifest.vault_key_by_recovery(kit, &file)?;
+        self.check_expected(&key)?;
         let lock = self.lock()?;
         let unlocked = self.unlock(tcti).or_else(|error| match error {
             Error::PolicyRefused(_) | Error::PolicyFile { .. } => {
