@@ -272,6 +272,18 @@ impl NewObject {
         }
     }
 
+    /// What was said of an object that is there.
+    pub(crate) fn of(object: &Metadata) -> Self {
+        Self {
+            token: object.token.clone(),
+            label: object.label.clone(),
+            kind: object.kind,
+            attributes: object.attributes.clone(),
+            pool_guid: object.pool_guid,
+            dataset_guid: object.dataset_guid,
+        }
+    }
+
     /// The same with one more attribute.
     #[must_use]
     pub fn with_attribute(mut self, key: &str, value: impl Into<String>) -> Self {
@@ -379,9 +391,13 @@ pub(crate) struct Payload {
     pub(crate) ciphertext: Base64,
     /// 32 bytes derived beside the payload key: no other key gives the same ones.
     pub(crate) commitment: Base64,
+    /// The metadata that the payload was encrypted under, where the object's own was changed since
+    /// by a box that cannot open the payload: that of an imported key in the TPM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) encrypted_as: Option<Box<Metadata>>,
 }
 
-/// A way to the DEK.
+/// A way to the DEK, or the object itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     deny_unknown_fields,
@@ -392,6 +408,11 @@ pub(crate) struct Payload {
 pub(crate) enum Slot {
     /// A TPM sealed data object, as a TSS2 key file (TSSPrivKey, DER).
     Tpm {
+        /// The key file.
+        key_file: Base64,
+    },
+    /// A private key in the TPM, as a TSS2 key file. It gives no DEK: it is the object itself.
+    TpmKey {
         /// The key file.
         key_file: Base64,
     },

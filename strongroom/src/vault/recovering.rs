@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::sealing::Content;
 use super::{Change, Listing, Recovered, Unlocked, Vault};
 use crate::backup::Backup;
 use crate::envelope::{Dek, VaultKey};
@@ -164,17 +165,20 @@ impl Unlocked {
             objects,
             mut damaged,
         } = self.vault.list()?;
-        let (mut usable, mut sealed) = (0, 0);
+        let (mut usable, mut sealed, mut lost) = (0, 0, Vec::new());
         for (done, object) in objects.iter().enumerate() {
-            let opens = !all && self.unseal(object.id).is_ok();
+            let opens = !all && self.opens(object).is_ok();
             let outcome = if opens {
-                Ok(())
+                Ok(false)
             } else {
-                sealed += 1;
                 self.seal_again(object, &kit.identity)
             };
             match outcome {
-                Ok(()) => usable += 1,
+                Ok(anew) => {
+                    usable += 1;
+                    sealed += usize::from(anew);
+                }
+                Err(Error::KeyLost { .. }) => lost.push(object.clone()),
                 Err(error) => {
                     let (file, reason) = match error {
                         Error::ObjectDamaged { file, reason } => (file, reason),
@@ -184,7 +188,6 @@ impl Unlocked {
                         ),
                         other => return Err(other),
                     };
-                    sealed -= 1;
                     damaged.push(Damaged { file, reason });
                 }
             }
@@ -195,13 +198,34 @@ impl Unlocked {
             sealed,
             moved: all,
             damaged,
+            lost,
         })
     }
 
-    /// Puts an object, opened by the recovery way, under this TPM. Its payload stays.
-    fn seal_again(&mut self, object: &Metadata, identity: &RecoveryIdentity) -> Result<()> {
-        let mut file = self.vault.store.read_object(&object.token, object.id)?;
-        self.vault.authenticate(&self.key, &file)?;
+    /// Whether an object opens, or its key loads, on this TPM.
+    fn opens(&mut self, object: &Metadata) -> Result<()> {
+        match Content::of(&self.genuine(object)?) {
+            Content::Public => Ok(()),
+            Content::TpmKey => self
+                .load_key(object.id)
+                .and_then(|key| self.unload_key(key)),
+            Content::Secret => self.unseal(object.id).map(|_| ()),
+        }
+    }
+
+    /// Puts an object, opened by the recovery way, under this TPM. Its payload stays. Answers
+    /// whether there was anything to do.
+    fn seal_again(&mut self, object: &Metadata, identity: &RecoveryIdentity) -> Result<bool> {
+        let mut file = self.genuine(object)?;
+        match Content::of(&file) {
+            Content::Public => return Ok(false),
+            // There is no copy of it. It is in this TPM, or nowhere.
+            Content::TpmKey if file.payload.is_none() => {
+                return self.opens(object).map(|()| false);
+            }
+            Content::TpmKey => return self.import_again(file, identity).map(|()| true),
+            Content::Secret => {}
+        }
         let dek = dek_by_recovery(&self.vault, &file, identity)?;
         let payload = self.vault.open_payload(&self.key, &file, &dek)?;
         let slot = self.tpm_slot(&object.token, &dek)?;
@@ -215,7 +239,7 @@ impl Unlocked {
         self.vault.store.write_object(&self.with_mac(file))?;
         let again = self.unseal(object.id)?;
         if again.same_as(payload.expose()) {
-            Ok(())
+            Ok(true)
         } else {
             Err(Error::ObjectDamaged {
                 file: self.vault.store.object_file(&object.token, object.id),
@@ -232,7 +256,7 @@ pub(super) fn dek_by_recovery(
 ) -> Result<Dek> {
     let slot = object.slots.iter().find_map(|slot| match slot {
         Slot::Recovery { age } => Some(age),
-        Slot::Tpm { .. } => None,
+        Slot::Tpm { .. } | Slot::TpmKey { .. } => None,
     });
     let slot = slot.ok_or_else(|| vault.damaged(object, "it has no recovery slot".to_owned()))?;
     Dek::new(identity.decrypt(slot)?)
