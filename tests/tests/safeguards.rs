@@ -9,6 +9,7 @@ use strongroom::object::{Kind, NewObject, ORIGIN, TokenName};
 use strongroom::{Secret, Tcti, Vault};
 use strongroom_tests::swtpm::USUAL_BOOT;
 use strongroom_tests::truenas_fixture::{Fixture, Generation};
+use strongroom_tests::vault_files::snapshot;
 use strongroom_tests::{Run, Swtpm, TestVault};
 
 #[test]
@@ -420,23 +421,4 @@ fn object_file(vault: &TestVault, id: &str) -> PathBuf {
 fn cut_in_half(file: &Path) {
     let bytes = fs::read(file).expect("there");
     fs::write(file, &bytes[..bytes.len() / 2]).expect("written");
-}
-
-/// Every file of a folder, with its content.
-fn snapshot(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut files = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                let content = fs::read(&path).expect("a file");
-                files.push((path, content));
-            }
-        }
-    }
-    files.sort();
-    files
 }
