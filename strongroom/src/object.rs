@@ -312,8 +312,8 @@ pub struct Metadata {
         with = "crate::encoding::guid"
     )]
     pub dataset_guid: Option<u64>,
-    /// Counts, from 1, the objects of one token, kind, label and [`ORIGIN`]: the newest is meant
-    /// when the label is named. The older ones stay until someone removes them: a key that turns
+    /// Counts, from 1, the objects of one token, kind, label and (but for dataset keys) [`ORIGIN`]:
+    /// the newest is meant when the label is named. The older ones stay until someone removes them: a key that turns
     /// out to be needed after all is worth more than order.
     pub generation: u64,
 }
@@ -351,9 +351,14 @@ impl Metadata {
         self.version_of() == other.version_of() && self.generation > other.generation
     }
 
-    /// What versions of one thing have in common.
+    /// What versions of one thing have in common. A dataset's key is the dataset's, whichever row
+    /// of a database it came from: rows are made anew when a pool is imported.
     pub(crate) fn version_of(&self) -> (&TokenName, Kind, &Label, Option<&str>) {
-        (&self.token, self.kind, &self.label, self.origin())
+        let origin = match self.kind {
+            Kind::DatasetKey => None,
+            _ => self.origin(),
+        };
+        (&self.token, self.kind, &self.label, origin)
     }
 }
 
