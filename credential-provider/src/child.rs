@@ -8,14 +8,14 @@ use std::process::{Child, Command, ExitCode, ExitStatus};
 
 use rustix::process::{Pid, Signal, getpgrp, kill_process};
 use rustix::termios::tcgetpgrp;
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 /// Runs a program to its end.
 pub(crate) fn run(mut command: Command) -> io::Result<End> {
     // A signal that we were told to ignore stays ignored, here and in the child: see nohup(1).
     let ignored = ignored_signals();
-    let caught = [SIGTERM, SIGINT, SIGHUP, SIGQUIT]
+    let caught = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2]
         .into_iter()
         .filter(|signal| ignored & (1 << (signal - 1)) == 0);
     let mut signals = Signals::new(caught.chain([SIGCHLD]))?;
@@ -27,7 +27,7 @@ pub(crate) fn run(mut command: Command) -> io::Result<End> {
             if let Some(status) = child.try_wait()? {
                 return Ok(End(status));
             }
-        } else if signal == SIGTERM || !from_terminal() {
+        } else if [SIGTERM, SIGUSR1, SIGUSR2].contains(&signal) || !from_terminal() {
             // The child was not waited for yet, so its id is still its own.
             forward(signal, &child);
         }
@@ -64,6 +64,9 @@ fn forward(signal: i32, child: &Child) {
         SIGINT => Signal::INT,
         SIGHUP => Signal::HUP,
         SIGQUIT => Signal::QUIT,
+        SIGUSR1 => Signal::USR1,
+        // rclone's own: it switches its bandwidth limit.
+        SIGUSR2 => Signal::USR2,
         _ => Signal::TERM,
     };
     // A child that has ended already needs no signal.
@@ -84,21 +87,21 @@ fn ignored_signals() -> u64 {
 mod tests {
     use super::*;
 
+    /// One test: signals are the whole process's, and a second one would meet the first one's.
     #[test]
-    fn the_end_of_the_child_is_ours() {
+    fn the_end_of_the_child_is_ours_and_a_signal_reaches_it() {
         let mut command = Command::new("sh");
         command.args(["-c", "exit 9"]);
         let end = run(command).expect("a shell");
         assert_eq!(end.0.code(), Some(9));
         assert!(run(Command::new("/nonexistent")).is_err());
-    }
 
-    #[test]
-    fn a_signal_reaches_the_child() {
-        let mut command = Command::new("sh");
-        // The shell signals its parent, us, and ends by what comes back.
-        command.args(["-c", "kill -TERM $PPID; sleep 10"]);
-        let end = run(command).expect("a shell");
-        assert_eq!(end.0.signal(), Some(SIGTERM));
+        for (name, signal) in [("TERM", SIGTERM), ("USR2", SIGUSR2)] {
+            let mut command = Command::new("sh");
+            // The shell signals its parent, us, and ends by what comes back.
+            command.args(["-c", &format!("kill -{name} $PPID; sleep 10")]);
+            let end = run(command).expect("a shell");
+            assert_eq!(end.0.signal(), Some(signal));
+        }
     }
 }

@@ -14,14 +14,22 @@ pub(crate) const USAGE: u8 = OFFSET + 2;
 /// What failed. Its text carries no secret.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
-    kind: ErrorKind,
+    code: u8,
     text: String,
 }
 
 impl Failure {
     pub(crate) fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
         Self {
-            kind,
+            code: OFFSET + kind.exit_code(),
+            text: text.into(),
+        }
+    }
+
+    /// rclone is asked for something that it must not do with a secret.
+    pub(crate) fn usage(text: impl Into<String>) -> Self {
+        Self {
+            code: USAGE,
             text: text.into(),
         }
     }
@@ -40,7 +48,7 @@ impl Failure {
     }
 
     pub(crate) fn exit_code(&self) -> u8 {
-        OFFSET + self.kind.exit_code()
+        self.code
     }
 }
 

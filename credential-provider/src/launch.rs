@@ -21,6 +21,12 @@ use crate::vault::Vault;
 /// Tells a program that we launch which file it was launched as.
 const LAUNCHED_AS: &str = "STRONGROOM_LAUNCHED";
 
+/// Counts the launches of a program of ours by another.
+const LAUNCHES: &str = "STRONGROOM_LAUNCHES";
+
+/// One for the name on PATH, one for a script around it, and one to spare.
+const MOST_LAUNCHES: u32 = 3;
+
 /// Launches rclone with these arguments and answers its exit code, or says what is in the way.
 pub(crate) fn rclone(module: Option<PathBuf>, arguments: Vec<OsString>) -> ExitCode {
     run(module, arguments).unwrap_or_else(|failures| {
@@ -42,7 +48,16 @@ fn run(module: Option<PathBuf>, arguments: Vec<OsString>) -> Result<ExitCode, Ve
     check_names(&places, &config)?;
 
     let mut command = Command::new(&rclone);
-    command.args(arguments).env(LAUNCHED_AS, &rclone);
+    if !places.is_empty() && logs_options(&arguments) {
+        return Err(vec![Failure::usage(
+            "at this log level rclone writes every secret that it is given into its log; use -v, or \
+             a remote without placeholders",
+        )]);
+    }
+    command
+        .args(arguments)
+        .env(LAUNCHED_AS, &rclone)
+        .env(LAUNCHES, (launches() + 1).to_string());
     if !places.is_empty() {
         let vault = Vault::open(module, &ourselves)?;
         let values = values(&vault, &places);
@@ -71,8 +86,54 @@ fn run(module: Option<PathBuf>, arguments: Vec<OsString>) -> Result<ExitCode, Ve
     Ok(end.exit_code())
 }
 
+/// How many of us are above us, each having launched the next.
+fn launches() -> u32 {
+    std::env::var(LAUNCHES)
+        .ok()
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Whether rclone is asked for its debug log (`-vv`, `--log-level DEBUG`, or their variables), in
+/// which it says what each option was set to from the environment.
+fn logs_options(arguments: &[OsString]) -> bool {
+    let arguments: Vec<_> = arguments.iter().map(|it| it.to_string_lossy()).collect();
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let verbose: usize = arguments
+        .iter()
+        .map(|argument| match argument.strip_prefix('-') {
+            Some("-verbose") => 1,
+            // A cluster of short flags, such as -Pvv.
+            Some(flags) if flags.bytes().all(|byte| byte.is_ascii_alphabetic()) => {
+                flags.matches('v').count()
+            }
+            _ => 0,
+        })
+        .sum();
+    let counted = |text: &str| text.parse::<usize>().is_ok_and(|level| level > 1);
+    let of_option = |option: &str, wanted: &dyn Fn(&str) -> bool| {
+        let joined = format!("{option}=");
+        arguments.iter().enumerate().any(|(place, argument)| {
+            let next = arguments.get(place + 1).filter(|_| argument == option);
+            argument.strip_prefix(&joined).is_some_and(wanted) || next.is_some_and(|it| wanted(it))
+        })
+    };
+    let debug = |text: &str| text.eq_ignore_ascii_case("DEBUG");
+    verbose > 1
+        || of_option("--verbose", &counted)
+        || of_option("--log-level", &debug)
+        || counted(&variable("RCLONE_VERBOSE"))
+        || debug(&variable("RCLONE_LOG_LEVEL"))
+}
+
 fn find_rclone(ourselves: &Path) -> Result<PathBuf, Failure> {
-    // Two copies of this program under rclone's name would launch each other without end.
+    // Two copies of this program under rclone's name, or a script of that name which calls us, would
+    // launch each other without end.
+    if launches() >= MOST_LAUNCHES {
+        return Err(Failure::input(
+            "rclone on PATH leads back to this program again and again; leave one of them on PATH",
+        ));
+    }
     if std::env::var_os(LAUNCHED_AS).is_some_and(|it| program::same_file(it.as_ref(), ourselves)) {
         return Err(Failure::input(format!(
             "{} was launched as rclone by another copy of itself; leave one of them on PATH",
@@ -89,8 +150,11 @@ fn check_names(places: &[Place], config: &Config) -> Result<(), Vec<Failure>> {
     let mut failures = Vec::new();
     for place in places {
         let names = environment::names(&place.section, &place.key);
+        // [a]'s key b_c and [a_b]'s key c are one variable.
         let shared = config.sections.keys().find(|other| {
-            **other != place.section && !names.is_disjoint(&environment::names(other, &place.key))
+            let prefixes = environment::prefixes(other);
+            let theirs = |name: &String| prefixes.iter().any(|prefix| name.starts_with(prefix));
+            **other != place.section && names.iter().any(theirs)
         });
         if let Some(other) = shared {
             failures.push(
@@ -214,6 +278,34 @@ mod tests {
     }
 
     #[test]
+    fn a_debug_log_is_noticed() {
+        let logs = |line: &str| {
+            let arguments: Vec<_> = line.split(' ').map(OsString::from).collect();
+            logs_options(&arguments)
+        };
+        for line in [
+            "-vv lsf r:",
+            "-v lsf r: -v",
+            "lsf -Pvv r:",
+            "--verbose --verbose lsf r:",
+            "--verbose=2 lsf r:",
+            "--log-level DEBUG lsf r:",
+            "lsf r: --log-level=debug",
+        ] {
+            assert!(logs(line), "{line}");
+        }
+        for line in [
+            "-v lsf r:",
+            "lsf r:",
+            "--log-level INFO lsf r:",
+            "--verbose lsf r:",
+            "copy vv r:vv",
+        ] {
+            assert!(!logs(line), "{line}");
+        }
+    }
+
+    #[test]
     fn a_variable_is_one_sections() {
         let id = "strongroom:v1:11111111-1111-4111-8111-111111111111";
         let check = |other: &str| {
@@ -222,6 +314,7 @@ mod tests {
             check_names(&placeholder::places(&config), &config)
         };
         assert!(check("other").is_ok());
+        assert!(check("my").is_err());
         assert!(check("MY-Remote").is_err());
         let failures = check("my_remote").expect_err("the same variable");
         assert!(

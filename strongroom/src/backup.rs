@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ use crate::store;
 /// The newest format that this library reads, and the one that it writes.
 const FORMAT: u64 = 1;
 
-/// The largest backup that is read, in bytes: far above a thousand objects of 1 MiB.
+/// The largest backup that is read, in bytes. (It is built in memory, several times its size.)
 const MAX_LEN: u64 = 4 << 30;
 
 /// A vault as one file.
@@ -44,16 +44,20 @@ impl Backup {
         backup
     }
 
-    /// Refuses a file in a folder that is not there.
-    pub(crate) fn check_folder(file: &Path) -> Result<()> {
+    /// Where a backup to this file really goes: a link's target, for a file that is renamed over
+    /// a link would lie beside the link.
+    pub(crate) fn place(file: &Path) -> Result<PathBuf> {
+        let refuse = |reason: &str| Error::input(format!("backup {}", file.display()), reason);
         let folder = file.parent().filter(|dir| !dir.as_os_str().is_empty());
-        if folder.unwrap_or(Path::new(".")).is_dir() {
-            Ok(())
-        } else {
-            Err(Error::input(
-                format!("backup {}", file.display()),
+        if !folder.unwrap_or(Path::new(".")).is_dir() {
+            return Err(refuse(
                 "its folder does not exist; name a file in one that does",
-            ))
+            ));
+        }
+        match fs::symlink_metadata(file) {
+            Ok(there) if there.is_symlink() => fs::canonicalize(file)
+                .map_err(|_| refuse("it is a link to nothing; name the file itself")),
+            _ => Ok(file.to_owned()),
         }
     }
 
@@ -62,7 +66,6 @@ impl Backup {
     /// # Errors
     /// [`Error::Input`] for a file that is anything else: to write over it would destroy it.
     pub(crate) fn existing(file: &Path, vault_id: &str, key: &VaultKey) -> Result<Option<Self>> {
-        Self::check_folder(file)?;
         if fs::symlink_metadata(file).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             return Ok(None);
         }

@@ -149,4 +149,22 @@ mod tests {
             r#"{"a":"ü\n\u0001\"/","m":"AP8=","z":1}"#
         );
     }
+
+    #[test]
+    fn a_key_that_is_there_twice_is_refused_at_any_depth() {
+        for bad in [
+            r#"{"a":1,"a":1}"#,
+            r#"{"x":[{"a":{},"b":{},"a":{}}]}"#,
+            r#"{"a":1,"\u0061":1}"#,
+        ] {
+            assert!(serde_json::from_str::<Strict>(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn numbers_and_nulls_that_we_never_write_are_refused() {
+        for bad in ["null", "[1.5]", r#"{"a":-1}"#, r#"{"a":1e3}"#] {
+            assert!(serde_json::from_str::<Strict>(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -145,6 +145,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// The vault is not the one that its owner has named.
+    #[error(
+        "{file} is of another vault than the one whose key you named; nothing was sealed or given \
+         out. Compare the SHA-256 with the one in the recovery kit; if that is right, someone put \
+         another vault in the place of yours"
+    )]
+    OtherVault {
+        /// The manifest's file.
+        file: PathBuf,
+    },
+
     /// The vault was written by a newer Strongroom.
     #[error(
         "{file} has format {found}, and this Strongroom knows formats up to {known}; use the newer program"
@@ -276,6 +287,7 @@ impl Error {
             | Self::PolicyFile { .. }
             | Self::VaultDamaged { .. }
             | Self::VaultForged { .. }
+            | Self::OtherVault { .. }
             | Self::VaultNewer { .. }
             | Self::ObjectDamaged { .. }
             | Self::KeyLost { .. }

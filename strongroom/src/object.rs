@@ -324,8 +324,8 @@ pub struct Metadata {
         with = "crate::encoding::guid"
     )]
     pub dataset_guid: Option<u64>,
-    /// Counts, from 1, the objects of one token, kind, label and [`ORIGIN`]: the newest is meant
-    /// when the label is named. The older ones stay until someone removes them: a key that turns
+    /// Counts, from 1, the objects of one token, kind, label and (but for dataset keys) [`ORIGIN`]:
+    /// the newest is meant when the label is named. The older ones stay until someone removes them: a key that turns
     /// out to be needed after all is worth more than order.
     pub generation: u64,
 }
@@ -363,9 +363,14 @@ impl Metadata {
         self.version_of() == other.version_of() && self.generation > other.generation
     }
 
-    /// What versions of one thing have in common.
+    /// What versions of one thing have in common. A dataset's key is the dataset's, whichever row
+    /// of a database it came from: rows are made anew when a pool is imported.
     pub(crate) fn version_of(&self) -> (&TokenName, Kind, &Label, Option<&str>) {
-        (&self.token, self.kind, &self.label, self.origin())
+        let origin = match self.kind {
+            Kind::DatasetKey => None,
+            _ => self.origin(),
+        };
+        (&self.token, self.kind, &self.label, origin)
     }
 }
 
@@ -421,4 +426,11 @@ pub(crate) enum Slot {
         /// The age file.
         age: Base64,
     },
+}
+
+impl Slot {
+    /// Whether one TPM alone opens it.
+    pub(crate) fn is_of_a_tpm(&self) -> bool {
+        matches!(self, Self::Tpm { .. } | Self::TpmKey { .. })
+    }
 }

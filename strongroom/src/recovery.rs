@@ -206,6 +206,8 @@ impl RecoveryKit {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -229,6 +231,33 @@ mod tests {
     fn what_is_no_kit_is_refused() {
         for bad in ["", "# vault: v\n", "AGE-SECRET-KEY-1XYZ", "\u{0}"] {
             assert!(RecoveryKit::parse(&Secret::copy_of(bad.as_bytes())).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = RecoveryKit::parse(&Secret::copy_of(&bytes));
+        }
+
+        #[test]
+        fn a_kit_with_one_byte_changed_is_refused_or_means_the_same(
+            place in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+        ) {
+            let kit = RecoveryKit {
+                identity: RecoveryIdentity::generate(),
+                vault_id: "3f0c9c2e-7a39-4f0e-9b7a-0a4f6f6f8a11".to_owned(),
+                fingerprint: [7; 32],
+            };
+            let slot = kit.identity.recipient().encrypt(&Secret::copy_of(b"dek"));
+            let mut text = kit.to_text();
+            let place = place.index(text.len());
+            text.expose_mut()[place] = byte;
+            if let Ok(read) = RecoveryKit::parse(&text) {
+                // The identity has a checksum; the rest is compared with the vault.
+                prop_assert!(read.identity.decrypt(&slot).is_ok());
+            }
         }
     }
 }

@@ -38,7 +38,7 @@ pub struct WriteLock {
 /// A vault's folder.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
 }
 
 /// An object's file that cannot be used.
@@ -107,11 +107,8 @@ impl Store {
         if self.manifest_file().exists() {
             return Err(Error::VaultExists(self.dir.clone(), "a vault"));
         }
-        let remains = fs::read_dir(&self.dir)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|entry| entry.file_name() != ".lock");
+        // Folders alone are what an init that failed has left.
+        let remains = has_files(&self.dir);
         if remains {
             return Err(Error::VaultExists(
                 self.dir.clone(),
@@ -174,9 +171,7 @@ impl Store {
     }
 
     pub(crate) fn remove_object(&self, token: &TokenName, id: ObjectId) -> Result<()> {
-        let file = self.object_file(token, id);
-        fs::remove_file(&file).map_err(Error::io("remove", &file))?;
-        sync_dir(&self.token_dir(token))
+        remove(&self.object_file(token, id))
     }
 
     /// Every object of the tokens, and every file that is none.
@@ -342,6 +337,15 @@ pub(crate) fn read_up_to(file: &Path, limit: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Whether there is any file but the lock, at whatever depth.
+fn has_files(dir: &Path) -> bool {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => has_files(&entry.path()),
+        _ => entry.file_name() != ".lock",
+    })
+}
+
 /// Removes what [`write`] was killed over. Only the holder of the lock may.
 fn remove_temporary_files(dir: &Path) {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
@@ -416,6 +420,12 @@ fn folder(file: &Path) -> &Path {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     }
+}
+
+/// Removes a file for good.
+pub(crate) fn remove(file: &Path) -> Result<()> {
+    fs::remove_file(file).map_err(Error::io("remove", file))?;
+    sync_dir(file.parent().unwrap_or(Path::new(".")))
 }
 
 /// Makes what happened to the entries of a folder durable.

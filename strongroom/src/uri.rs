@@ -185,6 +185,8 @@ fn percent_decode(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -223,6 +225,19 @@ mod tests {
             "pkcs11:token=UPPER",
         ] {
             assert!(bad.parse::<Selector>().is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_label_survives_a_uri(label in ".{1,80}") {
+            let selector = Selector::label(TokenName::keys(), label);
+            prop_assert_eq!(&selector, &selector.to_string().parse().expect("its own text"));
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "(pkcs11:)?[a-z=;%0-9a-fA-F?&.-]{0,60}.{0,20}") {
+            let _ = text.parse::<Selector>();
         }
     }
 }

@@ -251,6 +251,7 @@ impl Vault {
     pub fn open_by_recovery(&self, kit: RecoveryKit) -> Result<ByRecovery> {
         let file = self.store.manifest_file();
         let key = self.manifest.vault_key_by_recovery(&kit, &file)?;
+        self.check_expected(&key)?;
         Ok(ByRecovery {
             vault: self.clone(),
             key,
@@ -281,7 +282,12 @@ impl Vault {
     /// [`Error::PolicyRefused`] in a boot that is not allowed itself.
     pub fn rebind(&self, tcti: &Tcti, change: &Change) -> Result<Rebound> {
         let _lock = self.lock()?;
-        Tpm::with_room(tcti, || self.try_rebind(tcti, change))
+        let vault = self.reread()?;
+        if vault.expected.is_some() {
+            // What the owner has named, only K_vault shows; without it, it need not be unsealed.
+            vault.unlock(tcti)?;
+        }
+        Tpm::with_room(tcti, || vault.try_rebind(tcti, change))
     }
 
     /// Changes the list of allowed boots with the recovery kit, in any boot.
@@ -295,7 +301,8 @@ impl Vault {
         change: &Change,
     ) -> Result<Rebound> {
         let _lock = self.lock()?;
-        Tpm::with_room(tcti, || self.rebind_locked(tcti, kit, change))
+        let vault = self.reread()?;
+        Tpm::with_room(tcti, || vault.rebind_locked(tcti, kit, change))
     }
 
     /// Puts a vault's folder in order from a backup file: a folder that is gone is made again; in
@@ -310,9 +317,13 @@ impl Vault {
         Self::restore_from(dir, backup, kit)
     }
 
-    /// Refuses a backup file in a folder that is not there. Touches no TPM.
-    pub fn check_backup_folder(file: &Path) -> Result<()> {
-        Backup::check_folder(file)
+    /// Where a backup to this file really goes, links followed: what is looked at must be what is
+    /// written. Touches no TPM.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a folder that is not there, and a link to nothing.
+    pub fn backup_place(file: &Path) -> Result<PathBuf> {
+        Backup::place(file)
     }
 
     /// Makes a vault open on this machine's TPM with the recovery kit: brings it onto this TPM
@@ -400,8 +411,13 @@ impl Unlocked {
     /// Removes an object for good. The caller knows that nobody needs it.
     pub fn remove(&mut self, id: ObjectId) -> Result<()> {
         self.known()?.retain(|object| object.id != id);
-        let object = self.vault.read(id, |_| Ok(()))?;
-        self.vault.store.remove_object(&object.metadata.token, id)
+        let genuine = |object: &_| self.vault.authenticate(&self.key, object);
+        match self.vault.read(id, genuine) {
+            Ok(object) => self.vault.store.remove_object(&object.metadata.token, id),
+            // Named by its id, and of no use to anyone.
+            Err(Error::ObjectDamaged { file, .. }) => store::remove(&file),
+            Err(error) => Err(error),
+        }
     }
 
     /// Refuses a backup file that is there already and is no backup of this vault.
@@ -416,7 +432,7 @@ impl Unlocked {
     /// # Errors
     /// [`Error::Input`] for a file that is anything else; [`Error::Io`]; [`Error::VaultDamaged`]
     /// if what was read back is not what was written.
-    pub fn backup(&self, file: &Path) -> Result<BackupReport> {
+    pub fn backup(&mut self, file: &Path) -> Result<BackupReport> {
         self.back_up(file)
     }
 }

@@ -89,9 +89,9 @@ impl TestVault {
 
     /// Puts another TPM in the box, as a new mainboard does. The record starts
     /// afresh.
-    pub fn replace_tpm(&mut self, tpm: Swtpm) {
+    pub fn replace_tpm(&mut self, tpm: Swtpm) -> Swtpm {
         self.recorder = Recorder::start(&tpm);
-        self.tpm = tpm;
+        std::mem::replace(&mut self.tpm, tpm)
     }
 
     /// `strongroom ARGS...`, on this vault.

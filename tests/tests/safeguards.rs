@@ -9,7 +9,8 @@ use strongroom::object::{Kind, NewObject, ORIGIN, TokenName};
 use strongroom::{Secret, Tcti, Vault};
 use strongroom_tests::swtpm::USUAL_BOOT;
 use strongroom_tests::truenas_fixture::{Fixture, Generation};
-use strongroom_tests::{Run, Swtpm, TestVault};
+use strongroom_tests::vault_files::{read_json, snapshot};
+use strongroom_tests::{Gate, Run, Swtpm, TestVault};
 
 #[test]
 fn a_backup_is_written_over_a_backup_of_the_same_vault_alone() {
@@ -126,36 +127,219 @@ fn another_vaults_folder_is_not_restored_into() {
 }
 
 #[test]
-fn a_recovery_that_is_killed_can_be_run_again() {
+fn a_recovery_that_is_cut_short_can_be_run_again_or_taken_back() {
     let mut vault = TestVault::new();
-    for number in 0..6 {
-        vault.seal(
-            "credentials",
-            &format!("c{number}"),
-            format!("{number}").as_bytes(),
+    let ids: Vec<_> = (0..6)
+        .map(|number| vault.seal("credentials", &format!("c{number}"), b"secret"))
+        .collect();
+    let first = vault.replace_tpm(Swtpm::measured());
+    let whole = {
+        // On a TPM of its own, of a copy, to know how long one is.
+        let copy = vault.folder().join("copy");
+        Run::new("cp").arg("-a").arg(vault.dir()).arg(&copy).ok();
+        recover_in_place(&vault).env("STRONGROOM_DIR", &copy).ok();
+        vault.recorder().take().len()
+    };
+    vault.replace_tpm(Swtpm::measured());
+    let manifest = fs::read(vault.dir().join("vault.json")).expect("there");
+    let mut rewritten = 0;
+    for commands in [whole / 3, whole / 2, whole * 2 / 3, whole - 12] {
+        let gate = Gate::start(vault.recorder());
+        gate.cut_after(commands);
+        recover_in_place(&vault)
+            .env("STRONGROOM_TCTI", gate.tcti())
+            .fails_with(4);
+        rewritten += ids.iter().filter(|id| tpm_slots(&vault, id) == 2).count();
+        assert_eq!(
+            fs::read(vault.dir().join("vault.json")).expect("there"),
+            manifest
         );
     }
-    vault.replace_tpm(Swtpm::measured());
-    for seconds in ["0.02", "0.04", "0.06", "0.08", "0.1"] {
-        vault
-            .run("timeout")
-            .args(["-s", "KILL", seconds])
-            .arg(vault.programs().strongroom())
-            .args(["recover", "--yes", "--recovery"])
-            .arg(vault.recovery())
-            .finish();
+    assert!(rewritten > 0, "no run was cut short among the objects");
+
+    // Back on the TPM that it came from, nothing has happened.
+    let second = vault.replace_tpm(first);
+    for id in &ids {
+        assert_eq!(vault.unseal_id(id), b"secret");
+    }
+    vault.replace_tpm(second);
+    recover_in_place(&vault).ok();
+    for id in &ids {
+        assert_eq!(vault.unseal_id(id), b"secret");
+        assert_eq!(tpm_slots(&vault, id), 1);
+    }
+}
+
+#[test]
+fn a_move_on_one_tpm_leaves_no_older_list_in_force() {
+    let mut vault = TestVault::new();
+    let id = vault.seal("credentials", "offsite", b"secret");
+    let before = vault.folder().join("before");
+    Run::new("cp").arg("-a").arg(vault.dir()).arg(&before).ok();
+    // Another program takes the root key's place, and the vault moves beside it.
+    vault
+        .tpm()
+        .tpm2(&["evictcontrol", "-C", "o", "-c", "0x81000001"])
+        .ok();
+    let primary = vault.folder().join("primary").display().to_string();
+    vault
+        .tpm()
+        .tpm2(&["createprimary", "-C", "o", "-G", "rsa", "-c", &primary])
+        .ok();
+    vault
+        .tpm()
+        .tpm2(&["evictcontrol", "-C", "o", "-c", &primary, "0x81000001"])
+        .ok();
+    vault.tpm().tpm2(&["flushcontext", "-t"]).ok();
+    recover_in_place(&vault).ok();
+    assert_eq!(vault.unseal_id(&id), b"secret");
+    assert_eq!(vault.tpm().handles("nv-index").len(), 1);
+    // The boot of then is revoked.
+    let now = [
+        USUAL_BOOT[0],
+        USUAL_BOOT[1],
+        (11, "a kernel without the hole"),
+    ];
+    vault.reboot(&now);
+    rebind_by_recovery(&vault, &[]).ok();
+    // The thief boots the old kernel, with the old lists and the present objects.
+    vault.reboot(USUAL_BOOT);
+    vault
+        .tpm()
+        .tpm2(&["evictcontrol", "-C", "o", "-c", "0x81000001"])
+        .ok();
+    let theirs = vault.folder().join("theirs");
+    Run::new("cp").arg("-a").arg(vault.dir()).arg(&theirs).ok();
+    for file in ["vault.json", "policy.json"] {
+        fs::copy(before.join(file), theirs.join(file)).expect("copied");
     }
     vault
-        .strongroom(&["recover", "--yes", "--recovery"])
-        .arg(vault.recovery())
-        .ok();
-    for number in 0..6 {
-        let label = format!("c{number}");
-        assert_eq!(
-            vault.unseal("credentials", &label),
-            format!("{number}").as_bytes()
-        );
+        .strongroom(&["unseal", "--id", &id])
+        .env("STRONGROOM_DIR", &theirs)
+        .fails_with(4);
+}
+
+#[test]
+fn a_word_that_does_not_fit_changes_nothing() {
+    let vault = TestVault::new();
+    vault.seal("credentials", "offsite", b"secret");
+    let file = backup(&vault, "backup");
+    let before = snapshot(&vault.dir());
+    let indices = vault.tpm().handles("nv-index");
+    let wrong = "ab".repeat(32);
+    for run in [
+        recover_in_place(&vault),
+        recover(&vault, &file),
+        rebind_by_recovery(&vault, &[]),
+        vault.strongroom(&["rebind", "--yes"]),
+        vault.strongroom(&["backup"]).arg(&file),
+    ] {
+        run.args(["--vault-key-sha256", &wrong])
+            .fails_with(5)
+            .says("another vault");
     }
+    assert_eq!(snapshot(&vault.dir()), before);
+    assert_eq!(vault.tpm().handles("nv-index"), indices);
+}
+
+#[test]
+fn an_init_that_failed_can_be_run_again() {
+    let vault = TestVault::without_init(Swtpm::measured());
+    let init = || {
+        vault
+            .strongroom(&["init", "--yes", "--recovery-out"])
+            .arg(vault.recovery())
+    };
+    vault
+        .tpm()
+        .tpm2(&["changeauth", "-c", "owner", "word"])
+        .ok();
+    init().fails_with(4).says("owner hierarchy has a password");
+    assert!(!vault.recovery().exists());
+    vault
+        .tpm()
+        .tpm2(&["changeauth", "-c", "owner", "-p", "word"])
+        .ok();
+    init().ok();
+    vault.seal("credentials", "offsite", b"secret");
+}
+
+#[test]
+fn a_backup_by_a_link_is_where_the_link_leads() {
+    let vault = TestVault::new();
+    vault.seal("credentials", "offsite", b"secret");
+    let there = vault.folder().join("there");
+    fs::create_dir(&there).expect("a folder");
+    let link = vault.folder().join("link");
+    std::os::unix::fs::symlink(there.join("backup"), &link).expect("a link");
+    vault
+        .strongroom(&["backup"])
+        .arg(&link)
+        .fails_with(7)
+        .says("link to nothing");
+    let file = there.join("backup");
+    vault.strongroom(&["backup"]).arg(&file).ok();
+    vault.seal("credentials", "newer", b"secret");
+    let before = fs::read(&file).expect("there");
+    vault.strongroom(&["backup"]).arg(&link).ok();
+    assert!(link.is_symlink());
+    assert_ne!(fs::read(&file).expect("there"), before);
+}
+
+#[test]
+fn a_backup_waits_for_who_writes() {
+    let vault = TestVault::new();
+    let lock = Vault::open(&vault.dir())
+        .and_then(|vault| vault.lock())
+        .expect("nobody else writes");
+    vault
+        .strongroom(&["backup"])
+        .arg(vault.folder().join("backup"))
+        .fails_with(5)
+        .says("another process is writing");
+    drop(lock);
+    backup(&vault, "backup");
+}
+
+#[test]
+fn a_row_that_was_made_anew_is_the_same_dataset() {
+    let vault = TestVault::new();
+    let fixture = fixture(&vault);
+    let (row, name, key) = fixture.dataset_keys[0].clone();
+    let column: String = fixture
+        .connect()
+        .query_row(
+            "SELECT encryption_key FROM storage_encrypteddataset WHERE id = ?1",
+            [row],
+            |found| found.get(0),
+        )
+        .expect("the row");
+    let file = vault.folder().join("backup");
+    migrate(&vault, &fixture, &file).ok();
+    fixture
+        .connect()
+        .execute(
+            "INSERT INTO storage_encrypteddataset (name, encryption_key) VALUES (?1, ?2)",
+            (&name, &column),
+        )
+        .expect("inserted");
+    migrate(&vault, &fixture, &file).ok();
+    let given = vault
+        .run(vault.programs().zfs_keyprovider())
+        .args(["get", &name])
+        .ok();
+    assert_eq!(given.stdout, key.as_bytes());
+}
+
+#[test]
+fn a_damaged_object_can_be_removed_by_its_id() {
+    let vault = TestVault::new();
+    let id = vault.seal("credentials", "spoilt", b"first");
+    vault.seal("credentials", "good", b"second");
+    cut_in_half(&object_file(&vault, &id));
+    vault.strongroom(&["list"]).fails_with(1);
+    vault.strongroom(&["remove", "--yes", "--id", &id]).ok();
+    vault.strongroom(&["list"]).ok();
 }
 
 #[test]
@@ -235,8 +419,25 @@ fn a_vault_that_was_exchanged_as_a_whole_is_handed_nothing() {
             .stdin(*b"the next secret")
     };
     // None of the objects that are here is of that vault.
-    seal().fails_with(5).says("none of the 1 objects");
-    // Where there is none yet, the owner's word tells.
+    seal().fails_with(5).says("1 of the 1 objects");
+    // Who plants as many of their own gets by that, and not by the owner's word.
+    vault
+        .strongroom(&["seal", "--token", "credentials", "--label", "theirs"])
+        .args(["--kind", "credential"])
+        .env("STRONGROOM_DIR", &theirs)
+        .stdin(*b"theirs")
+        .ok();
+    let planted = theirs.join("objects/credentials");
+    Run::new("cp")
+        .arg("-a")
+        .arg(planted.join("."))
+        .arg(vault.dir().join("objects/credentials"))
+        .ok();
+    seal()
+        .env("STRONGROOM_VAULT_KEY_SHA256", &fingerprint)
+        .fails_with(5)
+        .says("another vault");
+    // Where there is none at all, likewise.
     fs::remove_dir_all(vault.dir().join("objects/credentials")).expect("removed");
     seal()
         .env("STRONGROOM_VAULT_KEY_SHA256", &fingerprint)
@@ -406,6 +607,19 @@ fn recover(vault: &TestVault, backup: &Path) -> Run {
         .arg(backup)
 }
 
+fn recover_in_place(vault: &TestVault) -> Run {
+    vault
+        .strongroom(&["recover", "--yes", "--recovery"])
+        .arg(vault.recovery())
+}
+
+/// How many TPMs an object has slots of.
+fn tpm_slots(vault: &TestVault, id: &str) -> usize {
+    let object = read_json(&object_file(vault, id));
+    let slots = object["slots"].as_array().expect("a list");
+    slots.iter().filter(|slot| slot["type"] == "tpm").count()
+}
+
 fn rebind_by_recovery(vault: &TestVault, options: &[&str]) -> Run {
     vault
         .strongroom(&["rebind", "--yes", "--recovery"])
@@ -420,23 +634,4 @@ fn object_file(vault: &TestVault, id: &str) -> PathBuf {
 fn cut_in_half(file: &Path) {
     let bytes = fs::read(file).expect("there");
     fs::write(file, &bytes[..bytes.len() / 2]).expect("written");
-}
-
-/// Every file of a folder, with its content.
-fn snapshot(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut files = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                let content = fs::read(&path).expect("a file");
-                files.push((path, content));
-            }
-        }
-    }
-    files.sort();
-    files
 }

@@ -38,19 +38,18 @@ sys.exit(os.waitstatus_to_exitcode(status))
 fn the_kit_is_shown_once_and_its_keeping_confirmed() {
     let vault = TestVault::without_init(Swtpm::measured());
     let made = at_terminal(&vault, "SHOWN", &["init"]).ok();
-    let kit: String = made
-        .text()
+    let shown = made.text();
+    let kit: Vec<_> = shown
         .lines()
         .map(str::trim_end)
         .filter(|line| line.starts_with('#') || line.starts_with("AGE-SECRET-KEY-1"))
-        .map(|line| format!("{line}\n"))
         .collect();
     vault.seal("credentials", "offsite", b"secret");
     // What was shown is the kit, and works as one.
     let opened = vault
         .strongroom(&["unseal", "--token", "credentials", "--label", "offsite"])
         .args(["--recovery", "-"])
-        .stdin(kit)
+        .stdin(kit.join("\n"))
         .ok();
     assert_eq!(opened.stdout, b"secret");
 }

@@ -14,6 +14,11 @@ pub(crate) fn names(section: &str, key: &str) -> BTreeSet<String> {
         .into()
 }
 
+/// What the variables of a section begin with.
+pub(crate) fn prefixes(section: &str) -> BTreeSet<String> {
+    names(section, "")
+}
+
 /// As Go's strings.ToUpper has it: letter by letter, and what has no single capital stays.
 fn upper(text: &str) -> String {
     text.chars()

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::json;
+use strongroom::Vault;
 
 use super::Place;
 use crate::disk;
@@ -10,8 +11,8 @@ use crate::failure::Failure;
 use crate::output::{self, say};
 
 pub(super) fn run(place: &Place, file: &Path) -> Result<(), Failure> {
-    let unlocked = place.unlock()?;
-    let written = unlocked.backup(file)?;
+    let file = &Vault::backup_place(file)?;
+    let written = place.unlock_to_write()?.backup(file)?;
     warn_of_same_disk(place, file);
     let report = json!({
         "file": file,

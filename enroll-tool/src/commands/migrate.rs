@@ -20,10 +20,9 @@ pub(super) fn run(place: &Place, args: &Migrate) -> Result<(), Failure> {
     let secret = PwencSecret::read(&args.pwenc_secret)?;
     let mut database = Database::open(&args.database)?;
     database.check_secret(&secret)?;
-    let vault = place.vault()?;
     if args.dry_run {
         database.leave_as_it_is()?;
-        let known = vault.list()?.objects;
+        let known = place.vault()?.list()?.objects;
         let plan = Plan::read(&database, &secret, &args.only, &known)?;
         report(place, args, &plan, None);
         return Ok(());
@@ -31,9 +30,12 @@ pub(super) fn run(place: &Place, args: &Migrate) -> Result<(), Failure> {
     let Some(backup_file) = &args.backup else {
         return Err(Failure::Usage("--backup FILE is needed".to_owned()));
     };
+    let backup_file = &Vault::backup_place(backup_file)?;
     check_backup_place(place, args, backup_file)?;
     database.check_writable()?;
-    let lock = vault.lock()?;
+    let lock = place.vault()?.lock()?;
+    // As it is now that nobody else writes.
+    let vault = place.vault()?;
     let known = vault.list()?.objects;
     let mut plan = Plan::read(&database, &secret, &args.only, &known)?;
     if !args.yes {
@@ -75,7 +77,6 @@ fn check_backup_place(place: &Place, args: &Migrate, file: &Path) -> Result<(), 
         let what = format!("--backup {}", file.display());
         Failure::from(Error::input(what, reason))
     };
-    Vault::check_backup_folder(file)?;
     match disk::same_pool(&place.dir, file) {
         Some(pool) if !args.backup_on_same_pool => Err(refuse(format!(
             "it is on the pool {pool}, as the vault is, and a dead pool would take both; name a \

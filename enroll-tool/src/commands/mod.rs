@@ -62,22 +62,22 @@ impl Place {
     }
 
     fn vault(&self) -> strongroom::Result<Vault> {
-        let vault = Vault::open(&self.dir)?;
-        Ok(match self.vault_key_sha256 {
+        Vault::open(&self.dir).map(|vault| self.expecting(vault))
+    }
+
+    /// Whichever vault the owner has named, if any.
+    fn expecting(&self, vault: Vault) -> Vault {
+        match self.vault_key_sha256 {
             Some(expected) => vault.expecting(expected),
             None => vault,
-        })
+        }
     }
 
-    fn unlock(&self) -> strongroom::Result<Unlocked> {
-        self.vault()?.unlock(&self.tcti()?)
-    }
-
-    /// The same for a command that writes. Writers take turns before they go to the TPM, which
-    /// without a resource manager has room for one at a time.
+    /// The vault, unlocked for a command that writes. Writers take turns before they go to the TPM,
+    /// which without a resource manager has room for one at a time.
     fn unlock_to_write(&self) -> strongroom::Result<Unlocked> {
-        let vault = self.vault()?;
-        let lock = vault.lock()?;
-        Ok(vault.unlock(&self.tcti()?)?.holding(lock))
+        let lock = self.vault()?.lock()?;
+        // As it is now that nobody else writes.
+        Ok(self.vault()?.unlock(&self.tcti()?)?.holding(lock))
     }
 }

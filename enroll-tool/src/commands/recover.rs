@@ -19,7 +19,10 @@ pub(super) fn run(place: &Place, args: &Recover) -> Result<(), Failure> {
         )?;
     }
     let (vault, restored) = match &args.backup {
-        Some(backup) => Vault::restore(&place.dir, backup, &kit)?,
+        Some(backup) => {
+            let (vault, restored) = Vault::restore(&place.dir, backup, &kit)?;
+            (place.expecting(vault), restored)
+        }
         None => (place.vault()?, 0),
     };
     let bar = output::progress("checking", 0);

@@ -1,6 +1,7 @@
 //! `strongroom remove`: an object out of the vault, for good.
 
 use serde_json::json;
+use strongroom::error::Error;
 use strongroom::uri::Selector;
 
 use super::Place;
@@ -10,20 +11,23 @@ use crate::output::{self, say};
 
 pub(super) fn run(place: &Place, args: &Remove) -> Result<(), Failure> {
     let vault = place.vault()?;
-    let object = vault.find(&Selector::id(args.id))?;
+    let what = match vault.find(&Selector::id(args.id)) {
+        Ok(object) => format!("{} {}", object.kind, object.label),
+        Err(Error::ObjectDamaged { file, .. }) => format!("damaged object {}", file.display()),
+        Err(error) => return Err(error.into()),
+    };
     if !args.yes {
         output::confirm(
             &format!(
-                "{} {} will be gone for good; a backup keeps it until it is written to a new file. \
-                 Type yes to go on:",
-                object.kind, object.label
+                "{what} will be gone for good; a backup keeps it until it is written to a new file. \
+                 Type yes to go on:"
             ),
             "yes",
         )?;
     }
     place.unlock_to_write()?.remove(args.id)?;
     output::show(place.json, &json!({ "removed": args.id }), || {
-        say!("removed {} {}", object.kind, object.label);
+        say!("removed {what}");
     });
     Ok(())
 }

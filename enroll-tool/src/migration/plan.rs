@@ -115,7 +115,7 @@ fn dataset(row: DatasetRow, secret: &PwencSecret, known: &[Metadata]) -> Result<
         DatasetState::Key(key) => key,
         DatasetState::Null
             if known.iter().any(|object| {
-                object.origin() == Some(&origin) && object.label.as_str() == row.name
+                object.kind == Kind::DatasetKey && object.label.as_str() == row.name
             }) =>
         {
             return Err(left("is in the vault already".to_owned()));

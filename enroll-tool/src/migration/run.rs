@@ -126,16 +126,24 @@ fn seal_one(item: &mut Item, vault: &mut Unlocked, known: &[Metadata]) -> Result
     complete(item, vault)?;
     let origin = item.object.attributes.get(strongroom::object::ORIGIN);
     // The newest alone: it is the one that its name means. A key that was changed back is sealed
-    // again, though an older version would hold it.
-    let newest = known
-        .iter()
-        .filter(|object| {
-            object.kind == item.object.kind
-                && object.token == item.object.token
-                && object.label == item.object.label
-                && object.origin() == origin.map(String::as_str)
-        })
-        .max_by_key(|object| object.generation);
+    // again, though an older version would hold it. A row that was made anew has no object of its
+    // own yet; for a dataset's key, the one of the same name serves.
+    let same_name = |object: &&Metadata| {
+        object.kind == item.object.kind
+            && object.token == item.object.token
+            && object.label == item.object.label
+    };
+    let newest = |of_row: bool| {
+        known
+            .iter()
+            .filter(same_name)
+            .filter(|object| !of_row || object.origin() == origin.map(String::as_str))
+            .max_by_key(|object| object.generation)
+    };
+    let newest = match newest(true) {
+        None if item.class == Class::Datasets => newest(false),
+        found => found,
+    };
     if let Some(object) = newest {
         let same = match vault.unseal(object.id) {
             Ok(payload) => payload.same_as(item.payload.expose()),

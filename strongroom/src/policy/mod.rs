@@ -1,6 +1,6 @@
 //! Which boots may unseal: PCR values, the branches that are allowed, and what a refusal means.
 //!
-//! Nothing here talks to a TPM; [`crate::tpm`] does, with what is computed here.
+//! Nothing here talks to a TPM; `crate::tpm` does, with what is computed here.
 
 mod branch;
 mod digest;

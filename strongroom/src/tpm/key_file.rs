@@ -101,3 +101,49 @@ fn unsized_(bytes: &[u8]) -> Option<&[u8]> {
     let (len, rest) = bytes.split_first_chunk()?;
     (usize::from(u16::from_be_bytes(*len)) == rest.len()).then_some(rest)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A key file of a storage key, as tpm2-tss-engine would have it: the frozen vault's.
+    fn sample() -> Vec<u8> {
+        let backup: serde_json::Value =
+            serde_json::from_str(include_str!("../../../tests/fixtures/vault-v1/backup"))
+                .expect("the frozen backup is JSON");
+        let text = backup["manifest"]["storage-key"].clone();
+        let Base64(bytes) = serde_json::from_value(text).expect("base64");
+        bytes
+    }
+
+    #[test]
+    fn a_key_file_is_written_as_it_was_read() {
+        let der = Base64(sample());
+        let parent = TpmKey::from_der(&der.0).expect("a key file").parent;
+        let file = KeyFile::from_der(&der).expect("a key file");
+        assert_eq!(file.to_der(parent).expect("a key file"), der);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = KeyFile::from_der(&Base64(bytes));
+        }
+
+        #[test]
+        fn a_spoilt_key_file_does_not_make_it_panic(
+            place in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = sample();
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+            let _ = KeyFile::from_der(&Base64(bytes.clone()));
+            bytes.truncate(cut.index(bytes.len()));
+            prop_assert!(KeyFile::from_der(&Base64(bytes)).is_err());
+        }
+    }
+}

@@ -10,7 +10,9 @@ use crate::object::ObjectId;
 use crate::store::Damaged;
 
 impl Unlocked {
-    pub(super) fn back_up(&self, file: &Path) -> Result<BackupReport> {
+    pub(super) fn back_up(&mut self, file: &Path) -> Result<BackupReport> {
+        self.keep_others_off()?;
+        let file = &Backup::place(file)?;
         let before = Backup::existing(file, self.vault.id(), &self.key)?;
         let mut listing = self.vault.list()?;
         let mut objects = Vec::new();

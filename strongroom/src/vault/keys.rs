@@ -19,7 +19,7 @@ use crate::secret::Secret;
 use crate::tpm::key_file::{KeyFile, PARENT_UNNAMED};
 use crate::tpm::keys::{Outcome, TpmKey};
 
-use super::recovering::dek_by_recovery;
+use super::recovering::{dek_by_recovery, put_first};
 
 /// The longest random number that is asked for at once.
 const MAX_RANDOM: usize = 1 << 20;
@@ -216,13 +216,7 @@ impl Unlocked {
             .map_err(|error| self.vault.damaged(&file, error.to_string()))?;
         let object = NewObject::of(&file.metadata);
         if let Some(brought) = self.bring_in(&object, &key)? {
-            // The slot of the TPM that the vault comes from stays, in case it goes back.
-            let mut others = 0;
-            file.slots.retain(|slot| {
-                others += usize::from(matches!(slot, Slot::TpmKey { .. }));
-                matches!(slot, Slot::Recovery { .. }) || others == 1
-            });
-            file.slots.insert(0, key_slot(&brought)?);
+            put_first(&mut file.slots, key_slot(&brought)?);
         } else {
             let object = described(object, &key.public()?, Residence::Memory, false);
             file.metadata.attributes = object.attributes;

@@ -37,8 +37,11 @@ impl Vault {
             vault_id: id.clone(),
             fingerprint: key.fingerprint(),
         })?;
+        drop(tpm);
         store.create_folders(options.tokens.iter().cloned())?;
         let _lock = store.lock(options.tokens.iter().cloned())?;
+        // Somebody else may have made one while we waited.
+        store.check_unused()?;
         let branches = Branches::only(present);
         let request = provision::Request {
             vault_id: &id,
@@ -46,7 +49,6 @@ impl Vault {
             open_k_rec: &open_k_rec,
             branches: &branches,
         };
-        drop(tpm);
         let (mut tpm, machine) = provision::Machine::prepare(tcti, &request)?;
         let on_tpm = machine
             .complete(&mut tpm, &key, options.tokens.iter().cloned())

@@ -48,10 +48,8 @@ impl Vault {
     pub(super) fn check_expected(&self, key: &VaultKey) -> Result<()> {
         let other = |expected: [u8; 32]| expected != key.fingerprint();
         if self.expected.is_some_and(other) {
-            return Err(Error::VaultForged {
+            return Err(Error::OtherVault {
                 file: self.store.manifest_file(),
-                reason: "its vault key is not the one that you named: it is another vault"
-                    .to_owned(),
             });
         }
         Ok(())
@@ -68,6 +66,14 @@ impl Vault {
             lock: None,
             known: None,
         }
+    }
+
+    /// The vault as it is on disk now: for who has waited for the right to write.
+    pub(super) fn reread(&self) -> Result<Self> {
+        Ok(Self {
+            expected: self.expected,
+            ..Self::open(&self.store.dir)?
+        })
     }
 
     pub(super) fn connect(&self, tcti: &Tcti) -> Result<Connection> {

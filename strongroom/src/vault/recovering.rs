@@ -28,14 +28,14 @@ impl Vault {
         let tokens = || backup.manifest.tokens.keys().cloned();
         let file = store.manifest_file();
         let genuine = match Self::open(dir) {
+            Ok(vault) if vault.manifest.authenticate(&key, &file).is_ok() => Some(vault.manifest),
             Ok(vault) if vault.manifest.id != kit.vault_id => {
                 return Err(Error::VaultExists(dir.to_owned(), "another vault"));
             }
-            Ok(vault) => match vault.manifest.authenticate(&key, &file) {
-                Ok(()) => Some(vault.manifest),
-                Err(_) => None,
-            },
-            Err(Error::VaultMissing(_) | Error::VaultDamaged { .. }) => None,
+            // Forged, spoilt, or not to be had from the disk.
+            Ok(_) | Err(Error::VaultMissing(_) | Error::VaultDamaged { .. } | Error::Io { .. }) => {
+                None
+            }
             Err(error) => return Err(error),
         };
         store.create_folders(tokens())?;
@@ -75,16 +75,26 @@ impl Vault {
         let key = self.manifest.vault_key_by_recovery(kit, &file)?;
         self.check_expected(&key)?;
         let lock = self.lock()?;
-        let unlocked = self.unlock(tcti).or_else(|error| match error {
-            Error::PolicyRefused(_) | Error::PolicyFile { .. } => {
-                let change = Change::PresentBoot(pcrs.cloned());
-                Tpm::with_room(tcti, || self.rebind_locked(tcti, kit, &change))?;
-                self.unlock(tcti)
+        let rebind = || {
+            let change = Change::PresentBoot(pcrs.cloned());
+            Tpm::with_room(tcti, || self.rebind_locked(tcti, kit, &change))?;
+            self.reread()?.unlock(tcti)
+        };
+        let unlocked = match self.unlock(tcti) {
+            // It opens, but not over the PCRs that were asked for.
+            Ok(open) if pcrs.is_some() => {
+                drop(open);
+                rebind()
             }
-            other => Err(other),
-        });
+            Err(Error::PolicyRefused(_) | Error::PolicyFile { .. }) => rebind(),
+            other => other,
+        };
         match unlocked {
-            Ok(unlocked) => unlocked.holding(lock).repair(kit, false, progress),
+            Ok(unlocked) => {
+                let (recovered, unlocked) = unlocked.holding(lock).repair(kit, false, progress)?;
+                unlocked.forget_other_tpms()?;
+                Ok(recovered)
+            }
             // The manifest is genuine, as the kit has shown, so what it names is of another TPM.
             Err(
                 Error::ForeignTpm(_)
@@ -144,12 +154,23 @@ impl Vault {
             store::write(&self.store.manifest_file(), &manifest)?;
             Ok(recovered)
         });
-        if done.is_err() {
-            if let Ok(mut tpm) = Tpm::connect(tcti) {
+        let mut tpm = Tpm::connect(tcti)?;
+        match done {
+            Err(error) => {
                 provision::remove_index(&mut tpm, index);
+                Err(error)
+            }
+            Ok((recovered, unlocked)) => {
+                // What the old index still allows must not outlive the move: whoever has an older
+                // vault.json would open the objects of today by it.
+                if let Ok(former) = self.manifest.index()?.open(&mut tpm) {
+                    former.undefine(&mut tpm)?;
+                    log::warn!("the vault was on this TPM before; its former NV index was removed");
+                }
+                unlocked.forget_other_tpms()?;
+                Ok(recovered)
             }
         }
-        done
     }
 }
 
@@ -160,7 +181,7 @@ impl Unlocked {
         kit: &RecoveryKit,
         all: bool,
         mut progress: impl FnMut(usize, usize),
-    ) -> Result<Recovered> {
+    ) -> Result<(Recovered, Self)> {
         let Listing {
             objects,
             mut damaged,
@@ -193,13 +214,34 @@ impl Unlocked {
             }
             progress(done + 1, objects.len());
         }
-        Ok(Recovered {
+        let recovered = Recovered {
             objects: usable,
             sealed,
             moved: all,
             damaged,
             lost,
-        })
+        };
+        Ok((recovered, self))
+    }
+
+    /// Takes the slots of TPMs but the first out of every object. The first is the one that was
+    /// made last, on the TPM that the vault is on now.
+    fn forget_other_tpms(&self) -> Result<()> {
+        for object in self.vault.list()?.objects {
+            let Ok(mut file) = self.genuine(&object) else {
+                continue;
+            };
+            let before = file.slots.len();
+            let mut seen = 0;
+            file.slots.retain(|slot| {
+                seen += usize::from(slot.is_of_a_tpm());
+                !slot.is_of_a_tpm() || seen == 1
+            });
+            if file.slots.len() < before {
+                self.vault.store.write_object(&self.with_mac(file))?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether an object opens, or its key loads, on this TPM.
@@ -229,13 +271,7 @@ impl Unlocked {
         let dek = dek_by_recovery(&self.vault, &file, identity)?;
         let payload = self.vault.open_payload(&self.key, &file, &dek)?;
         let slot = self.tpm_slot(&object.token, &dek)?;
-        // The slot of the TPM that the vault comes from stays, in case it goes back.
-        let mut others = 0;
-        file.slots.retain(|slot| {
-            others += usize::from(matches!(slot, Slot::Tpm { .. }));
-            matches!(slot, Slot::Recovery { .. }) || others == 1
-        });
-        file.slots.insert(0, slot);
+        put_first(&mut file.slots, slot);
         self.vault.store.write_object(&self.with_mac(file))?;
         let again = self.unseal(object.id)?;
         if again.same_as(payload.expose()) {
@@ -247,6 +283,20 @@ impl Unlocked {
             })
         }
     }
+}
+
+/// Puts the slot of the TPM that a vault is moving to before the others. Until the manifest is
+/// replaced, the vault is on the TPM that it came from, whose slot is the last; those between were
+/// made by moves that were cut short, and go.
+pub(super) fn put_first(slots: &mut Vec<Slot>, slot: Slot) {
+    let last = slots.iter().rposition(Slot::is_of_a_tpm);
+    let mut place = 0;
+    slots.retain(|slot| {
+        let keep = !slot.is_of_a_tpm() || Some(place) == last;
+        place += 1;
+        keep
+    });
+    slots.insert(0, slot);
 }
 
 pub(super) fn dek_by_recovery(

@@ -106,13 +106,11 @@ impl Unlocked {
     /// The genuine objects, after the right to write was had.
     ///
     /// # Errors
-    /// [`Error::VaultForged`] where there are objects, and not one of them is of this vault: it
-    /// was exchanged as a whole, and whoever did it would be handed the next secret.
+    /// [`Error::VaultForged`] where most objects are not of this vault: it was exchanged as a whole,
+    /// and whoever did it would be handed the next secret.
     pub(super) fn known(&mut self) -> Result<&mut Vec<Metadata>> {
         if self.known.is_none() {
-            if self.lock.is_none() {
-                self.lock = Some(self.vault.lock()?);
-            }
+            self.keep_others_off()?;
             let listed = self.vault.list()?.objects;
             let count = listed.len();
             let genuine: Vec<_> = listed
@@ -129,6 +127,14 @@ impl Unlocked {
             self.known = Some(genuine);
         }
         Ok(self.known.as_mut().expect("it was just set"))
+    }
+
+    /// Has the right to write, until this is dropped.
+    pub(super) fn keep_others_off(&mut self) -> Result<()> {
+        if self.lock.is_none() {
+            self.lock = Some(self.vault.lock()?);
+        }
+        Ok(())
     }
 
     pub(super) fn genuine(&self, object: &Metadata) -> Result<ObjectFile> {
@@ -223,12 +229,15 @@ impl Vault {
         Err(outcome)
     }
 
-    /// Refuses a vault of which there are objects, and not one of them is its own.
+    /// Refuses a vault of which there are objects, and fewer than half of them are its own: it was
+    /// exchanged as a whole. Who plants more than there were is not noticed here; the owner's word
+    /// ([`Vault::expecting`]) is what decides.
     pub(super) fn check_belongs(&self, objects: usize, genuine: usize) -> Result<()> {
-        if objects > 0 && genuine == 0 {
+        let others = objects - genuine;
+        if others > genuine {
             return Err(Error::VaultForged {
                 file: self.store.manifest_file(),
-                reason: format!("none of the {objects} objects here belongs to it"),
+                reason: format!("{others} of the {objects} objects here do not belong to it"),
             });
         }
         Ok(())
