@@ -386,6 +386,31 @@ pub(crate) struct ObjectFile {
     pub(crate) mac: Base64,
 }
 
+impl ObjectFile {
+    /// What the types do not say.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.metadata.check()?;
+        let payload = self.payload.as_ref();
+        let Some(before) = payload.and_then(|payload| payload.encrypted_as.as_deref()) else {
+            return Ok(());
+        };
+        before.check()?;
+        let same = |metadata: &Metadata| {
+            (
+                metadata.format,
+                metadata.id,
+                metadata.token.clone(),
+                metadata.kind,
+            )
+        };
+        if same(before) == same(&self.metadata) {
+            Ok(())
+        } else {
+            Err("its payload was encrypted as another object's".to_owned())
+        }
+    }
+}
+
 /// The payload, encrypted with AES-256-GCM under the payload key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]

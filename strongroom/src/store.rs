@@ -233,7 +233,7 @@ fn parse_object(read: Result<Vec<u8>>, file: &Path) -> Result<ObjectFile> {
             Err(Error::VaultDamaged { reason, .. }) => return Err(damaged(reason)),
             other => other?,
         };
-    object.metadata.check().map_err(damaged)?;
+    object.check().map_err(damaged)?;
     Ok(object)
 }
 

@@ -57,9 +57,12 @@ impl Unlocked {
         } else {
             // The copy of an imported key, which the recovery kit alone opens, stays as it is.
             let payload = old.payload.map(|mut payload| {
-                payload
+                let before = payload
                     .encrypted_as
-                    .get_or_insert_with(|| Box::new(old.metadata));
+                    .take()
+                    .unwrap_or_else(|| Box::new(old.metadata));
+                // Changed back, it has nothing to say.
+                payload.encrypted_as = Some(before).filter(|before| **before != metadata);
                 payload
             });
             let file = ObjectFile {
