@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what Strongroom needs to be built, shown and tested on Debian 12 or 13: packages by
-# name, and libtss2 from Debian 13's own source package where the system's is too old.
+# name; where the system's libtss2 is too old, one from Debian 13's own source package; and where
+# the system lacks OpenSSL's PKCS#11 provider, that from its backports.
 # Asks nothing, and a second run takes well under a second.
 set -euo pipefail
 
@@ -12,7 +13,11 @@ readonly TSS_SUITE=trixie
 build_packages=(build-essential pkg-config libssl-dev clang libclang-dev ca-certificates)
 # What the demo and the tests run against; clevis is a peer in `make bench`.
 test_packages=(swtpm swtpm-tools opensc rclone sqlite3 openssl python3 python3-cryptography age xxd
-    strace util-linux tpm2-tools libtss2-tcti-swtpm0 clevis clevis-tpm2)
+    strace util-linux tpm2-tools libtss2-tcti-swtpm0 clevis clevis-tpm2
+    curl nginx openssh-client openssh-server libengine-pkcs11-openssl p11-kit p11-kit-modules)
+# Of these, what would serve the network by itself: it stays off, the tests start their own.
+serving_packages=(nginx openssh-server)
+serving_units=(nginx.service ssh.service ssh.socket)
 # What building libtss2 itself needs.
 tss_packages=(autoconf automake autoconf-archive libtool libltdl-dev libjson-c-dev uuid-dev
     dpkg-dev git)
@@ -22,10 +27,11 @@ main() {
         build_packages+=(libtss2-dev)
         # Debian 13 renamed the TCTI package in its 64-bit time transition.
         test_packages=("${test_packages[@]/libtss2-tcti-swtpm0/libtss2-tcti-swtpm0t64}")
-        install_packages "${build_packages[@]}" "${test_packages[@]}"
+        install_packages "${build_packages[@]}" "${test_packages[@]}" pkcs11-provider
         return
     fi
     install_packages "${build_packages[@]}" "${test_packages[@]}"
+    install_provider
     if installed_tss_is_new_enough; then
         return
     fi
@@ -37,16 +43,64 @@ say() { printf 'set-up: %s\n' "$*"; }
 
 # Installs the packages that are missing, and touches apt only if one is.
 install_packages() {
-    local missing=() package
+    local missing=() package installed
+    installed=$(installed_packages "$@")
     for package in "$@"; do
-        [ "$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null)" = "install ok installed" ] \
-            || missing+=("$package")
+        [[ $'\n'$installed$'\n' == *$'\n'"$package"$'\n'* ]] || missing+=("$package")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     say "installing ${missing[*]}"
-    export DEBIAN_FRONTEND=noninteractive
     apt-get -qq update
-    apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+    for package in "${serving_packages[@]}"; do
+        if [[ " ${missing[*]} " == *" $package "* ]]; then
+            without_services apt_install "${missing[@]}"
+            return
+        fi
+    done
+    apt_install "${missing[@]}"
+}
+
+# Which of these packages are installed, one a line.
+installed_packages() {
+    dpkg-query -W -f '${Package} ${db:Status-Status}\n' "$@" 2>/dev/null \
+        | sed -n 's/ installed$//p' || true
+}
+
+apt_install() {
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null
+}
+
+# Runs an installation that starts no service, now or at the next boot. What was there before is
+# left as it was.
+without_services() {
+    local policy=/usr/sbin/policy-rc.d own_policy="" fresh=() unit
+    for unit in "${serving_units[@]}"; do
+        systemctl cat "$unit" >/dev/null 2>&1 || fresh+=("$unit")
+    done
+    if [ ! -e "$policy" ]; then
+        own_policy=1
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    local status=0
+    "$@" || status=$?
+    [ -z "$own_policy" ] || rm -f "$policy"
+    for unit in "${fresh[@]}"; do
+        systemctl disable "$unit" >/dev/null 2>&1 || true
+    done
+    return "$status"
+}
+
+# OpenSSL's PKCS#11 provider out of this release's backports, and nothing else out of them.
+install_provider() {
+    [ -z "$(installed_packages pkcs11-provider)" ] || return 0
+    local work
+    work=$(mktemp -d)
+    say "installing pkcs11-provider from backports"
+    private_apt "$work" deb "$(. /etc/os-release && printf '%s' "$VERSION_CODENAME")-backports"
+    (cd "$work" && apt-get -qq "${private[@]}" download pkcs11-provider >/dev/null)
+    apt_install "$work"/pkcs11-provider_*.deb
+    rm -rf "$work"
 }
 
 packaged_tss_is_new_enough() {
@@ -93,18 +147,24 @@ build_tss() {
 }
 
 fetch_tss_source() {
-    local work=$1 mirror
-    mirror=$(debian_mirror)
-    mkdir -p "$work"/apt/{state/lists/partial,cache/archives/partial,parts}
-    printf 'deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' \
-        "$mirror" "$TSS_SUITE" >"$work/apt/sources.list"
-    local private=(-o "Dir::Etc::SourceList=$work/apt/sources.list"
-        -o "Dir::Etc::SourceParts=$work/apt/parts"
-        -o "Dir::State=$work/apt/state" -o "Dir::State::status=/var/lib/dpkg/status"
-        -o "Dir::Cache=$work/apt/cache" -o "APT::Sandbox::User=root")
-    apt-get -qq "${private[@]}" update
+    local work=$1
+    private_apt "$work" deb-src "$TSS_SUITE"
     (cd "$work" && apt-get -qq "${private[@]}" source --download-only tpm2-tss >/dev/null)
     dpkg-source --no-check -x "$work"/tpm2-tss_*.dsc "$work/source" >/dev/null
+}
+
+# Sets `private` to the options of an apt that knows one suite, and reads that suite's lists. $1: a
+# folder for it; $2: deb or deb-src; $3: the suite.
+private_apt() {
+    local apt=$1/apt mirror
+    mirror=$(debian_mirror)
+    mkdir -p "$apt"/{state/lists/partial,cache/archives/partial,parts}
+    printf '%s [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' \
+        "$2" "$mirror" "$3" >"$apt/sources.list"
+    private=(-o "Dir::Etc::SourceList=$apt/sources.list" -o "Dir::Etc::SourceParts=$apt/parts"
+        -o "Dir::State=$apt/state" -o "Dir::State::status=/var/lib/dpkg/status"
+        -o "Dir::Cache=$apt/cache" -o "APT::Sandbox::User=root")
+    apt-get -qq "${private[@]}" update
 }
 
 # The mirror of the distribution itself, out of this machine's own sources, in either format.

@@ -1,71 +1,684 @@
-//! Which PKCS#11 object an object of the vault is (PKCS#11 3.1, chapter 4).
+//! Which PKCS#11 object an object of the vault is, and which attributes it has (PKCS#11 3.1,
+//! chapter 4): [`ATTRIBUTES`] is the table.
 //!
-//! A credential is a data object (section 4.5), a dataset key or secret key a generic secret key
-//! (sections 4.4, 4.7 and 4.10). Private keys and certificates are not shown yet.
+//! | In the vault | In PKCS#11 |
+//! |---|---|
+//! | credential | data object (section 4.5) |
+//! | dataset key, secret key | secret key (section 4.10) |
+//! | private key | private key and public key (sections 4.8 and 4.9), both out of one object |
+//! | certificate | X.509 certificate (section 4.6) |
+//! | credential without payload, with the attribute `public-key` | public key (section 4.8) |
 //!
-//! Keys are sensitive and not extractable: a client that lists what there is, as `pkcs11-tool -O`
-//! does, prints every value that it can read. ZFS gets its keys from `zfs-keyprovider`.
+//! What PKCS#11 knows of an object and the vault does not is in the vault object's attributes, as
+//! `cka.NAME`, and where the public key of a pair differs from its private key, as
+//! `cka-public.NAME`. Flags are `true` or `false` there, numbers decimal, the rest hexadecimal.
+//!
+//! Dataset keys are sensitive and not extractable: a client that lists what there is, as
+//! `pkcs11-tool -O` does, prints every value that it can read. ZFS gets its keys from
+//! `zfs-keyprovider`.
 //!
 //! Two attributes go beyond those sections. `CKA_UNIQUE_ID`, of version 3.0, is answered through
-//! the interface of version 2.40 too. `CKA_ID`, the id's 16 bytes, is answered for data objects
-//! as well: labels need not be unique, and it is what the `id` of a PKCS#11 URI (RFC 7512) and
-//! `pkcs11-tool --id` look for.
+//! the interface of version 2.40 too. `CKA_ID` is the vault's id, 16 bytes, where nobody gave
+//! another, and for data objects as well: labels need not be unique, and it is what the `id` of a
+//! PKCS#11 URI (RFC 7512) and `pkcs11-tool --id` look for.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use cryptoki_sys::{
-    CK_ATTRIBUTE_TYPE, CK_BBOOL, CK_FALSE, CK_OBJECT_CLASS, CK_TRUE, CK_ULONG,
-    CK_UNAVAILABLE_INFORMATION, CKA_ALLOWED_MECHANISMS, CKA_ALWAYS_SENSITIVE, CKA_APPLICATION,
-    CKA_CLASS, CKA_COPYABLE, CKA_DECRYPT, CKA_DERIVE, CKA_DESTROYABLE, CKA_ENCRYPT, CKA_END_DATE,
-    CKA_EXTRACTABLE, CKA_ID, CKA_KEY_GEN_MECHANISM, CKA_KEY_TYPE, CKA_LABEL, CKA_LOCAL,
-    CKA_MODIFIABLE, CKA_NEVER_EXTRACTABLE, CKA_OBJECT_ID, CKA_PRIVATE, CKA_SENSITIVE, CKA_SIGN,
-    CKA_START_DATE, CKA_TOKEN, CKA_TRUSTED, CKA_UNIQUE_ID, CKA_UNWRAP, CKA_VALUE, CKA_VALUE_LEN,
-    CKA_VERIFY, CKA_WRAP, CKA_WRAP_WITH_TRUSTED, CKK_GENERIC_SECRET, CKO_DATA, CKO_SECRET_KEY,
+    CK_ATTRIBUTE_TYPE, CK_CERTIFICATE_CATEGORY_UNSPECIFIED, CK_FALSE, CK_KEY_TYPE,
+    CK_MECHANISM_TYPE, CK_OBJECT_CLASS, CK_SESSION_HANDLE, CK_SLOT_ID, CK_TRUE, CK_ULONG,
+    CK_UNAVAILABLE_INFORMATION, CKA_ALLOWED_MECHANISMS, CKA_ALWAYS_AUTHENTICATE,
+    CKA_ALWAYS_SENSITIVE, CKA_APPLICATION, CKA_CERTIFICATE_CATEGORY, CKA_CERTIFICATE_TYPE,
+    CKA_CLASS, CKA_COEFFICIENT, CKA_COPYABLE, CKA_DECRYPT, CKA_DERIVE, CKA_DESTROYABLE,
+    CKA_EC_PARAMS, CKA_EC_POINT, CKA_ENCRYPT, CKA_END_DATE, CKA_EXPONENT_1, CKA_EXPONENT_2,
+    CKA_EXTRACTABLE, CKA_HASH_OF_ISSUER_PUBLIC_KEY, CKA_HASH_OF_SUBJECT_PUBLIC_KEY, CKA_ID,
+    CKA_ISSUER, CKA_KEY_GEN_MECHANISM, CKA_KEY_TYPE, CKA_LABEL, CKA_LOCAL, CKA_MODIFIABLE,
+    CKA_MODULUS, CKA_MODULUS_BITS, CKA_NEVER_EXTRACTABLE, CKA_OBJECT_ID, CKA_PRIME_1, CKA_PRIME_2,
+    CKA_PRIVATE, CKA_PRIVATE_EXPONENT, CKA_PUBLIC_EXPONENT, CKA_PUBLIC_KEY_INFO, CKA_SENSITIVE,
+    CKA_SERIAL_NUMBER, CKA_SIGN, CKA_SIGN_RECOVER, CKA_START_DATE, CKA_SUBJECT, CKA_TOKEN,
+    CKA_TRUSTED, CKA_UNIQUE_ID, CKA_UNWRAP, CKA_URL, CKA_VALUE, CKA_VALUE_LEN, CKA_VERIFY,
+    CKA_VERIFY_RECOVER, CKA_WRAP, CKA_WRAP_WITH_TRUSTED, CKC_X_509, CKK_AES, CKK_EC,
+    CKK_GENERIC_SECRET, CKK_RSA, CKM_AES_KEY_GEN, CKM_EC_KEY_PAIR_GEN, CKM_GENERIC_SECRET_KEY_GEN,
+    CKM_RSA_PKCS_KEY_PAIR_GEN, CKO_CERTIFICATE, CKO_DATA, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY,
+    CKO_SECRET_KEY, CKR_ATTRIBUTE_READ_ONLY, CKR_ATTRIBUTE_TYPE_INVALID, CKR_TEMPLATE_INCONSISTENT,
 };
+use strongroom::Secret;
 use strongroom::object::{KEYFORMAT, Kind, Metadata};
 
-/// What CKA_APPLICATION of every data object says.
+use crate::certificate::Certificate;
+use crate::fault::{Answer, Fault};
+use crate::public_key::{ec_parameters, octet_string};
+use crate::slots::is_write_protected;
+use crate::template::{Template, invalid, read_flag, read_number};
+use strongroom::key::{KeyAlgorithm, LOCAL, PUBLIC_KEY, PublicKey};
+
+/// What CKA_APPLICATION says of a data object that was not made through PKCS#11.
 const APPLICATION: &str = "strongroom";
 
 /// The length of a key that ZFS writes as hexadecimal digits.
 const HEX_KEY_LEN: usize = 32;
 
-/// An attribute that an object has.
+/// Attribute of a vault's certificate: its DER in base64.
+pub(crate) const CERTIFICATE: &str = "certificate";
+
+/// Attribute of a vault's private key whose public key, as an object, was destroyed, or was there
+/// before it.
+pub(crate) const PUBLIC_DESTROYED: &str = "cka-public.destroyed";
+
+/// The classes of objects that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    Data = 1,
+    Certificate = 2,
+    PublicKey = 4,
+    PrivateKey = 8,
+    SecretKey = 16,
+}
+
+/// Which of the PKCS#11 objects of a vault's object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Face {
+    /// The object itself; of a key pair, the private key.
+    Itself,
+    /// The public key of a key pair.
+    Public,
+}
+
+/// An object as PKCS#11 has it.
+#[derive(Clone)]
+pub(crate) enum Object {
+    /// In the vault: a token object.
+    Sealed(Arc<Metadata>, Face),
+    /// In the module's memory: a session object.
+    Held(Held),
+}
+
+/// A session object.
+#[derive(Clone)]
+pub(crate) struct Held {
+    /// Whose end is the object's too.
+    pub(crate) session: CK_SESSION_HANDLE,
+    pub(crate) slot: CK_SLOT_ID,
+    /// Tells it from all others of the process.
+    pub(crate) number: u64,
+    pub(crate) class: Class,
+    /// What was said of it.
+    pub(crate) given: Given,
+    pub(crate) content: Arc<Content>,
+}
+
+/// What a session object is.
+#[derive(Default)]
+pub(crate) struct Content {
+    /// CKA_VALUE of data objects and secret keys; what may be read of private keys.
+    pub(crate) secrets: BTreeMap<CK_ATTRIBUTE_TYPE, Secret>,
+    pub(crate) public: Option<PublicKey>,
+    pub(crate) certificate: Option<Certificate>,
+    /// A private key as PKCS#8.
+    pub(crate) private: Option<Secret>,
+    pub(crate) local: bool,
+}
+
+/// Attributes that were given, in PKCS#11's form.
+pub(crate) type Given = BTreeMap<CK_ATTRIBUTE_TYPE, Vec<u8>>;
+
+/// The content of an attribute that an object has.
 pub(crate) enum Attribute {
-    /// Known from the object's metadata.
+    /// Known without the TPM.
     Known(Vec<u8>),
     /// CKA_VALUE, whose length is known and whose content the TPM has.
     Value,
-    /// CKA_VALUE of a key, which never leaves the token as plaintext.
+    /// Part of a key that does not leave the token as plaintext.
     Sensitive,
     /// CKA_VALUE_LEN, a `CK_ULONG`.
     ValueLen,
 }
 
-/// The class of an object; none for what is not shown.
-pub(crate) fn class(object: &Metadata) -> Option<CK_OBJECT_CLASS> {
-    match object.kind {
-        Kind::Credential => Some(CKO_DATA),
-        Kind::DatasetKey | Kind::SecretKey => Some(CKO_SECRET_KEY),
-        Kind::PrivateKey | Kind::Certificate => None,
+/// How the content of an attribute is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Flag,
+    Number,
+    Bytes,
+}
+
+/// When an attribute may be given.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Settable {
+    /// It follows from the object, and whoever gives it must say the same.
+    Never,
+    /// When the object is made.
+    Once,
+    /// Whenever the object may be modified.
+    Always,
+    /// The same, but only to `true`.
+    ToTrue,
+    /// The same, but only to `false`.
+    ToFalse,
+}
+
+/// An attribute.
+struct Known {
+    kind: CK_ATTRIBUTE_TYPE,
+    /// The name in the vault.
+    name: &'static str,
+    form: Form,
+    /// The classes that have it, as a sum of [`Class`].
+    classes: u8,
+    settable: Settable,
+}
+
+const D: u8 = Class::Data as u8;
+const C: u8 = Class::Certificate as u8;
+const P: u8 = Class::PublicKey as u8;
+const V: u8 = Class::PrivateKey as u8;
+const S: u8 = Class::SecretKey as u8;
+
+/// Every attribute that any object has.
+static ATTRIBUTES: &[Known] = {
+    use Form::{Bytes, Flag, Number};
+    use Settable::{Always, Never, Once, ToFalse, ToTrue};
+    macro_rules! table {
+        ($($kind:ident, $name:literal, $form:ident, $classes:expr, $settable:ident;)+) => {
+            &[$(Known {
+                kind: $kind,
+                name: $name,
+                form: $form,
+                classes: $classes,
+                settable: $settable,
+            }),+]
+        };
+    }
+    table! {
+        // Of every object.
+        CKA_CLASS, "class", Number, D | C | P | V | S, Never;
+        CKA_TOKEN, "token", Flag, D | C | P | V | S, Never;
+        CKA_PRIVATE, "private", Flag, D | C | P | V | S, Once;
+        CKA_MODIFIABLE, "modifiable", Flag, D | C | P | V | S, Once;
+        CKA_COPYABLE, "copyable", Flag, D | C | P | V | S, Once;
+        CKA_DESTROYABLE, "destroyable", Flag, D | C | P | V | S, Once;
+        CKA_LABEL, "label", Bytes, D | C | P | V | S, Always;
+        CKA_UNIQUE_ID, "unique-id", Bytes, D | C | P | V | S, Never;
+        CKA_ID, "id", Bytes, D | C | P | V | S, Always;
+        CKA_VALUE, "value", Bytes, D | C | V | S, Never;
+        // Of data.
+        CKA_APPLICATION, "application", Bytes, D, Always;
+        CKA_OBJECT_ID, "object-id", Bytes, D, Always;
+        // Of certificates.
+        CKA_CERTIFICATE_TYPE, "certificate-type", Number, C, Never;
+        CKA_CERTIFICATE_CATEGORY, "certificate-category", Number, C, Once;
+        CKA_ISSUER, "issuer", Bytes, C, Always;
+        CKA_SERIAL_NUMBER, "serial-number", Bytes, C, Always;
+        CKA_URL, "url", Bytes, C, Once;
+        CKA_HASH_OF_SUBJECT_PUBLIC_KEY, "hash-of-subject-public-key", Bytes, C, Once;
+        CKA_HASH_OF_ISSUER_PUBLIC_KEY, "hash-of-issuer-public-key", Bytes, C, Once;
+        CKA_SUBJECT, "subject", Bytes, C | P | V, Always;
+        CKA_PUBLIC_KEY_INFO, "public-key-info", Bytes, C | P | V, Never;
+        CKA_TRUSTED, "trusted", Flag, C | P | S, ToFalse;
+        CKA_START_DATE, "start-date", Bytes, C | P | V | S, Always;
+        CKA_END_DATE, "end-date", Bytes, C | P | V | S, Always;
+        // Of keys.
+        CKA_KEY_TYPE, "key-type", Number, P | V | S, Never;
+        CKA_LOCAL, "local", Flag, P | V | S, Never;
+        CKA_KEY_GEN_MECHANISM, "key-gen-mechanism", Number, P | V | S, Never;
+        CKA_ALLOWED_MECHANISMS, "allowed-mechanisms", Bytes, P | V | S, Once;
+        CKA_DERIVE, "derive", Flag, P | V | S, Always;
+        CKA_ENCRYPT, "encrypt", Flag, P | S, Always;
+        CKA_VERIFY, "verify", Flag, P | S, Always;
+        CKA_VERIFY_RECOVER, "verify-recover", Flag, P, Always;
+        CKA_WRAP, "wrap", Flag, P | S, Always;
+        CKA_DECRYPT, "decrypt", Flag, V | S, Always;
+        CKA_SIGN, "sign", Flag, V | S, Always;
+        CKA_SIGN_RECOVER, "sign-recover", Flag, V, Always;
+        CKA_UNWRAP, "unwrap", Flag, V | S, Always;
+        CKA_SENSITIVE, "sensitive", Flag, V | S, ToTrue;
+        CKA_EXTRACTABLE, "extractable", Flag, V | S, ToFalse;
+        CKA_ALWAYS_SENSITIVE, "always-sensitive", Flag, V | S, Never;
+        CKA_NEVER_EXTRACTABLE, "never-extractable", Flag, V | S, Never;
+        CKA_WRAP_WITH_TRUSTED, "wrap-with-trusted", Flag, V | S, ToTrue;
+        CKA_ALWAYS_AUTHENTICATE, "always-authenticate", Flag, V, Once;
+        CKA_VALUE_LEN, "value-len", Number, S, Never;
+        // Of RSA keys.
+        CKA_MODULUS, "modulus", Bytes, P | V, Never;
+        CKA_MODULUS_BITS, "modulus-bits", Number, P, Never;
+        CKA_PUBLIC_EXPONENT, "public-exponent", Bytes, P | V, Never;
+        CKA_PRIVATE_EXPONENT, "private-exponent", Bytes, V, Never;
+        CKA_PRIME_1, "prime-1", Bytes, V, Never;
+        CKA_PRIME_2, "prime-2", Bytes, V, Never;
+        CKA_EXPONENT_1, "exponent-1", Bytes, V, Never;
+        CKA_EXPONENT_2, "exponent-2", Bytes, V, Never;
+        CKA_COEFFICIENT, "coefficient", Bytes, V, Never;
+        // Of EC keys. The point of a private key is no attribute of section 6.3.4, and asked for
+        // all the same by clients that look for the public key.
+        CKA_EC_PARAMS, "ec-params", Bytes, P | V, Never;
+        CKA_EC_POINT, "ec-point", Bytes, P | V, Never;
+    }
+};
+
+impl Known {
+    fn find(kind: CK_ATTRIBUTE_TYPE, class: Class) -> Option<&'static Self> {
+        ATTRIBUTES
+            .iter()
+            .find(|it| it.kind == kind && it.classes & class as u8 != 0)
+    }
+
+    /// From PKCS#11's form to the vault's.
+    fn write(&self, bytes: &[u8]) -> Answer<String> {
+        Ok(match self.form {
+            Form::Flag => read_flag(bytes)?.to_string(),
+            Form::Number => read_number(bytes)?.to_string(),
+            Form::Bytes => hex::encode(bytes),
+        })
+    }
+
+    /// And back; nothing for what is no such text.
+    fn read(&self, text: &str) -> Option<Vec<u8>> {
+        match self.form {
+            Form::Flag => text.parse().ok().map(flag),
+            Form::Number => text.parse().ok().map(number),
+            Form::Bytes => hex::decode(text).ok(),
+        }
     }
 }
 
-/// An attribute of an object; none if it has no such attribute.
-pub(crate) fn attribute(object: &Metadata, kind: CK_ATTRIBUTE_TYPE) -> Option<Attribute> {
-    let class = class(object)?;
-    let of_any = match kind {
-        CKA_CLASS => number(class),
-        CKA_TOKEN => flag(true),
-        // The policy guards what there is, not a login.
-        CKA_PRIVATE | CKA_MODIFIABLE | CKA_COPYABLE | CKA_DESTROYABLE => flag(false),
-        CKA_LABEL => text(object.label.as_str()),
-        CKA_ID => Attribute::Known(object.id.as_bytes().to_vec()),
-        CKA_UNIQUE_ID => text(&object.id.to_string()),
-        CKA_VALUE if class == CKO_DATA => Attribute::Value,
-        CKA_VALUE => Attribute::Sensitive,
-        _ if class == CKO_DATA => return of_data(kind),
-        _ => return of_secret_key(kind),
-    };
-    Some(of_any)
+impl Class {
+    /// The class of PKCS#11's number, if it is one of those that there are.
+    pub(crate) fn of(number: CK_OBJECT_CLASS) -> Option<Self> {
+        Some(match number {
+            CKO_DATA => Self::Data,
+            CKO_CERTIFICATE => Self::Certificate,
+            CKO_PUBLIC_KEY => Self::PublicKey,
+            CKO_PRIVATE_KEY => Self::PrivateKey,
+            CKO_SECRET_KEY => Self::SecretKey,
+            _ => return None,
+        })
+    }
+
+    /// PKCS#11's number of it.
+    pub(crate) fn number(self) -> CK_OBJECT_CLASS {
+        match self {
+            Self::Data => CKO_DATA,
+            Self::Certificate => CKO_CERTIFICATE,
+            Self::PublicKey => CKO_PUBLIC_KEY,
+            Self::PrivateKey => CKO_PRIVATE_KEY,
+            Self::SecretKey => CKO_SECRET_KEY,
+        }
+    }
+}
+
+impl Face {
+    /// What the name of an attribute begins with in the vault, in the order of precedence. A public
+    /// key of which nothing else was said has its private key's name.
+    fn prefixes(self, kind: CK_ATTRIBUTE_TYPE) -> &'static [&'static str] {
+        match (self, kind) {
+            (Self::Itself, _) => &["cka."],
+            (Self::Public, CKA_LABEL | CKA_ID | CKA_SUBJECT) => &["cka-public.", "cka."],
+            (Self::Public, _) => &["cka-public."],
+        }
+    }
+
+    /// The name under which the vault keeps an attribute of this face.
+    fn name(self, known: &Known) -> String {
+        format!("{}{}", self.prefixes(known.kind)[0], known.name)
+    }
+
+    /// The PKCS#11 objects of a vault's object.
+    pub(crate) fn all_of(object: &Metadata) -> &'static [Self] {
+        match object.kind {
+            Kind::PrivateKey if PublicKey::of(object).is_err() => &[],
+            Kind::PrivateKey if object.attributes.contains_key(PUBLIC_DESTROYED) => &[Self::Itself],
+            Kind::PrivateKey => &[Self::Itself, Self::Public],
+            Kind::Credential
+                if object.attributes.contains_key(PUBLIC_KEY) && PublicKey::of(object).is_err() =>
+            {
+                &[]
+            }
+            Kind::Certificate if certificate_of(object).is_none() => &[],
+            _ => &[Self::Itself],
+        }
+    }
+}
+
+impl Object {
+    pub(crate) fn class(&self) -> Class {
+        match self {
+            Self::Held(held) => held.class,
+            Self::Sealed(_, Face::Public) => Class::PublicKey,
+            Self::Sealed(object, Face::Itself) => match object.kind {
+                Kind::Credential if object.attributes.contains_key(PUBLIC_KEY) => Class::PublicKey,
+                Kind::Credential => Class::Data,
+                Kind::DatasetKey | Kind::SecretKey => Class::SecretKey,
+                Kind::PrivateKey => Class::PrivateKey,
+                Kind::Certificate => Class::Certificate,
+            },
+        }
+    }
+
+    /// Whether it is in the vault.
+    pub(crate) fn is_token_object(&self) -> bool {
+        matches!(self, Self::Sealed(..))
+    }
+
+    /// The public key that it is, or belongs to.
+    pub(crate) fn public_key(&self) -> Option<PublicKey> {
+        match self {
+            Self::Sealed(object, _) => PublicKey::of(object).ok(),
+            Self::Held(held) => held.content.public.clone(),
+        }
+    }
+
+    fn certificate(&self) -> Option<Certificate> {
+        match self {
+            Self::Sealed(object, _) => certificate_of(object),
+            Self::Held(held) => held.content.certificate.clone(),
+        }
+    }
+
+    /// The type of key that it is.
+    pub(crate) fn key_type(&self) -> Option<CK_KEY_TYPE> {
+        match self.class() {
+            Class::PublicKey | Class::PrivateKey => Some(match self.public_key()?.algorithm() {
+                KeyAlgorithm::Rsa(_) => CKK_RSA,
+                KeyAlgorithm::Ec(_) => CKK_EC,
+            }),
+            Class::SecretKey => {
+                let given = self.given(CKA_KEY_TYPE);
+                Some(
+                    given
+                        .and_then(|it| read_number(&it).ok())
+                        .unwrap_or(CKK_GENERIC_SECRET),
+                )
+            }
+            Class::Data | Class::Certificate => None,
+        }
+    }
+
+    /// Whether it has this flag.
+    pub(crate) fn has(&self, kind: CK_ATTRIBUTE_TYPE) -> bool {
+        matches!(self.attribute(kind), Some(Attribute::Known(value)) if value == [CK_TRUE])
+    }
+
+    /// An attribute; none if it has no such attribute.
+    pub(crate) fn attribute(&self, kind: CK_ATTRIBUTE_TYPE) -> Option<Attribute> {
+        let class = self.class();
+        Known::find(kind, class)?;
+        let known = match kind {
+            CKA_CLASS => number(class.number()),
+            CKA_TOKEN => flag(self.is_token_object()),
+            // There is no login yet that could guard it, nor a C_CopyObject.
+            CKA_PRIVATE | CKA_COPYABLE | CKA_TRUSTED | CKA_ALWAYS_AUTHENTICATE => flag(false),
+            CKA_MODIFIABLE | CKA_DESTROYABLE if self.is_protected() => flag(false),
+            CKA_MODIFIABLE | CKA_DESTROYABLE => self.given(kind).unwrap_or_else(|| flag(true)),
+            CKA_UNIQUE_ID => self.unique_id().into_bytes(),
+            CKA_LABEL => self.label(),
+            CKA_ID => self.id(),
+            CKA_KEY_TYPE => number(self.key_type()?),
+            CKA_LOCAL => flag(self.is_local()),
+            CKA_KEY_GEN_MECHANISM => number(self.key_gen_mechanism()),
+            _ => {
+                return match class {
+                    Class::Data => Some(self.of_data(kind)),
+                    Class::Certificate => self.of_certificate(kind),
+                    Class::SecretKey => self.of_secret_key(kind),
+                    Class::PublicKey | Class::PrivateKey => self.of_key_pair(kind),
+                };
+            }
+        };
+        Some(Attribute::Known(known))
+    }
+
+    /// What was given when it was made or modified, in PKCS#11's form.
+    fn given(&self, kind: CK_ATTRIBUTE_TYPE) -> Option<Vec<u8>> {
+        match self {
+            Self::Held(held) => held.given.get(&kind).cloned(),
+            Self::Sealed(object, face) => {
+                let known = Known::find(kind, self.class())?;
+                let text = face
+                    .prefixes(kind)
+                    .iter()
+                    .find_map(|prefix| object.attributes.get(&format!("{prefix}{}", known.name)))?;
+                known.read(text)
+            }
+        }
+    }
+
+    fn given_or_empty(&self, kind: CK_ATTRIBUTE_TYPE) -> Attribute {
+        Attribute::Known(self.given(kind).unwrap_or_default())
+    }
+
+    fn given_or(&self, kind: CK_ATTRIBUTE_TYPE, default: bool) -> Attribute {
+        Attribute::Known(self.given(kind).unwrap_or_else(|| flag(default)))
+    }
+
+    fn is_protected(&self) -> bool {
+        match self {
+            Self::Sealed(object, _) => is_write_protected(&object.token),
+            Self::Held(_) => false,
+        }
+    }
+
+    fn unique_id(&self) -> String {
+        match self {
+            Self::Sealed(object, Face::Itself) => object.id.to_string(),
+            Self::Sealed(object, Face::Public) => format!("{}/public", object.id),
+            Self::Held(held) => format!("session/{}", held.number),
+        }
+    }
+
+    fn label(&self) -> Vec<u8> {
+        self.given(CKA_LABEL).unwrap_or_else(|| match self {
+            Self::Sealed(object, _) => object.label.as_str().as_bytes().to_vec(),
+            Self::Held(_) => Vec::new(),
+        })
+    }
+
+    fn id(&self) -> Vec<u8> {
+        self.given(CKA_ID).unwrap_or_else(|| match self {
+            Self::Sealed(object, _) => object.id.as_bytes().to_vec(),
+            Self::Held(_) => Vec::new(),
+        })
+    }
+
+    fn is_local(&self) -> bool {
+        match self {
+            Self::Sealed(object, _) => object.attributes.get(LOCAL).is_some_and(|it| it == "true"),
+            Self::Held(held) => held.content.local,
+        }
+    }
+
+    fn key_gen_mechanism(&self) -> CK_MECHANISM_TYPE {
+        match self.key_type() {
+            Some(CKK_RSA) if self.is_local() => CKM_RSA_PKCS_KEY_PAIR_GEN,
+            Some(CKK_EC) if self.is_local() => CKM_EC_KEY_PAIR_GEN,
+            Some(CKK_AES) if self.is_local() => CKM_AES_KEY_GEN,
+            Some(CKK_GENERIC_SECRET) if self.is_local() => CKM_GENERIC_SECRET_KEY_GEN,
+            _ => CK_UNAVAILABLE_INFORMATION,
+        }
+    }
+
+    /// Whether CKA_VALUE and its like may be read.
+    fn is_readable(&self) -> bool {
+        !self.has(CKA_SENSITIVE) && self.has(CKA_EXTRACTABLE)
+    }
+
+    fn of_data(&self, kind: CK_ATTRIBUTE_TYPE) -> Attribute {
+        match kind {
+            CKA_VALUE => self.value(),
+            CKA_APPLICATION => Attribute::Known(self.given(kind).unwrap_or_else(|| match self {
+                Self::Sealed(..) => APPLICATION.as_bytes().to_vec(),
+                Self::Held(_) => Vec::new(),
+            })),
+            _ => self.given_or_empty(kind),
+        }
+    }
+
+    fn value(&self) -> Attribute {
+        match self {
+            Self::Sealed(..) => Attribute::Value,
+            Self::Held(held) => Attribute::Known(
+                held.content
+                    .secrets
+                    .get(&CKA_VALUE)
+                    .map(|value| value.expose().to_vec())
+                    .unwrap_or_default(),
+            ),
+        }
+    }
+
+    fn of_certificate(&self, kind: CK_ATTRIBUTE_TYPE) -> Option<Attribute> {
+        let certificate = self.certificate()?;
+        let parsed = match kind {
+            CKA_VALUE => return Some(Attribute::Known(certificate.der)),
+            CKA_CERTIFICATE_TYPE => return Some(Attribute::Known(number(CKC_X_509))),
+            CKA_PUBLIC_KEY_INFO => return Some(Attribute::Known(certificate.public_key_info)),
+            CKA_CERTIFICATE_CATEGORY => number(CK_CERTIFICATE_CATEGORY_UNSPECIFIED),
+            CKA_SUBJECT => certificate.subject,
+            CKA_ISSUER => certificate.issuer,
+            CKA_SERIAL_NUMBER => certificate.serial_number,
+            _ => Vec::new(),
+        };
+        Some(Attribute::Known(self.given(kind).unwrap_or(parsed)))
+    }
+
+    fn of_secret_key(&self, kind: CK_ATTRIBUTE_TYPE) -> Option<Attribute> {
+        Some(match kind {
+            CKA_VALUE if self.is_readable() => self.value(),
+            CKA_VALUE => Attribute::Sensitive,
+            CKA_VALUE_LEN => match self {
+                Self::Sealed(..) => Attribute::ValueLen,
+                Self::Held(held) => {
+                    let value = held.content.secrets.get(&CKA_VALUE)?;
+                    Attribute::Known(number(crate::foreign::ulong(value.len())))
+                }
+            },
+            CKA_START_DATE | CKA_END_DATE | CKA_ALLOWED_MECHANISMS => self.given_or_empty(kind),
+            // Those that were not made through PKCS#11 came from outside, in clear, and are not
+            // to be read.
+            _ => self.given_or(kind, kind == CKA_SENSITIVE),
+        })
+    }
+
+    fn of_key_pair(&self, kind: CK_ATTRIBUTE_TYPE) -> Option<Attribute> {
+        let public = self.public_key()?;
+        let is_rsa = public.rsa().is_some();
+        Some(match kind {
+            CKA_PUBLIC_KEY_INFO => Attribute::Known(public.spki().to_vec()),
+            CKA_MODULUS => Attribute::Known(public.rsa()?.0.to_vec()),
+            CKA_PUBLIC_EXPONENT => Attribute::Known(public.rsa()?.1.to_vec()),
+            CKA_MODULUS_BITS => match public.algorithm() {
+                KeyAlgorithm::Rsa(bits) => Attribute::Known(number(bits.into())),
+                KeyAlgorithm::Ec(_) => return None,
+            },
+            CKA_EC_PARAMS => match public.algorithm() {
+                KeyAlgorithm::Ec(curve) => Attribute::Known(ec_parameters(curve).to_vec()),
+                KeyAlgorithm::Rsa(_) => return None,
+            },
+            CKA_EC_POINT => Attribute::Known(octet_string(public.ec_point()?)),
+            CKA_VALUE if is_rsa => return None,
+            CKA_PRIVATE_EXPONENT | CKA_PRIME_1 | CKA_PRIME_2 | CKA_EXPONENT_1 | CKA_EXPONENT_2
+            | CKA_COEFFICIENT
+                if !is_rsa =>
+            {
+                return None;
+            }
+            CKA_VALUE | CKA_PRIVATE_EXPONENT | CKA_PRIME_1 | CKA_PRIME_2 | CKA_EXPONENT_1
+            | CKA_EXPONENT_2 | CKA_COEFFICIENT => self.of_private_key(kind),
+            CKA_SUBJECT | CKA_START_DATE | CKA_END_DATE | CKA_ALLOWED_MECHANISMS => {
+                self.given_or_empty(kind)
+            }
+            CKA_VERIFY | CKA_SIGN | CKA_SENSITIVE => self.given_or(kind, true),
+            CKA_ENCRYPT | CKA_DECRYPT => self.given_or(kind, is_rsa),
+            CKA_DERIVE => self.given_or(kind, !is_rsa && self.class() == Class::PrivateKey),
+            CKA_ALWAYS_SENSITIVE | CKA_NEVER_EXTRACTABLE if self.is_token_object() => {
+                Attribute::Known(flag(self.is_local()))
+            }
+            _ => self.given_or(kind, false),
+        })
+    }
+
+    fn of_private_key(&self, kind: CK_ATTRIBUTE_TYPE) -> Attribute {
+        match self {
+            Self::Held(held) if self.is_readable() => match held.content.secrets.get(&kind) {
+                Some(part) => Attribute::Known(part.expose().to_vec()),
+                None => Attribute::Sensitive,
+            },
+            _ => Attribute::Sensitive,
+        }
+    }
+}
+
+/// The attributes that a template gives to a new object of a class, besides what makes it what it
+/// is, which `besides` lists.
+pub(crate) fn given_by(
+    template: &Template,
+    class: Class,
+    besides: &[CK_ATTRIBUTE_TYPE],
+) -> Answer<Given> {
+    let mut given = Given::new();
+    for kind in template.kinds() {
+        if [CKA_CLASS, CKA_TOKEN].contains(&kind) || besides.contains(&kind) {
+            continue;
+        }
+        let known = Known::find(kind, class).ok_or(Fault::Code(CKR_ATTRIBUTE_TYPE_INVALID))?;
+        let bytes = template.bytes(kind);
+        match known.settable {
+            Settable::Never => return Err(Fault::Code(CKR_ATTRIBUTE_READ_ONLY)),
+            // Only a security officer, whom there is not, could say so.
+            Settable::ToFalse if kind == CKA_TRUSTED && template.flag(kind)? == Some(true) => {
+                return Err(Fault::Code(CKR_ATTRIBUTE_READ_ONLY));
+            }
+            _ => {}
+        }
+        // There is no login that could come before each use.
+        if kind == CKA_ALWAYS_AUTHENTICATE && template.flag(kind)? == Some(true) {
+            return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+        }
+        let bytes = bytes.ok_or_else(invalid)?;
+        // Checks its form.
+        known.write(bytes)?;
+        given.insert(kind, bytes.to_vec());
+    }
+    Ok(given)
+}
+
+/// The attributes that a template gives to an object that is there.
+pub(crate) fn changed_by(template: &Template, object: &Object) -> Answer<Given> {
+    let mut changed = Given::new();
+    for kind in template.kinds() {
+        let known =
+            Known::find(kind, object.class()).ok_or(Fault::Code(CKR_ATTRIBUTE_TYPE_INVALID))?;
+        let read_only = || Fault::Code(CKR_ATTRIBUTE_READ_ONLY);
+        let bytes = template.bytes(kind).ok_or_else(read_only)?;
+        let allowed = match known.settable {
+            Settable::Never | Settable::Once => false,
+            Settable::Always => true,
+            Settable::ToTrue => read_flag(bytes)? || !object.has(kind),
+            Settable::ToFalse => !read_flag(bytes)? || object.has(kind),
+        };
+        if !allowed {
+            return Err(read_only());
+        }
+        known.write(bytes)?;
+        changed.insert(kind, bytes.to_vec());
+    }
+    Ok(changed)
+}
+
+/// Writes attributes down as the vault keeps them.
+pub(crate) fn write_down(
+    given: &Given,
+    class: Class,
+    face: Face,
+    attributes: &mut BTreeMap<String, String>,
+) -> Answer {
+    for (kind, bytes) in given {
+        let known = Known::find(*kind, class).ok_or(Fault::Code(CKR_ATTRIBUTE_TYPE_INVALID))?;
+        attributes.insert(face.name(known), known.write(bytes)?);
+    }
+    Ok(())
 }
 
 /// The length of an object's value, given its payload's: a key may be written as digits.
@@ -77,40 +690,6 @@ pub(crate) fn value_len(object: &Metadata, payload_len: usize) -> usize {
     }
 }
 
-fn of_data(kind: CK_ATTRIBUTE_TYPE) -> Option<Attribute> {
-    Some(match kind {
-        CKA_APPLICATION => text(APPLICATION),
-        CKA_OBJECT_ID => Attribute::Known(Vec::new()),
-        _ => return None,
-    })
-}
-
-fn of_secret_key(kind: CK_ATTRIBUTE_TYPE) -> Option<Attribute> {
-    Some(match kind {
-        CKA_KEY_TYPE => number(CKK_GENERIC_SECRET),
-        CKA_VALUE_LEN => Attribute::ValueLen,
-        CKA_SENSITIVE => flag(true),
-        CKA_EXTRACTABLE
-        // They came from outside, in clear.
-        | CKA_ALWAYS_SENSITIVE
-        | CKA_NEVER_EXTRACTABLE
-        | CKA_LOCAL
-        | CKA_TRUSTED
-        | CKA_WRAP_WITH_TRUSTED
-        // What the token itself would do with the key: there are no mechanisms yet.
-        | CKA_ENCRYPT
-        | CKA_DECRYPT
-        | CKA_SIGN
-        | CKA_VERIFY
-        | CKA_WRAP
-        | CKA_UNWRAP
-        | CKA_DERIVE => flag(false),
-        CKA_KEY_GEN_MECHANISM => number(CK_UNAVAILABLE_INFORMATION),
-        CKA_START_DATE | CKA_END_DATE | CKA_ALLOWED_MECHANISMS => Attribute::Known(Vec::new()),
-        _ => return None,
-    })
-}
-
 fn is_hex_key(object: &Metadata) -> bool {
     object.kind == Kind::DatasetKey
         && object
@@ -119,15 +698,15 @@ fn is_hex_key(object: &Metadata) -> bool {
             .is_some_and(|format| format == "hex")
 }
 
-fn text(text: &str) -> Attribute {
-    Attribute::Known(text.as_bytes().to_vec())
+fn certificate_of(object: &Metadata) -> Option<Certificate> {
+    let text = object.attributes.get(CERTIFICATE)?;
+    Certificate::parse(&STANDARD.decode(text).ok()?)
 }
 
-fn flag(value: bool) -> Attribute {
-    let value: CK_BBOOL = if value { CK_TRUE } else { CK_FALSE };
-    Attribute::Known(vec![value])
+pub(crate) fn flag(value: bool) -> Vec<u8> {
+    vec![if value { CK_TRUE } else { CK_FALSE }]
 }
 
-fn number(value: CK_ULONG) -> Attribute {
-    Attribute::Known(value.to_ne_bytes().to_vec())
+pub(crate) fn number(value: CK_ULONG) -> Vec<u8> {
+    value.to_ne_bytes().to_vec()
 }

@@ -6,7 +6,8 @@
 use std::mem::size_of;
 use std::ptr::NonNull;
 
-use cryptoki_sys::{CK_ULONG, CKR_ARGUMENTS_BAD};
+use cryptoki_sys::{CK_ULONG, CKR_ARGUMENTS_BAD, CKR_BUFFER_TOO_SMALL};
+use strongroom::Secret;
 
 use crate::fault::{Answer, Fault};
 
@@ -84,9 +85,131 @@ impl<T: Copy> Foreign<T> {
 }
 
 impl Foreign<u8> {
+    /// A copy of the caller's bytes, if they are no more than `limit`.
+    pub(crate) fn bytes(&self, limit: usize) -> Option<Vec<u8>> {
+        (self.len <= limit).then(|| {
+            let mut bytes = vec![0; self.len];
+            self.copy_to(&mut bytes);
+            bytes
+        })
+    }
+
+    /// The same in secret memory.
+    pub(crate) fn secret(&self, limit: usize) -> Option<Secret> {
+        (self.len <= limit).then(|| {
+            let mut secret = Secret::zeroed(self.len);
+            self.copy_to(secret.expose_mut());
+            secret
+        })
+    }
+
+    /// Copies the caller's bytes to memory of the same length.
+    pub(crate) fn copy_to(&self, bytes: &mut [u8]) {
+        assert_eq!(bytes.len(), self.len, "as many bytes as there are");
+        // SAFETY: `len` readable bytes that `many`'s caller vouched for; `bytes` is ours and
+        // cannot overlap the caller's memory.
+        unsafe {
+            bytes
+                .as_mut_ptr()
+                .copy_from_nonoverlapping(self.start.as_ptr(), self.len);
+        }
+    }
+
+    /// Fills the caller's memory piece by piece.
+    pub(crate) fn fill_by_pieces(&self, make: impl Fn(usize) -> Secret) {
+        const PIECE: usize = 4096;
+        let mut done = 0;
+        while done < self.len {
+            let piece = make(PIECE.min(self.len - done));
+            // SAFETY: within the `len` writable bytes that `many`'s caller vouched for; the piece
+            // is ours.
+            unsafe {
+                self.start
+                    .as_ptr()
+                    .add(done)
+                    .copy_from_nonoverlapping(piece.expose().as_ptr(), piece.len());
+            }
+            done += piece.len();
+        }
+    }
+
+    /// Calls `take` with the caller's bytes, piece by piece.
+    pub(crate) fn pieces(&self, mut take: impl FnMut(&[u8])) {
+        const PIECE: usize = 4096;
+        let mut buffer = [0; PIECE];
+        let mut done = 0;
+        while done < self.len {
+            let piece = &mut buffer[..PIECE.min(self.len - done)];
+            // SAFETY: within the `len` readable bytes that `many`'s caller vouched for; the
+            // buffer is ours.
+            unsafe {
+                piece
+                    .as_mut_ptr()
+                    .copy_from_nonoverlapping(self.start.as_ptr().add(done), piece.len());
+            }
+            take(piece);
+            done += piece.len();
+        }
+    }
+
     /// Whether the caller's bytes are these.
     pub(crate) fn holds(&self, bytes: &[u8]) -> bool {
         self.len == bytes.len() && (0..self.len).all(|index| self.get(index) == bytes[index])
+    }
+}
+
+/// Where a function's output goes, by the conventions of section 5.2.
+pub(crate) struct Output {
+    start: *mut u8,
+    len: Foreign<CK_ULONG>,
+}
+
+/// Whether the caller has room for an output.
+pub(crate) enum Room {
+    /// For all of it.
+    Enough,
+    /// Only its length was asked for, and has been told.
+    LengthOnly,
+}
+
+impl Output {
+    /// # Safety
+    /// `start` is null or the caller's memory of as many bytes as `len` says, and `len` is null
+    /// or the caller's CK_ULONG.
+    pub(crate) unsafe fn new(start: *mut u8, len: *mut CK_ULONG) -> Answer<Self> {
+        // SAFETY: the caller vouches for it.
+        let len = unsafe { Foreign::one(len) }?;
+        Ok(Self { start, len })
+    }
+
+    /// Whether only the length is asked for.
+    pub(crate) fn is_query(&self) -> bool {
+        self.start.is_null()
+    }
+
+    /// Tells how long the output will be at most, and whether there is room for it.
+    pub(crate) fn room(&self, len: usize) -> Answer<Room> {
+        let room = self.len.get(0);
+        if self.start.is_null() {
+            self.len.set(0, ulong(len));
+            return Ok(Room::LengthOnly);
+        }
+        if room < ulong(len) {
+            self.len.set(0, ulong(len));
+            return Err(Fault::Code(CKR_BUFFER_TOO_SMALL));
+        }
+        Ok(Room::Enough)
+    }
+
+    /// Gives an output for which there must be room.
+    pub(crate) fn give(&self, bytes: &[u8]) -> Answer {
+        if self.start.is_null() || self.len.get(0) < ulong(bytes.len()) {
+            return Err(Fault::Code(CKR_BUFFER_TOO_SMALL));
+        }
+        // SAFETY: `new`'s caller vouched for as many bytes as the length says, which are enough.
+        unsafe { Foreign::many(self.start, ulong(bytes.len())) }?.fill(bytes);
+        self.len.set(0, ulong(bytes.len()));
+        Ok(())
     }
 }
 

@@ -7,11 +7,10 @@ use cryptoki_sys::{
     CK_C_INITIALIZE_ARGS, CK_INFO, CK_RV, CK_VERSION, CKF_OS_LOCKING_OK, CKR_ARGUMENTS_BAD,
     CKR_CANT_LOCK,
 };
-use strongroom::Tcti;
 
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::Foreign;
-use crate::source::VaultSource;
+use crate::source::{VaultSource, tcti};
 use crate::state;
 
 /// Who made library, slots and tokens.
@@ -28,7 +27,7 @@ pub(crate) unsafe extern "C" fn initialize(arguments: *mut c_void) -> CK_RV {
             check(&arguments.get(0))?;
         }
         state::initialize(Box::new(|| {
-            let source = VaultSource::open(strongroom::vault_dir(None), Tcti::from_environment()?)?;
+            let source = VaultSource::open(strongroom::vault_dir(None), tcti()?)?;
             Ok(Box::new(source))
         }))
     })

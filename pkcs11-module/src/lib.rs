@@ -1,32 +1,48 @@
-//! `libstrongroom_pkcs11.so`: the objects of a vault as PKCS#11 tokens, to be read by whatever
-//! speaks PKCS#11.
+//! `libstrongroom_pkcs11.so`: the objects of a vault as PKCS#11 tokens, to be read and used by
+//! whatever speaks PKCS#11.
 //!
 //! Each token of the vault is a slot with a token of the same name; nobody logs in, because the
-//! TPM's policy decides who may read, and nothing can be written. Where the vault lies is read
-//! from `STRONGROOM_DIR`, the TPM from `STRONGROOM_TCTI`, the log level from `STRONGROOM_LOG`
-//! (default `error`), all when the module starts; a vault that could not be opened then is looked
-//! for again when the host asks for the slots.
+//! TPM's policy decides who may read and use what there is. The tokens `datasets` and
+//! `credentials` are there to be read; the others hold keys, which sign and decrypt where they
+//! live, and can be written. Where the vault lies is read from `STRONGROOM_DIR`, the TPM from
+//! `STRONGROOM_TCTI`, the log level from `STRONGROOM_LOG` (default `error`), all when the module
+//! starts; a vault that could not be opened then is looked for again when the host asks for the
+//! slots.
 //!
 //! The files follow the chapters of the PKCS#11 specification, version 3.1: [`interface`] and
-//! `general` (5.4), `slots` (5.5), `sessions` (5.6), `objects` (5.7), `unsupported` (the rest).
-//! `attributes` says what PKCS#11 object a vault's object is (chapter 4). `fault` is the one
-//! place where an error or a panic becomes a `CK_RV`, and `foreign` the one where the caller's
-//! memory is touched.
+//! `general` (5.4), `slots` and `mechanisms` (5.5), `sessions` (5.6), `objects` and `creation`
+//! (5.7), `encryption` (5.8 and 5.10), `digesting` (5.12), `signing` (5.13 and 5.15), `keys`
+//! (5.18), `random` (5.21), `unsupported` (the rest). `attributes` says what PKCS#11 object a
+//! vault's object is (chapter 4), `template` what a caller says of one. `fault` is the one place
+//! where an error or a panic becomes a `CK_RV`, and `foreign` the one where the caller's memory is
+//! touched. `source` says how long a key stays in the TPM, and `idle` ends that.
 #![allow(
     unsafe_code,
     reason = "PKCS#11 is a C interface: its functions take the caller's pointers"
 )]
 
 mod attributes;
+mod certificate;
+mod creation;
+mod digesting;
+mod encryption;
 mod fault;
 mod foreign;
 mod general;
+mod idle;
 pub mod interface;
+mod keys;
+mod mechanisms;
 mod objects;
+mod private_key;
+mod public_key;
+mod random;
 mod sessions;
+mod signing;
 mod slots;
 mod source;
 mod state;
+mod template;
 #[cfg(test)]
 mod tests;
 mod unsupported;

@@ -1,27 +1,27 @@
-//! Objects (PKCS#11 3.1, section 5.7): finding them and reading their attributes.
+//! Objects (PKCS#11 3.1, section 5.7): finding them and reading their attributes. How they are
+//! made, changed and destroyed is in [`crate::creation`].
 //!
 //! The TPM is asked for one thing only, the content of CKA_VALUE, at most once in a call, and
 //! nothing of it is kept.
 
+use std::cell::OnceCell;
 use std::ffi::OsStr;
 
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG,
-    CK_UNAVAILABLE_INFORMATION, CKA_ID, CKA_UNIQUE_ID, CKR_ARGUMENTS_BAD, CKR_ATTRIBUTE_SENSITIVE,
+    CK_UNAVAILABLE_INFORMATION, CKA_ID, CKA_UNIQUE_ID, CKA_VALUE, CKR_ATTRIBUTE_SENSITIVE,
     CKR_ATTRIBUTE_TYPE_INVALID, CKR_BUFFER_TOO_SMALL, CKR_OK, CKR_OPERATION_ACTIVE,
     CKR_OPERATION_NOT_INITIALIZED,
 };
 use strongroom::object::{Metadata, ObjectId};
 use strongroom::{Damaged, Error, Secret};
 
-use crate::attributes::{self, Attribute, attribute};
+use crate::attributes::{self, Attribute, Face, Object};
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, ulong};
 use crate::source::{Source, describe};
 use crate::state::with_module;
-
-/// The longest template: several times as many attributes as the specification knows.
-const MAX_TEMPLATE: CK_ULONG = 1024;
+use crate::template::foreign_template;
 
 /// C_GetObjectSize, section 5.7.4: the length of the value.
 pub(crate) unsafe extern "C" fn get_object_size(
@@ -33,9 +33,14 @@ pub(crate) unsafe extern "C" fn get_object_size(
         // SAFETY: the caller's CK_ULONG.
         let size = unsafe { Foreign::one(size) }?;
         with_module(|module| {
-            let object = module.object(session, object)?.clone();
-            let len = value_len(&object, module.source()?)?;
-            size.set(0, len.map_or(CK_UNAVAILABLE_INFORMATION, ulong));
+            let size_of = match module.object(session, object)? {
+                Object::Sealed(object, Face::Itself) => value_len(&object, module.source()?)?,
+                object => match object.attribute(CKA_VALUE) {
+                    Some(Attribute::Known(value)) => Some(value.len()),
+                    _ => None,
+                },
+            };
+            size.set(0, size_of.map_or(CK_UNAVAILABLE_INFORMATION, ulong));
             Ok(())
         })
     })
@@ -50,9 +55,9 @@ pub(crate) unsafe extern "C" fn get_attribute_value(
 ) -> CK_RV {
     answer("C_GetAttributeValue", || {
         // SAFETY: the caller's template, as long as the caller says.
-        let template = unsafe { read_template(template, count) }?;
+        let template = unsafe { foreign_template(template, count) }?;
         with_module(|module| {
-            let object = module.object(session, object)?.clone();
+            let object = module.object(session, object)?;
             // SAFETY: the attributes are the caller's, and so is the memory that they name.
             unsafe { give_attributes(&object, module.source()?, &template) }
         })
@@ -69,7 +74,7 @@ pub(crate) unsafe extern "C" fn find_objects_init(
 ) -> CK_RV {
     answer("C_FindObjectsInit", || {
         // SAFETY: the caller's template, as long as the caller says.
-        let template = unsafe { read_template(template, count) }?;
+        let template = unsafe { foreign_template(template, count) }?;
         // SAFETY: the attributes are the caller's, and so is the memory that they name.
         let wanted = unsafe { read_criteria(&template) }?;
         with_module(|module| {
@@ -79,13 +84,13 @@ pub(crate) unsafe extern "C" fn find_objects_init(
             }
             let slot = open.slot();
             module.refresh_objects()?;
-            let token = &module.token(slot)?.name;
             let mut found = Vec::new();
-            for (handle, object) in module.objects_of(token) {
-                if meets(object, &wanted, module.source()?)? {
+            for (handle, object) in module.objects_in(slot)? {
+                if meets(&object, &wanted, module.source()?)? {
                     found.push(handle);
                 }
             }
+            let token = &module.token(slot)?.name;
             if let Some(damaged) = module.damaged_of(token).find(|it| is_named(it, &wanted)) {
                 return Err(Fault::from(Error::ObjectDamaged {
                     file: damaged.file.clone(),
@@ -130,27 +135,14 @@ pub(crate) unsafe extern "C" fn find_objects_final(session: CK_SESSION_HANDLE) -
     })
 }
 
-/// # Safety
-/// As [`Foreign::many`].
-unsafe fn read_template(
-    template: *mut CK_ATTRIBUTE,
-    count: CK_ULONG,
-) -> Answer<Foreign<CK_ATTRIBUTE>> {
-    if count > MAX_TEMPLATE {
-        return Err(Fault::Code(CKR_ARGUMENTS_BAD));
-    }
-    // SAFETY: the caller vouches for it.
-    unsafe { Foreign::many(template, count) }
-}
-
 /// Gives the caller what the template asks for: the five cases of section 5.7.5, each attribute
 /// by itself, so that one that cannot be given does not keep back the others.
 ///
 /// # Safety
 /// Each attribute's `pValue` is null or the caller's memory of `ulValueLen` bytes.
 unsafe fn give_attributes(
-    object: &Metadata,
-    source: &dyn Source,
+    object: &Object,
+    source: &mut dyn Source,
     template: &Foreign<CK_ATTRIBUTE>,
 ) -> Answer {
     let mut outcome = CKR_OK;
@@ -168,25 +160,18 @@ unsafe fn give_attributes(
             *outcome = code;
         }
     };
-    // Read at most once, and only if asked for.
-    let len = std::cell::OnceCell::new();
-    let value_len = || match len.get() {
-        Some(len) => Ok(*len),
-        None => value_len(object, source).inspect(|found| {
-            len.get_or_init(|| *found);
-        }),
-    };
+    let value_len = ValueLen::of(object);
 
     for index in 0..template.len() {
         let mut item = template.get(index);
-        match attribute(object, item.type_) {
+        match object.attribute(item.type_) {
             Some(Attribute::Known(value)) => put(index, &mut outcome, Ok(&value)),
             Some(Attribute::ValueLen) => {
-                let len = value_len()?.map(|len| ulong(len).to_ne_bytes());
+                let len = value_len.read(source)?.map(|len| ulong(len).to_ne_bytes());
                 let len = len.as_ref().map(|len| &len[..]);
                 put(index, &mut outcome, len.ok_or(CKR_ATTRIBUTE_TYPE_INVALID));
             }
-            Some(Attribute::Value) => match value_len()?.map(ulong) {
+            Some(Attribute::Value) => match value_len.read(source)?.map(ulong) {
                 Some(len) if item.pValue.is_null() => {
                     item.ulValueLen = len;
                     template.set(index, item);
@@ -216,6 +201,32 @@ unsafe fn give_attributes(
     match outcome {
         CKR_OK => Ok(()),
         code => Err(Fault::Code(code)),
+    }
+}
+
+/// The length of an object's value, read at most once, and only if asked for.
+struct ValueLen<'a> {
+    object: &'a Object,
+    known: OnceCell<Option<usize>>,
+}
+
+impl<'a> ValueLen<'a> {
+    fn of(object: &'a Object) -> Self {
+        Self {
+            object,
+            known: OnceCell::new(),
+        }
+    }
+
+    fn read(&self, source: &dyn Source) -> Answer<Option<usize>> {
+        if let Some(known) = self.known.get() {
+            return Ok(*known);
+        }
+        let len = match self.object {
+            Object::Sealed(object, _) => value_len(object, source)?,
+            Object::Held(_) => None,
+        };
+        Ok(*self.known.get_or_init(|| len))
     }
 }
 
@@ -255,13 +266,10 @@ unsafe fn read_criteria(template: &Foreign<CK_ATTRIBUTE>) -> Answer<Criteria> {
 
 /// Whether an object is what a search is for. The TPM is asked only where the search is for a
 /// value, and the object is right in all that is known without.
-fn meets(object: &Metadata, wanted: &Criteria, source: &dyn Source) -> Answer<bool> {
-    if attributes::class(object).is_none() {
-        return Ok(false);
-    }
+fn meets(object: &Object, wanted: &Criteria, source: &mut dyn Source) -> Answer<bool> {
     let mut sealed = Vec::new();
     for (kind, bytes) in wanted {
-        let right = match attribute(object, *kind) {
+        let right = match object.attribute(*kind) {
             Some(Attribute::Known(value)) => bytes.holds(&value),
             Some(Attribute::ValueLen) => value_len_of_search(object, source)
                 .is_some_and(|len| bytes.holds(&ulong(len).to_ne_bytes())),
@@ -297,8 +305,8 @@ fn is_named(damaged: &Damaged, wanted: &Criteria) -> bool {
 }
 
 /// In a search, an object whose file cannot be read is left out like a damaged one.
-fn value_len_of_search(object: &Metadata, source: &dyn Source) -> Option<usize> {
-    value_len(object, source).unwrap_or_else(|fault| {
+fn value_len_of_search(object: &Object, source: &dyn Source) -> Option<usize> {
+    ValueLen::of(object).read(source).unwrap_or_else(|fault| {
         fault.log("C_FindObjectsInit");
         None
     })
@@ -311,8 +319,12 @@ fn value_len(object: &Metadata, source: &dyn Source) -> Answer<Option<usize>> {
     Ok(payload_len.map(|len| attributes::value_len(object, len)))
 }
 
-fn unseal(object: &Metadata, source: &dyn Source) -> Answer<Secret> {
-    source
-        .unseal(object.id)
-        .map_err(Fault::about(describe(object)))
+/// The value of an object whose value the TPM has.
+pub(crate) fn unseal(object: &Object, source: &mut dyn Source) -> Answer<Secret> {
+    match object {
+        Object::Sealed(object, _) => source
+            .unseal(object.id)
+            .map_err(Fault::about(describe(object))),
+        Object::Held(_) => Err(Fault::Code(CKR_ATTRIBUTE_SENSITIVE)),
+    }
 }

@@ -3,10 +3,10 @@
 use std::ffi::c_void;
 
 use cryptoki_sys::{
-    CK_BBOOL, CK_EFFECTIVELY_INFINITE, CK_FLAGS, CK_MECHANISM_INFO, CK_MECHANISM_TYPE, CK_RV,
-    CK_SLOT_ID, CK_SLOT_INFO, CK_TOKEN_INFO, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKF_DONT_BLOCK,
-    CKF_TOKEN_INITIALIZED, CKF_TOKEN_PRESENT, CKF_WRITE_PROTECTED, CKR_ARGUMENTS_BAD,
-    CKR_BUFFER_TOO_SMALL, CKR_FUNCTION_NOT_SUPPORTED, CKR_MECHANISM_INVALID, CKR_NO_EVENT,
+    CK_BBOOL, CK_EFFECTIVELY_INFINITE, CK_FLAGS, CK_RV, CK_SLOT_ID, CK_SLOT_INFO, CK_TOKEN_INFO,
+    CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKF_DONT_BLOCK, CKF_RNG, CKF_TOKEN_INITIALIZED,
+    CKF_TOKEN_PRESENT, CKF_WRITE_PROTECTED, CKR_ARGUMENTS_BAD, CKR_BUFFER_TOO_SMALL,
+    CKR_FUNCTION_NOT_SUPPORTED, CKR_NO_EVENT,
 };
 use sha2::{Digest, Sha256};
 use strongroom::object::TokenName;
@@ -33,6 +33,17 @@ impl Token {
         hex::encode_to_slice(&digest[..8], &mut serial).expect("16 digits for 8 bytes");
         Self { name, serial }
     }
+
+    /// Whether its objects can be read and used, and not made, changed or destroyed.
+    pub(crate) fn is_write_protected(&self) -> bool {
+        is_write_protected(&self.name)
+    }
+}
+
+/// Whether a token is write-protected through PKCS#11: no client's mistake must cost a dataset key
+/// or a credential.
+pub(crate) fn is_write_protected(token: &TokenName) -> bool {
+    [TokenName::datasets(), TokenName::credentials()].contains(token)
 }
 
 /// C_GetSlotList, section 5.5.1. Every slot has a token. A vault that could not be opened so far
@@ -92,7 +103,14 @@ pub(crate) unsafe extern "C" fn get_token_info(
         let info = unsafe { Foreign::one(info) }?;
         with_module(|module| {
             let token = module.token(slot)?;
-            let sessions = module.sessions.values().filter(|it| it.slot() == slot);
+            let sessions = || module.sessions.values().filter(|it| it.slot() == slot);
+            let flags = CKF_TOKEN_INITIALIZED | CKF_RNG;
+            let (flags, max_writing) = if token.is_write_protected() {
+                // Zero would mean infinitely many.
+                (flags | CKF_WRITE_PROTECTED, CK_UNAVAILABLE_INFORMATION)
+            } else {
+                (flags, CK_EFFECTIVELY_INFINITE)
+            };
             info.set(
                 0,
                 CK_TOKEN_INFO {
@@ -100,12 +118,11 @@ pub(crate) unsafe extern "C" fn get_token_info(
                     manufacturerID: padded(MANUFACTURER),
                     model: padded("TPM 2.0 vault"),
                     serialNumber: token.serial,
-                    flags: CKF_TOKEN_INITIALIZED | CKF_WRITE_PROTECTED,
+                    flags,
                     ulMaxSessionCount: CK_EFFECTIVELY_INFINITE,
-                    ulSessionCount: ulong(sessions.count()),
-                    // Zero would mean infinitely many.
-                    ulMaxRwSessionCount: CK_UNAVAILABLE_INFORMATION,
-                    ulRwSessionCount: 0,
+                    ulSessionCount: ulong(sessions().count()),
+                    ulMaxRwSessionCount: max_writing,
+                    ulRwSessionCount: ulong(sessions().filter(|it| it.may_write()).count()),
                     ulMaxPinLen: 0,
                     ulMinPinLen: 0,
                     ulTotalPublicMemory: CK_UNAVAILABLE_INFORMATION,
@@ -139,40 +156,6 @@ pub(crate) unsafe extern "C" fn wait_for_slot_event(
             } else {
                 CKR_NO_EVENT
             }))
-        })
-    })
-}
-
-/// C_GetMechanismList, section 5.5.5: none yet.
-pub(crate) unsafe extern "C" fn get_mechanism_list(
-    slot: CK_SLOT_ID,
-    list: *mut CK_MECHANISM_TYPE,
-    count: *mut CK_ULONG,
-) -> CK_RV {
-    answer("C_GetMechanismList", || {
-        // SAFETY: the caller's CK_ULONG.
-        let count = unsafe { Foreign::one(count) }?;
-        with_module(|module| {
-            module.token(slot)?;
-            // SAFETY: the caller's list, as long as the caller says.
-            unsafe { give_list(&[], list, &count) }
-        })
-    })
-}
-
-/// C_GetMechanismInfo, section 5.5.6: there is no mechanism to say anything of.
-pub(crate) unsafe extern "C" fn get_mechanism_info(
-    slot: CK_SLOT_ID,
-    _mechanism: CK_MECHANISM_TYPE,
-    info: *mut CK_MECHANISM_INFO,
-) -> CK_RV {
-    answer("C_GetMechanismInfo", || {
-        if info.is_null() {
-            return Err(Fault::Code(CKR_ARGUMENTS_BAD));
-        }
-        with_module(|module| {
-            module.token(slot)?;
-            Err(Fault::Code(CKR_MECHANISM_INVALID))
         })
     })
 }

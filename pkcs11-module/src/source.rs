@@ -1,10 +1,17 @@
 //! Where objects come from: a vault and its TPM, or what a test makes up.
+//!
+//! A key stays in the TPM for a while after it was used, so that a signature costs one command;
+//! see [`VaultSource`].
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use strongroom::object::{Metadata, ObjectId, TokenName};
+use rustix::fs::{FlockOperation, flock};
+use strongroom::key::{DecryptScheme, KeyAlgorithm, LoadedKey, SignScheme};
+use strongroom::object::{Metadata, NewObject, ObjectId, TokenName};
 use strongroom::vault::Listing;
-use strongroom::{Result, Secret, Tcti, Vault};
+use strongroom::{Error, ErrorKind, Result, Secret, Tcti, Unlocked, Vault};
 
 /// What the module needs of a vault.
 pub(crate) trait Source: Send {
@@ -21,21 +28,171 @@ pub(crate) trait Source: Send {
     fn payload_len(&self, id: ObjectId) -> Result<Option<usize>>;
 
     /// The payload of an object, out of the TPM.
-    fn unseal(&self, id: ObjectId) -> Result<Secret>;
+    fn unseal(&mut self, id: ObjectId) -> Result<Secret>;
+
+    /// A new object with a payload.
+    fn seal(&mut self, object: NewObject, payload: &Secret) -> Result<ObjectId>;
+
+    /// A new object without.
+    fn store(&mut self, object: NewObject) -> Result<ObjectId>;
+
+    /// A new private key, made here.
+    fn generate_key(&mut self, object: NewObject, algorithm: KeyAlgorithm) -> Result<ObjectId>;
+
+    /// A private key from elsewhere, as PKCS#8.
+    fn import_key(&mut self, object: NewObject, pkcs8: &Secret) -> Result<ObjectId>;
+
+    /// Changes what is said of an object.
+    fn update(&mut self, id: ObjectId, change: &dyn Fn(&mut NewObject)) -> Result<()>;
+
+    /// Removes an object for good.
+    fn remove(&mut self, id: ObjectId) -> Result<()>;
+
+    /// Signs with a private key.
+    fn sign(&mut self, id: ObjectId, scheme: &SignScheme, input: &[u8]) -> Result<Vec<u8>>;
+
+    /// Decrypts with a private key.
+    fn decrypt(
+        &mut self,
+        id: ObjectId,
+        scheme: &DecryptScheme,
+        ciphertext: &[u8],
+    ) -> Result<Secret>;
+
+    /// What both sides of an ECDH come to.
+    fn derive(&mut self, id: ObjectId, point: &[u8]) -> Result<Secret>;
+
+    /// When the TPM was last used, if it holds something of ours.
+    fn holds_since(&self) -> Option<Instant>;
+
+    /// Leaves nothing in the TPM.
+    fn let_go(&mut self);
 }
 
+/// How long the TPM holds what it held for a call, if no other call comes.
+pub(crate) const IDLE: Duration = Duration::from_millis(100);
+
+/// How long it does at most, however many calls come: what the vault's manifest and policy said may
+/// have been written again since.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// The same where others wait for their turn, and how long they wait.
+const LONGEST_TURN: Duration = Duration::from_millis(400);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often one looks whether it is one's turn, and how long one steps aside.
+const GLANCE: Duration = Duration::from_millis(5);
+const STEP_ASIDE: Duration = Duration::from_millis(15);
+
 /// The vault in a folder.
+///
+/// What a call loads into the TPM, a session, a storage key and a private key, stays there for
+/// [`IDLE`] after the last call, and [`LONGEST`] altogether. A simulator has room for no more
+/// than that, and no resource manager: there the processes that use this module take [`Turn`]s,
+/// and each turn is over after [`LONGEST_TURN`].
 pub(crate) struct VaultSource {
     vault: Vault,
     dir: PathBuf,
     tcti: Tcti,
+    holding: Option<Holding>,
+}
+
+/// What is in the TPM.
+struct Holding {
+    unlocked: Unlocked,
+    key: Option<(ObjectId, LoadedKey)>,
+    begun: Instant,
+    used: Instant,
+    turn: Option<Turn>,
 }
 
 impl VaultSource {
     /// The vault in this folder, whose TPM is there. Touches no TPM.
     pub(crate) fn open(dir: PathBuf, tcti: Tcti) -> Result<Self> {
         let vault = Vault::open(&dir)?;
-        Ok(Self { vault, dir, tcti })
+        Ok(Self {
+            vault,
+            dir,
+            tcti,
+            holding: None,
+        })
+    }
+
+    /// Does something with the unlocked vault. Where the TPM has lost what it held, once more with
+    /// a vault that is unlocked anew.
+    fn with<T>(&mut self, action: impl Fn(&mut Holding) -> Result<T>) -> Result<T> {
+        let again = self.holding.is_some();
+        match self.attempt(&action) {
+            Err(error) if again && error.kind() == ErrorKind::Tpm => {
+                log::info!("once more, with the vault unlocked anew: {error}");
+                self.attempt(&action)
+            }
+            other => other,
+        }
+    }
+
+    fn attempt<T>(&mut self, action: &impl Fn(&mut Holding) -> Result<T>) -> Result<T> {
+        if let Some(holding) = &self.holding {
+            let has_turn = holding.turn.is_some();
+            let longest = if has_turn { LONGEST_TURN } else { LONGEST };
+            if holding.begun.elapsed() > longest {
+                self.let_go();
+                if has_turn {
+                    std::thread::sleep(STEP_ASIDE);
+                }
+            }
+        }
+        let holding = match &mut self.holding {
+            Some(holding) => holding,
+            None => self.holding.insert(Holding::begin(&self.dir, &self.tcti)?),
+        };
+        let outcome = action(holding);
+        holding.used = Instant::now();
+        if matches!(&outcome, Err(error) if error.kind() == ErrorKind::Tpm) {
+            self.let_go();
+        }
+        outcome
+    }
+
+    /// The same for what writes: nothing is kept afterwards, for a writer keeps others off.
+    fn write<T>(&mut self, action: impl Fn(&mut Unlocked) -> Result<T>) -> Result<T> {
+        let outcome = self.with(|holding| action(holding.without_key()?));
+        self.let_go();
+        outcome
+    }
+}
+
+impl Holding {
+    fn begin(dir: &Path, tcti: &Tcti) -> Result<Self> {
+        // Opened anew, because hosts live long.
+        let vault = Vault::open(dir)?;
+        let turn = Turn::wait(&vault, tcti)?;
+        let now = Instant::now();
+        Ok(Self {
+            unlocked: vault.unlock(tcti)?,
+            key: None,
+            begun: now,
+            used: now,
+            turn,
+        })
+    }
+
+    /// The vault with a private key loaded, and no other.
+    fn with_key(&mut self, id: ObjectId) -> Result<(&mut Unlocked, &LoadedKey)> {
+        if self.key.as_ref().is_none_or(|(loaded, _)| *loaded != id) {
+            self.without_key()?;
+            self.key = Some((id, self.unlocked.load_key(id)?));
+        }
+        let (_, key) = self.key.as_ref().expect("it was just loaded");
+        Ok((&mut self.unlocked, key))
+    }
+
+    /// The vault with room for another object.
+    fn without_key(&mut self) -> Result<&mut Unlocked> {
+        if let Some((_, key)) = self.key.take() {
+            self.unlocked.unload_key(key)?;
+        }
+        Ok(&mut self.unlocked)
     }
 }
 
@@ -56,11 +213,138 @@ impl Source for VaultSource {
         self.vault.payload_len(id)
     }
 
-    fn unseal(&self, id: ObjectId) -> Result<Secret> {
-        // Opened anew, because hosts live long: what the vault's manifest and policy said when
-        // the host started may have been written again since.
-        Vault::open(&self.dir)?.unlock(&self.tcti)?.unseal(id)
+    fn unseal(&mut self, id: ObjectId) -> Result<Secret> {
+        self.with(|holding| holding.without_key()?.unseal(id))
     }
+
+    fn seal(&mut self, object: NewObject, payload: &Secret) -> Result<ObjectId> {
+        self.write(|vault| vault.seal(object.clone(), payload))
+    }
+
+    fn store(&mut self, object: NewObject) -> Result<ObjectId> {
+        self.write(|vault| vault.store(object.clone()))
+    }
+
+    fn generate_key(&mut self, object: NewObject, algorithm: KeyAlgorithm) -> Result<ObjectId> {
+        self.write(|vault| vault.generate_key(object.clone(), algorithm))
+    }
+
+    fn import_key(&mut self, object: NewObject, pkcs8: &Secret) -> Result<ObjectId> {
+        self.write(|vault| vault.import_key(object.clone(), pkcs8))
+    }
+
+    fn update(&mut self, id: ObjectId, change: &dyn Fn(&mut NewObject)) -> Result<()> {
+        self.write(|vault| vault.update(id, change))
+    }
+
+    fn remove(&mut self, id: ObjectId) -> Result<()> {
+        self.write(|vault| vault.remove(id))
+    }
+
+    fn sign(&mut self, id: ObjectId, scheme: &SignScheme, input: &[u8]) -> Result<Vec<u8>> {
+        self.with(|holding| {
+            let (vault, key) = holding.with_key(id)?;
+            vault.sign(key, scheme, input)
+        })
+    }
+
+    fn decrypt(
+        &mut self,
+        id: ObjectId,
+        scheme: &DecryptScheme,
+        ciphertext: &[u8],
+    ) -> Result<Secret> {
+        self.with(|holding| {
+            let (vault, key) = holding.with_key(id)?;
+            vault.decrypt(key, scheme, ciphertext)
+        })
+    }
+
+    fn derive(&mut self, id: ObjectId, point: &[u8]) -> Result<Secret> {
+        self.with(|holding| {
+            let (vault, key) = holding.with_key(id)?;
+            vault.derive(key, point)
+        })
+    }
+
+    fn holds_since(&self) -> Option<Instant> {
+        self.holding.as_ref().map(|holding| holding.used)
+    }
+
+    fn let_go(&mut self) {
+        if let Some(mut holding) = self.holding.take() {
+            if let Err(error) = holding.without_key() {
+                log::info!("a key may be left in the TPM: {error}");
+            }
+            // The vault goes first, with its session and storage key, and then the turn.
+            let Holding { unlocked, turn, .. } = holding;
+            drop(unlocked);
+            drop(turn);
+        }
+    }
+}
+
+impl Drop for VaultSource {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+/// The right to use a TPM in which there is room for one process: a lock on the vault's manifest,
+/// which is read and never written in place.
+struct Turn(File);
+
+impl Turn {
+    fn wait(vault: &Vault, tcti: &Tcti) -> Result<Option<Self>> {
+        if !takes_turns(&tcti.to_string()) {
+            return Ok(None);
+        }
+        let path = vault.manifest_file();
+        let file = File::open(&path).map_err(Error::io("open", &path))?;
+        let start = Instant::now();
+        while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            if error != rustix::io::Errno::WOULDBLOCK {
+                return Err(Error::io("lock", &path)(error.into()));
+            }
+            if start.elapsed() > PATIENCE {
+                return Err(Error::TpmUnavailable {
+                    operation: "unlocking the vault",
+                    state: "in use by another process, and has no resource manager",
+                    remedy: "end that process, or use a TPM with a resource manager",
+                });
+            }
+            std::thread::sleep(GLANCE);
+        }
+        Ok(Some(Self(file)))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // Closing would do, were there not perhaps a child that inherited the descriptor.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+/// Whether processes must take turns: not behind a resource manager, and not at the kernel's own
+/// device, which has one opener at a time and a managed one beside it.
+fn takes_turns(tcti: &str) -> bool {
+    let shared = ["tabrmd", "device"];
+    !shared.iter().any(|name| tcti.starts_with(name))
+}
+
+/// The TPM for hosts of the module. Unless `STRONGROOM_TCTI` says otherwise, that is the kernel's
+/// resource manager: hosts are killed and crash with keys loaded, and beneath it these would stay.
+///
+/// # Errors
+/// [`Error::Input`] if the variable is not a TCTI.
+pub(crate) fn tcti() -> Result<Tcti> {
+    const MANAGED: &str = "/dev/tpmrm0";
+    let named = std::env::var_os("STRONGROOM_TCTI").is_some_and(|tcti| !tcti.is_empty());
+    if !named && Path::new(MANAGED).exists() {
+        return format!("device:{MANAGED}").parse();
+    }
+    Tcti::from_environment()
 }
 
 /// For messages: an object by id and label.

@@ -2,32 +2,44 @@
 //!
 //! A child of a fork starts without any of it: it is told `CKR_CRYPTOKI_NOT_INITIALIZED` until it
 //! calls `C_Initialize` itself (PKCS#11 3.1, section 5.4.1), and neither shares nor waits for the
-//! lock of its parent, which another thread of the parent may have held at the fork.
+//! lock of its parent, which another thread of the parent may have held at the fork. What the
+//! parent has in the TPM is the parent's: the child forgets it, and flushes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 use cryptoki_sys::{
-    CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CK_SLOT_ID, CKR_CRYPTOKI_ALREADY_INITIALIZED,
-    CKR_CRYPTOKI_NOT_INITIALIZED, CKR_OBJECT_HANDLE_INVALID, CKR_SESSION_HANDLE_INVALID,
-    CKR_SLOT_ID_INVALID,
+    CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CK_SLOT_ID,
+    CKA_ALLOWED_MECHANISMS, CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_CRYPTOKI_NOT_INITIALIZED,
+    CKR_DATA_LEN_RANGE, CKR_DEVICE_REMOVED, CKR_ENCRYPTED_DATA_INVALID,
+    CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_KEY_HANDLE_INVALID, CKR_KEY_TYPE_INCONSISTENT,
+    CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID, CKR_OBJECT_HANDLE_INVALID,
+    CKR_SESSION_HANDLE_INVALID, CKR_SLOT_ID_INVALID,
 };
-use strongroom::Damaged;
+use strongroom::key::{DecryptScheme, SignScheme};
 use strongroom::object::{Metadata, ObjectId, TokenName};
+use strongroom::{Damaged, ErrorKind, Secret};
 
+use crate::attributes::{Attribute, Class, Content, Face, Given, Held, Object};
 use crate::fault::{Answer, Fault};
-use crate::foreign::ulong;
+use crate::idle::Watch;
+use crate::mechanisms::Chosen;
+use crate::private_key::PrivateKey;
 use crate::sessions::Session;
 use crate::slots::Token;
-use crate::source::Source;
+use crate::source::{IDLE, Source, describe};
 
 /// The module between `C_Initialize` and `C_Finalize`.
 pub(crate) struct Module {
     open: Open,
     source: Option<Box<dyn Source>>,
+    watch: Option<Watch>,
+    /// Whether the thread will look by itself.
+    watching: bool,
     tokens: Vec<Token>,
     /// The open sessions by handle.
     pub(crate) sessions: BTreeMap<CK_SESSION_HANDLE, Session>,
@@ -52,18 +64,52 @@ pub(crate) fn initialize(open: Open) -> Answer {
 
 /// Ends this process's module.
 pub(crate) fn finalize() -> Answer {
-    match Process::current().lock().take() {
-        Some(_) => Ok(()),
-        None => Err(Fault::Code(CKR_CRYPTOKI_NOT_INITIALIZED)),
+    let module = Process::current().lock().take();
+    let mut module = module.ok_or(Fault::Code(CKR_CRYPTOKI_NOT_INITIALIZED))?;
+    if let Some(watch) = module.watch.take() {
+        watch.end();
     }
+    Ok(())
 }
 
 /// Does something with this process's module, which nobody else uses meanwhile.
 pub(crate) fn with_module<T>(action: impl FnOnce(&mut Module) -> Answer<T>) -> Answer<T> {
     match Process::current().lock().as_mut() {
-        Some(module) => action(module),
+        Some(module) => {
+            let outcome = action(module);
+            module.watch_tpm();
+            outcome
+        }
         None => Err(Fault::Code(CKR_CRYPTOKI_NOT_INITIALIZED)),
     }
+}
+
+/// Has [`leave`] called when the process exits: many hosts exit without `C_Finalize`.
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static AT_EXIT: extern "C" fn() = leave;
+
+/// Takes out of the TPM what this process has there, if no other thread is in the way for long. It
+/// takes no more than FlushContext, which needs nothing that may be gone by now, such as OpenSSL.
+extern "C" fn leave() {
+    const TRIES: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(10);
+    let let_go = || {
+        let Some(process) = Process::known() else {
+            return;
+        };
+        for _ in 0..TRIES {
+            if let Some(mut module) = process.try_lock() {
+                if let Some(module) = module.as_mut() {
+                    module.let_go();
+                }
+                return;
+            }
+            std::thread::sleep(PAUSE);
+        }
+    };
+    // A panic's text went to stderr already, and the process ends anyway.
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(let_go));
 }
 
 impl Module {
@@ -73,6 +119,8 @@ impl Module {
         let mut module = Self {
             open,
             source: None,
+            watch: None,
+            watching: false,
             tokens: Vec::new(),
             sessions: BTreeMap::new(),
             last_session: 0,
@@ -100,6 +148,35 @@ impl Module {
         Ok(())
     }
 
+    /// Sees to it that what the TPM holds now will be taken out of it in time.
+    fn watch_tpm(&mut self) {
+        let Some(source) = &mut self.source else {
+            return;
+        };
+        if self.watching || source.holds_since().is_none() {
+            return;
+        }
+        self.watching = true;
+        match &self.watch {
+            Some(watch) => watch.wake(),
+            None => match Watch::start(look) {
+                Ok(watch) => self.watch = Some(watch),
+                Err(error) => {
+                    log::info!("keys do not stay in the TPM, for there is no thread: {error}");
+                    source.let_go();
+                    self.watching = false;
+                }
+            },
+        }
+    }
+
+    /// Leaves nothing in the TPM.
+    pub(crate) fn let_go(&mut self) {
+        if let Some(source) = &mut self.source {
+            source.let_go();
+        }
+    }
+
     /// The tokens; each lies in the slot of its index.
     pub(crate) fn tokens(&self) -> &[Token] {
         &self.tokens
@@ -113,11 +190,31 @@ impl Module {
             .ok_or(Fault::Code(CKR_SLOT_ID_INVALID))
     }
 
+    /// The token of a session.
+    pub(crate) fn token_of(&mut self, session: CK_SESSION_HANDLE) -> Answer<&Token> {
+        let slot = self.session(session)?.slot();
+        self.token(slot)
+    }
+
     /// Opens a session with the token in a slot, which must be there.
-    pub(crate) fn add_session(&mut self, slot: CK_SLOT_ID) -> CK_SESSION_HANDLE {
+    pub(crate) fn add_session(&mut self, slot: CK_SLOT_ID, may_write: bool) -> CK_SESSION_HANDLE {
         self.last_session += 1;
-        self.sessions.insert(self.last_session, Session::new(slot));
+        self.sessions
+            .insert(self.last_session, Session::new(slot, may_write));
         self.last_session
+    }
+
+    /// Ends sessions, with their operations and objects; and with the last one, what the TPM
+    /// holds.
+    pub(crate) fn end_sessions(&mut self, ends: impl Fn(CK_SESSION_HANDLE, &Session) -> bool) {
+        self.sessions
+            .retain(|handle, session| !ends(*handle, session));
+        let sessions = &self.sessions;
+        self.objects
+            .retain_held(|held| sessions.contains_key(&held.session));
+        if self.sessions.is_empty() {
+            self.let_go();
+        }
     }
 
     /// An open session.
@@ -128,10 +225,11 @@ impl Module {
     }
 
     /// The vault, if there is one. Whoever has a session has a vault.
-    pub(crate) fn source(&self) -> Answer<&dyn Source> {
-        self.source
-            .as_deref()
-            .ok_or(Fault::Code(CKR_SLOT_ID_INVALID))
+    pub(crate) fn source(&mut self) -> Answer<&mut dyn Source> {
+        match &mut self.source {
+            Some(source) => Ok(source.as_mut()),
+            None => Err(Fault::Code(CKR_DEVICE_REMOVED)),
+        }
     }
 
     /// Reads anew which objects there are. A damaged one is left out, and named once.
@@ -157,14 +255,16 @@ impl Module {
         })
     }
 
-    /// The objects in the token of a session, as last read.
-    pub(crate) fn objects_of(
-        &self,
-        token: &TokenName,
-    ) -> impl Iterator<Item = (CK_OBJECT_HANDLE, &Metadata)> {
-        self.objects
+    /// The objects that a session of a slot has, as last read.
+    pub(crate) fn objects_in(&self, slot: CK_SLOT_ID) -> Answer<Vec<(CK_OBJECT_HANDLE, Object)>> {
+        let token = &self.token(slot)?.name;
+        Ok(self
+            .objects
+            .known
             .iter()
-            .filter(move |(_, it)| it.token == *token)
+            .filter(|(_, object)| is_in(object, slot, token))
+            .map(|(handle, object)| (*handle, object.clone()))
+            .collect())
     }
 
     /// An object by its handle, if it is in the token of this session.
@@ -172,45 +272,234 @@ impl Module {
         &mut self,
         session: CK_SESSION_HANDLE,
         handle: CK_OBJECT_HANDLE,
-    ) -> Answer<&Metadata> {
+    ) -> Answer<Object> {
         let slot = self.session(session)?.slot();
         let token = &self.token(slot)?.name;
         self.objects
-            .get(handle)
-            .filter(|object| object.token == *token)
+            .known
+            .get(&handle)
+            .filter(|object| is_in(object, slot, token))
+            .cloned()
+            .ok_or(Fault::Code(CKR_OBJECT_HANDLE_INVALID))
+    }
+
+    /// The same for a key.
+    pub(crate) fn key(
+        &mut self,
+        session: CK_SESSION_HANDLE,
+        handle: CK_OBJECT_HANDLE,
+    ) -> Answer<Object> {
+        self.object(session, handle).map_err(|fault| match fault {
+            Fault::Code(CKR_OBJECT_HANDLE_INVALID) => Fault::Code(CKR_KEY_HANDLE_INVALID),
+            other => other,
+        })
+    }
+
+    /// Refuses mechanisms where the token of a session has none.
+    pub(crate) fn check_has_mechanisms(&mut self, session: CK_SESSION_HANDLE) -> Answer {
+        if self.token_of(session)?.is_write_protected() {
+            return Err(Fault::Code(CKR_MECHANISM_INVALID));
+        }
+        Ok(())
+    }
+
+    /// A key that is of this class, and may be used with this mechanism for what a flag of its
+    /// says.
+    pub(crate) fn key_for(
+        &mut self,
+        session: CK_SESSION_HANDLE,
+        handle: CK_OBJECT_HANDLE,
+        chosen: &Chosen,
+        class: Class,
+        usage: CK_ATTRIBUTE_TYPE,
+    ) -> Answer<Object> {
+        self.check_has_mechanisms(session)?;
+        let key = self.key(session, handle)?;
+        if key.class() != class || key.key_type() != chosen.method().key_type() {
+            return Err(Fault::Code(CKR_KEY_TYPE_INCONSISTENT));
+        }
+        if !key.has(usage) || !allows(&key, chosen.mechanism.kind) {
+            return Err(Fault::Code(CKR_KEY_FUNCTION_NOT_PERMITTED));
+        }
+        Ok(key)
+    }
+
+    /// Signs with a private key, wherever it lives.
+    pub(crate) fn sign(
+        &mut self,
+        key: &Object,
+        scheme: &SignScheme,
+        input: &[u8],
+    ) -> Answer<Vec<u8>> {
+        match key {
+            Object::Sealed(object, _) => self
+                .source()?
+                .sign(object.id, scheme, input)
+                .map_err(refused(object, CKR_DATA_LEN_RANGE)),
+            Object::Held(held) => private_key(held)?.sign(scheme, input),
+        }
+    }
+
+    /// Decrypts with a private key, wherever it lives.
+    pub(crate) fn decrypt(
+        &mut self,
+        key: &Object,
+        scheme: &DecryptScheme,
+        ciphertext: &Secret,
+    ) -> Answer<Secret> {
+        match key {
+            Object::Sealed(object, _) => self
+                .source()?
+                .decrypt(object.id, scheme, ciphertext.expose())
+                .map_err(refused(object, CKR_ENCRYPTED_DATA_INVALID)),
+            Object::Held(held) => private_key(held)?.decrypt(scheme, ciphertext.expose()),
+        }
+    }
+
+    /// What a private key and another party's point come to, wherever the key lives.
+    pub(crate) fn derive(&mut self, key: &Object, point: &[u8]) -> Answer<Secret> {
+        match key {
+            Object::Sealed(object, _) => self
+                .source()?
+                .derive(object.id, point)
+                .map_err(refused(object, CKR_MECHANISM_PARAM_INVALID)),
+            Object::Held(held) => private_key(held)?.derive(point),
+        }
+    }
+
+    /// Keeps a session object.
+    pub(crate) fn hold(
+        &mut self,
+        session: CK_SESSION_HANDLE,
+        class: Class,
+        given: Given,
+        content: Content,
+    ) -> Answer<CK_OBJECT_HANDLE> {
+        let slot = self.session(session)?.slot();
+        let number = self.objects.last + 1;
+        Ok(self.objects.add(Object::Held(Held {
+            session,
+            slot,
+            number,
+            class,
+            given,
+            content: Arc::new(content),
+        })))
+    }
+
+    /// Puts a session object in the place of what it was.
+    pub(crate) fn replace(&mut self, handle: CK_OBJECT_HANDLE, held: Held) {
+        self.objects.known.insert(handle, Object::Held(held));
+    }
+
+    /// Forgets a session object.
+    pub(crate) fn forget(&mut self, handle: CK_OBJECT_HANDLE) {
+        self.objects.known.remove(&handle);
+    }
+
+    /// The handle of an object that is in the vault now.
+    pub(crate) fn handle_of(&mut self, id: ObjectId, face: Face) -> Answer<CK_OBJECT_HANDLE> {
+        self.refresh_objects()?;
+        self.objects
+            .handles
+            .get(&(id, face))
+            .copied()
             .ok_or(Fault::Code(CKR_OBJECT_HANDLE_INVALID))
     }
 }
 
-/// The objects that were ever listed. A handle is an object's for as long as the module runs.
+/// The module's thread: takes out of the TPM what was not used for long enough, and says when to
+/// look again.
+fn look() -> Option<Duration> {
+    let mut module = Process::current().lock();
+    let module = module.as_mut()?;
+    let rest = module.source.as_mut().and_then(|source| {
+        let rest = IDLE.saturating_sub(source.holds_since()?.elapsed());
+        if rest.is_zero() {
+            source.let_go();
+        }
+        (!rest.is_zero()).then_some(rest)
+    });
+    module.watching = rest.is_some();
+    rest
+}
+
+fn is_in(object: &Object, slot: CK_SLOT_ID, token: &TokenName) -> bool {
+    match object {
+        Object::Sealed(object, _) => object.token == *token,
+        Object::Held(held) => held.slot == slot,
+    }
+}
+
+/// Whether CKA_ALLOWED_MECHANISMS has a mechanism, or is empty.
+fn allows(key: &Object, kind: CK_MECHANISM_TYPE) -> bool {
+    match key.attribute(CKA_ALLOWED_MECHANISMS) {
+        Some(Attribute::Known(list)) if !list.is_empty() => list
+            .chunks(size_of::<CK_MECHANISM_TYPE>())
+            .any(|it| it == kind.to_ne_bytes()),
+        _ => true,
+    }
+}
+
+/// What the library refuses as input is the caller's input; a key that is gone had a handle.
+fn refused(
+    object: &Metadata,
+    code: cryptoki_sys::CK_RV,
+) -> impl FnOnce(strongroom::Error) -> Fault {
+    let subject = describe(object);
+    move |error| match error.kind() {
+        ErrorKind::Input => {
+            log::info!("{subject}: {error}");
+            Fault::Code(code)
+        }
+        _ => Fault::about(subject)(error),
+    }
+}
+
+fn private_key(held: &Held) -> Answer<PrivateKey> {
+    match (&held.content.private, &held.content.public) {
+        (Some(pkcs8), Some(public)) => PrivateKey::from_pkcs8(pkcs8, public.algorithm()),
+        _ => Err(Fault::Code(CKR_KEY_TYPE_INCONSISTENT)),
+    }
+}
+
+/// The objects that there are. A handle is an object's for as long as the module runs.
 #[derive(Default)]
 struct Objects {
-    /// `None` for what has left the vault. The handle is the index plus one.
-    known: Vec<Option<Metadata>>,
-    handles: BTreeMap<ObjectId, usize>,
+    known: BTreeMap<CK_OBJECT_HANDLE, Object>,
+    /// Of all objects of the vault that were ever listed.
+    handles: BTreeMap<(ObjectId, Face), CK_OBJECT_HANDLE>,
+    last: CK_OBJECT_HANDLE,
 }
 
 impl Objects {
+    fn add(&mut self, object: Object) -> CK_OBJECT_HANDLE {
+        self.last += 1;
+        self.known.insert(self.last, object);
+        self.last
+    }
+
     fn refresh(&mut self, listed: Vec<Metadata>) {
-        self.known.fill(None);
+        self.known
+            .retain(|_, object| matches!(object, Object::Held(_)));
         for object in listed {
-            let index = *self.handles.entry(object.id).or_insert_with(|| {
-                self.known.push(None);
-                self.known.len() - 1
-            });
-            self.known[index] = Some(object);
+            let object = Arc::new(object);
+            for face in Face::all_of(&object) {
+                let handle = *self.handles.entry((object.id, *face)).or_insert_with(|| {
+                    self.last += 1;
+                    self.last
+                });
+                self.known
+                    .insert(handle, Object::Sealed(Arc::clone(&object), *face));
+            }
         }
     }
 
-    fn iter(&self) -> impl Iterator<Item = (CK_OBJECT_HANDLE, &Metadata)> {
-        (1..)
-            .zip(&self.known)
-            .filter_map(|(handle, object)| Some((ulong(handle), object.as_ref()?)))
-    }
-
-    fn get(&self, handle: CK_OBJECT_HANDLE) -> Option<&Metadata> {
-        let index = usize::try_from(handle).ok()?.checked_sub(1)?;
-        self.known.get(index)?.as_ref()
+    fn retain_held(&mut self, keep: impl Fn(&Held) -> bool) {
+        self.known.retain(|_, object| match object {
+            Object::Sealed(..) => true,
+            Object::Held(held) => keep(held),
+        });
     }
 }
 
@@ -220,9 +509,17 @@ struct Process {
     module: Mutex<Option<Module>>,
 }
 
+static CURRENT: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
+
 impl Process {
+    /// This process, if it has used the module.
+    fn known() -> Option<&'static Self> {
+        // SAFETY: the pointer is null or was made of a box, in `current`, that is never freed.
+        let process = unsafe { CURRENT.load(Ordering::Acquire).as_ref() }?;
+        (process.pid == std::process::id()).then_some(process)
+    }
+
     fn current() -> &'static Self {
-        static CURRENT: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
         let pid = std::process::id();
         let mut found = CURRENT.load(Ordering::Acquire);
         loop {
@@ -231,7 +528,7 @@ impl Process {
                 Some(process) if process.pid == pid => return process,
                 _ => {
                     // What the parent had stays allocated in the child, once per fork: to free
-                    // it would take the parent's lock. It holds no secret.
+                    // it would take the parent's lock, and flush what the parent has in the TPM.
                     let new = Box::into_raw(Box::new(Self {
                         pid,
                         module: Mutex::new(None),
@@ -254,5 +551,14 @@ impl Process {
     /// insertion or removal. So its poison is no reason to refuse all later calls.
     fn lock(&self) -> MutexGuard<'_, Option<Module>> {
         self.module.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, if nobody holds it.
+    fn try_lock(&self) -> Option<MutexGuard<'_, Option<Module>>> {
+        match self.module.try_lock() {
+            Ok(module) => Some(module),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }

@@ -3,20 +3,26 @@
 //!
 //! PKCS#11 gives a process one module, so the tests take turns: see [`Host`].
 
-use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::path::PathBuf;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use cryptoki_sys::*;
-use strongroom::object::{KEYFORMAT, Kind, Metadata, OBJECT_FORMAT, ObjectId, TokenName};
+use strongroom::key::{DecryptScheme, KeyAlgorithm, LOCAL, PUBLIC_KEY, PublicKey, SignScheme};
+use strongroom::object::{
+    KEYFORMAT, Kind, Metadata, NewObject, OBJECT_FORMAT, ObjectId, TokenName,
+};
 use strongroom::vault::Listing;
 use strongroom::{Damaged, Error, Result, Secret};
 
 use crate::fault::VAULT_UNUSABLE;
 use crate::interface::{C_GetFunctionList, C_GetInterface, C_GetInterfaceList};
+use crate::private_key::PrivateKey;
 use crate::source::Source;
 use crate::state;
 
@@ -33,6 +39,9 @@ macro_rules! call {
         unsafe { function($($argument),*) }
     }};
 }
+
+mod keys;
+
 #[test]
 fn nothing_works_before_initialize_or_after_finalize() {
     let host = Host::without_module();
@@ -178,7 +187,7 @@ fn every_function_of_every_list_is_there() {
         assert_eq!(size_of::<CK_FUNCTION_LIST>(), 69 * size_of::<usize>());
     }
     assert_eq!(
-        call!(host.C_SeedRandom(1, null(), 0)),
+        call!(host.C_CopyObject(1, 1, null(), 0, null())),
         CKR_FUNCTION_NOT_SUPPORTED
     );
     assert_eq!(call!(host.C_CancelFunction(1)), CKR_FUNCTION_NOT_PARALLEL);
@@ -256,12 +265,15 @@ fn null_pointers_are_refused_everywhere() {
 }
 
 #[test]
-fn tokens_are_write_protected_and_nobody_logs_in() {
+fn what_is_not_for_keys_is_write_protected_and_nobody_logs_in() {
     let host = Host::with(Fake::default());
     let mut info = CK_TOKEN_INFO::default();
     assert_eq!(call!(host.C_GetTokenInfo(1, &raw mut info)), CKR_OK);
     assert_eq!(&info.label, b"credentials                     ");
-    assert_eq!(info.flags, CKF_TOKEN_INITIALIZED | CKF_WRITE_PROTECTED);
+    assert_eq!(
+        info.flags,
+        CKF_RNG | CKF_TOKEN_INITIALIZED | CKF_WRITE_PROTECTED
+    );
     let mut other = CK_TOKEN_INFO::default();
     assert_eq!(call!(host.C_GetTokenInfo(0, &raw mut other)), CKR_OK);
     assert_ne!(info.serialNumber, other.serialNumber);
@@ -501,7 +513,9 @@ fn a_child_of_a_fork_starts_anew_even_while_its_parent_is_busy() {
         fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
         fn _exit(code: i32) -> !;
     }
-    let host = Host::with(Fake::default());
+    let fake = Fake::default();
+    let let_go = Arc::clone(&fake.let_go);
+    let host = Host::with(fake);
     // The lock of the parent's module is held at the fork.
     let status = state::with_module(|_| {
         // SAFETY: the child calls only the module and `_exit`; pointers are to our variables.
@@ -510,9 +524,12 @@ fn a_child_of_a_fork_starts_anew_even_while_its_parent_is_busy() {
             if child == 0 {
                 let mut info = CK_INFO::default();
                 let right = call!(host.C_GetInfo(&raw mut info)) == CKR_CRYPTOKI_NOT_INITIALIZED
+                    && let_go.load(Ordering::Relaxed) == 0
                     && state::initialize(Box::new(|| Ok(Box::new(Fake::default())))).is_ok()
                     && call!(host.C_GetInfo(&raw mut info)) == CKR_OK
-                    && call!(host.C_Finalize(null())) == CKR_OK;
+                    && call!(host.C_Finalize(null())) == CKR_OK
+                    // The parent's is forgotten, not flushed.
+                    && let_go.load(Ordering::Relaxed) == 0;
                 _exit(i32::from(!right));
             }
             let mut status = -1;
@@ -635,55 +652,103 @@ fn null<T>() -> *mut T {
     ptr::null_mut()
 }
 
-/// A vault that is made up: a credential, two dataset keys, a private key, and a damaged file.
+/// A vault that is made up: a credential, two dataset keys, a private key of unknown make, and a
+/// damaged file.
 struct Fake {
     objects: Vec<(Metadata, Vec<u8>)>,
     /// An object that does not unseal.
     broken: Option<ObjectId>,
     unsealed: Arc<AtomicUsize>,
+    /// When a private key was last used, if it is still held.
+    used: Option<Instant>,
+    decrypted: Arc<AtomicUsize>,
+    let_go: Arc<AtomicUsize>,
 }
 
 impl Fake {
     fn ids(&self) -> [ObjectId; 4] {
         std::array::from_fn(|index| self.objects[index].0.id)
     }
+
+    fn find(&self, id: ObjectId) -> Result<&(Metadata, Vec<u8>)> {
+        let found = self.objects.iter().find(|(object, _)| object.id == id);
+        found.ok_or_else(|| Error::NoSuchObject(id.to_string()))
+    }
+
+    fn add(&mut self, object: NewObject, payload: &[u8]) -> ObjectId {
+        let metadata = Metadata {
+            format: OBJECT_FORMAT,
+            id: ObjectId::random(),
+            token: object.token,
+            kind: object.kind,
+            label: object.label,
+            attributes: object.attributes,
+            pool_guid: None,
+            dataset_guid: None,
+            generation: 1,
+        };
+        let id = metadata.id;
+        self.objects.push((metadata, payload.to_vec()));
+        id
+    }
+
+    fn add_key(&mut self, mut object: NewObject, key: &PrivateKey, local: bool) -> ObjectId {
+        let public = key.public().expect("a key has a public key");
+        for (name, value) in [
+            (PUBLIC_KEY, STANDARD.encode(public.spki())),
+            (LOCAL, local.to_string()),
+        ] {
+            object.attributes.insert(name.to_owned(), value);
+        }
+        let pkcs8 = key.to_pkcs8().expect("a key can be written");
+        self.add(object, pkcs8.expose())
+    }
+
+    fn key(&mut self, id: ObjectId) -> Result<PrivateKey> {
+        self.used = Some(Instant::now());
+        let (object, payload) = self.find(id)?;
+        let algorithm = PublicKey::of(object)?.algorithm();
+        Ok(PrivateKey::from_pkcs8(&Secret::copy_of(payload), algorithm).expect("a key"))
+    }
 }
 
 impl Default for Fake {
     fn default() -> Self {
-        let object = |token, kind, label: &str, keyformat: Option<&str>, payload: &[u8]| {
-            let attributes = keyformat.map(|it| (KEYFORMAT.to_owned(), it.to_owned()));
-            let metadata = Metadata {
-                format: OBJECT_FORMAT,
-                id: ObjectId::random(),
-                token,
-                kind,
-                label: label.parse().expect("a label"),
-                attributes: BTreeMap::from_iter(attributes),
-                pool_guid: None,
-                dataset_guid: None,
-                generation: 1,
-            };
-            (metadata, payload.to_vec())
-        };
         let (datasets, credentials) = (TokenName::datasets(), TokenName::credentials());
-        let (key, hex, phrase) = (Kind::DatasetKey, Some("hex"), Some("passphrase"));
-        Self {
-            objects: vec![
-                object(
-                    credentials.clone(),
-                    Kind::Credential,
-                    "backup",
-                    None,
-                    PASSWORD,
-                ),
-                object(datasets.clone(), key, "tank/secret", hex, HEX_KEY),
-                object(datasets, key, "tank/phrase", phrase, b"open, now!"),
-                object(credentials, Kind::PrivateKey, "host", None, b""),
-            ],
+        let mut fake = Self {
+            objects: Vec::new(),
             broken: None,
             unsealed: Arc::default(),
+            used: None,
+            decrypted: Arc::default(),
+            let_go: Arc::default(),
+        };
+        for (token, kind, label, keyformat, payload) in [
+            (&credentials, Kind::Credential, "backup", None, PASSWORD),
+            (
+                &datasets,
+                Kind::DatasetKey,
+                "tank/secret",
+                Some("hex"),
+                HEX_KEY,
+            ),
+            (
+                &datasets,
+                Kind::DatasetKey,
+                "tank/phrase",
+                Some("passphrase"),
+                b"open, now!",
+            ),
+            (&credentials, Kind::PrivateKey, "host", None, b""),
+        ] {
+            let label = label.parse().expect("a label");
+            let mut object = NewObject::new(token.clone(), label, kind);
+            if let Some(keyformat) = keyformat {
+                object = object.with_attribute(KEYFORMAT, keyformat);
+            }
+            fake.add(object, payload);
         }
+        fake
     }
 }
 
@@ -715,22 +780,107 @@ impl Source for Fake {
     }
 
     fn payload_len(&self, id: ObjectId) -> Result<Option<usize>> {
-        let found = self.objects.iter().find(|(object, _)| object.id == id);
-        Ok(found.map(|(_, payload)| payload.len()))
+        Ok(self.find(id).ok().map(|(_, payload)| payload.len()))
     }
 
-    fn unseal(&self, id: ObjectId) -> Result<Secret> {
+    fn unseal(&mut self, id: ObjectId) -> Result<Secret> {
         self.unsealed.fetch_add(1, Ordering::Relaxed);
-        let found = self.objects.iter().find(|(object, _)| object.id == id);
-        match found {
-            Some((object, payload)) if self.broken != Some(object.id) => {
-                Ok(Secret::copy_of(payload))
-            }
-            Some(_) => Err(Error::ObjectDamaged {
+        if self.broken == Some(id) {
+            return Err(Error::ObjectDamaged {
                 file: PathBuf::from("x"),
                 reason: "as this test wants".to_owned(),
-            }),
-            None => Err(Error::NoSuchObject(id.to_string())),
+            });
         }
+        self.find(id).map(|(_, payload)| Secret::copy_of(payload))
+    }
+
+    fn seal(&mut self, object: NewObject, payload: &Secret) -> Result<ObjectId> {
+        Ok(self.add(object, payload.expose()))
+    }
+
+    fn store(&mut self, object: NewObject) -> Result<ObjectId> {
+        Ok(self.add(object, b""))
+    }
+
+    fn generate_key(&mut self, object: NewObject, algorithm: KeyAlgorithm) -> Result<ObjectId> {
+        // An RSA key takes long to find without optimisation.
+        let key = match algorithm {
+            KeyAlgorithm::Rsa(_) => PrivateKey::from_pkcs8(&Secret::copy_of(keys::RSA), algorithm),
+            KeyAlgorithm::Ec(_) => PrivateKey::generate(algorithm),
+        };
+        Ok(self.add_key(object, &key.expect("a key"), true))
+    }
+
+    fn import_key(&mut self, object: NewObject, pkcs8: &Secret) -> Result<ObjectId> {
+        let key = [
+            KeyAlgorithm::Rsa(2048),
+            KeyAlgorithm::Ec(strongroom::key::Curve::P256),
+            KeyAlgorithm::Ec(strongroom::key::Curve::P384),
+        ]
+        .into_iter()
+        .find_map(|algorithm| PrivateKey::from_pkcs8(pkcs8, algorithm).ok())
+        .ok_or_else(|| Error::input("private key", "it is none"))?;
+        Ok(self.add_key(object, &key, false))
+    }
+
+    fn update(&mut self, id: ObjectId, change: &dyn Fn(&mut NewObject)) -> Result<()> {
+        let index = self.objects.iter().position(|(object, _)| object.id == id);
+        let (metadata, _) = &mut self.objects[index.expect("it is there")];
+        let mut object = NewObject::new(
+            metadata.token.clone(),
+            metadata.label.clone(),
+            metadata.kind,
+        );
+        object.attributes = metadata.attributes.clone();
+        change(&mut object);
+        metadata.label = object.label;
+        metadata.attributes = object.attributes;
+        Ok(())
+    }
+
+    fn remove(&mut self, id: ObjectId) -> Result<()> {
+        self.find(id)?;
+        self.objects.retain(|(object, _)| object.id != id);
+        Ok(())
+    }
+
+    fn sign(&mut self, id: ObjectId, scheme: &SignScheme, input: &[u8]) -> Result<Vec<u8>> {
+        let key = self.key(id)?;
+        key.sign(scheme, input)
+            .map_err(|_| Error::input("data", "as this test wants"))
+    }
+
+    fn decrypt(
+        &mut self,
+        id: ObjectId,
+        scheme: &DecryptScheme,
+        ciphertext: &[u8],
+    ) -> Result<Secret> {
+        self.decrypted.fetch_add(1, Ordering::Relaxed);
+        let key = self.key(id)?;
+        key.decrypt(scheme, ciphertext)
+            .map_err(|_| Error::input("ciphertext", "as this test wants"))
+    }
+
+    fn derive(&mut self, id: ObjectId, point: &[u8]) -> Result<Secret> {
+        let key = self.key(id)?;
+        key.derive(point)
+            .map_err(|_| Error::input("point", "as this test wants"))
+    }
+
+    fn holds_since(&self) -> Option<Instant> {
+        self.used
+    }
+
+    fn let_go(&mut self) {
+        if self.used.take().is_some() {
+            self.let_go.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }

@@ -137,7 +137,7 @@ impl Backup {
         let mut ids = BTreeSet::new();
         for object in &self.objects {
             let metadata = &object.metadata;
-            metadata.check()?;
+            object.check()?;
             if !self.manifest.tokens.contains_key(&metadata.token) {
                 return Err(format!(
                     "object {} is of token {}, which the vault lacks",

@@ -125,6 +125,7 @@ impl Dek {
             nonce: Base64(nonce.to_vec()),
             ciphertext: Base64([buffer.expose(), tag.as_slice()].concat()),
             commitment: Base64(keys.commitment().to_vec()),
+            encrypted_as: None,
         }
     }
 

@@ -180,6 +180,19 @@ pub enum Error {
         reason: String,
     },
 
+    /// A key that was made in a TPM, and is nowhere else, in a vault that has come to another one.
+    #[error(
+        "key {label:?} ({file}) was generated in another TPM than this one, or in this one before it \
+         was cleared, and existed there alone: it is lost. Generate a new key in its place, make the \
+         new public key known where the old one was, and remove the old object"
+    )]
+    KeyLost {
+        /// The key's label.
+        label: String,
+        /// The object's file.
+        file: PathBuf,
+    },
+
     /// No object answers to the selection.
     #[error("no object {0} in the vault; `strongroom list` shows what there is")]
     NoSuchObject(String),
@@ -277,6 +290,7 @@ impl Error {
             | Self::OtherVault { .. }
             | Self::VaultNewer { .. }
             | Self::ObjectDamaged { .. }
+            | Self::KeyLost { .. }
             | Self::Io { .. } => ErrorKind::Vault,
             Self::NoSuchObject(_) | Self::AmbiguousObject { .. } | Self::NoSuchToken(_) => {
                 ErrorKind::NoObject

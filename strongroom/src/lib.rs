@@ -9,6 +9,7 @@ pub mod dataset_key;
 mod encoding;
 mod envelope;
 pub mod error;
+pub mod key;
 pub mod logging;
 mod manifest;
 pub mod object;

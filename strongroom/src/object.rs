@@ -272,6 +272,18 @@ impl NewObject {
         }
     }
 
+    /// What was said of an object that is there.
+    pub(crate) fn of(object: &Metadata) -> Self {
+        Self {
+            token: object.token.clone(),
+            label: object.label.clone(),
+            kind: object.kind,
+            attributes: object.attributes.clone(),
+            pool_guid: object.pool_guid,
+            dataset_guid: object.dataset_guid,
+        }
+    }
+
     /// The same with one more attribute.
     #[must_use]
     pub fn with_attribute(mut self, key: &str, value: impl Into<String>) -> Self {
@@ -374,6 +386,31 @@ pub(crate) struct ObjectFile {
     pub(crate) mac: Base64,
 }
 
+impl ObjectFile {
+    /// What the types do not say.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.metadata.check()?;
+        let payload = self.payload.as_ref();
+        let Some(before) = payload.and_then(|payload| payload.encrypted_as.as_deref()) else {
+            return Ok(());
+        };
+        before.check()?;
+        let same = |metadata: &Metadata| {
+            (
+                metadata.format,
+                metadata.id,
+                metadata.token.clone(),
+                metadata.kind,
+            )
+        };
+        if same(before) == same(&self.metadata) {
+            Ok(())
+        } else {
+            Err("its payload was encrypted as another object's".to_owned())
+        }
+    }
+}
+
 /// The payload, encrypted with AES-256-GCM under the payload key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -384,9 +421,13 @@ pub(crate) struct Payload {
     pub(crate) ciphertext: Base64,
     /// 32 bytes derived beside the payload key: no other key gives the same ones.
     pub(crate) commitment: Base64,
+    /// The metadata that the payload was encrypted under, where the object's own was changed since
+    /// by a box that cannot open the payload: that of an imported key in the TPM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) encrypted_as: Option<Box<Metadata>>,
 }
 
-/// A way to the DEK.
+/// A way to the DEK, or the object itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     deny_unknown_fields,
@@ -400,9 +441,21 @@ pub(crate) enum Slot {
         /// The key file.
         key_file: Base64,
     },
+    /// A private key in the TPM, as a TSS2 key file. It gives no DEK: it is the object itself.
+    TpmKey {
+        /// The key file.
+        key_file: Base64,
+    },
     /// The DEK, encrypted to the recovery recipient (age).
     Recovery {
         /// The age file.
         age: Base64,
     },
+}
+
+impl Slot {
+    /// Whether one TPM alone opens it.
+    pub(crate) fn is_of_a_tpm(&self) -> bool {
+        matches!(self, Self::Tpm { .. } | Self::TpmKey { .. })
+    }
 }

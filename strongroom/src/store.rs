@@ -142,34 +142,30 @@ impl Store {
         write(&file, &to_json(object))
     }
 
+    /// Writes an object's file beside its place, for [`Staged::commit`] to put there.
+    pub(crate) fn stage_object(&self, object: &ObjectFile) -> Result<Staged> {
+        let file = self.object_file(&object.metadata.token, object.metadata.id);
+        Staged::write(&file, &to_json(object))
+    }
+
     /// Reads an object's file back from disk. Its MAC is not checked here, but its shape and that
     /// it is where it says that it belongs.
     pub(crate) fn read_object(&self, token: &TokenName, id: ObjectId) -> Result<ObjectFile> {
         let file = self.object_file(token, id);
-        let damaged = |reason: String| Error::ObjectDamaged {
-            file: file.clone(),
-            reason,
-        };
-        let bytes = match read(&file) {
+        let object = match read(&file) {
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::NoSuchObject(id.to_string()));
             }
-            // One file that the disk does not give, or that is none, is one object's misfortune.
-            Err(Error::Io { source, .. }) => return Err(damaged(source.to_string())),
-            Err(Error::VaultDamaged { reason, .. }) => return Err(damaged(reason)),
-            other => other?,
+            read => parse_object(read, &file)?,
         };
-        let object: ObjectFile =
-            match parse_json_at(&bytes, &file, &[("/metadata/format", OBJECT_FORMAT)]) {
-                Err(Error::VaultDamaged { reason, .. }) => return Err(damaged(reason)),
-                other => other?,
-            };
-        object.metadata.check().map_err(damaged)?;
         if object.metadata.id != id || object.metadata.token != *token {
-            return Err(damaged(format!(
-                "it holds object {} of token {}: two files were exchanged",
-                object.metadata.id, object.metadata.token
-            )));
+            return Err(Error::ObjectDamaged {
+                file,
+                reason: format!(
+                    "it holds object {} of token {}: two files were exchanged",
+                    object.metadata.id, object.metadata.token
+                ),
+            });
         }
         Ok(object)
     }
@@ -217,6 +213,28 @@ impl Store {
         damaged.sort_by(|a, b| a.file.cmp(&b.file));
         Ok((objects, damaged))
     }
+}
+
+/// An object from what was read of its file. Whatever is wrong with one file is one object's
+/// misfortune.
+fn parse_object(read: Result<Vec<u8>>, file: &Path) -> Result<ObjectFile> {
+    let damaged = |reason: String| Error::ObjectDamaged {
+        file: file.to_owned(),
+        reason,
+    };
+    let bytes = match read {
+        // One file that the disk does not give, or that is none.
+        Err(Error::Io { source, .. }) => return Err(damaged(source.to_string())),
+        Err(Error::VaultDamaged { reason, .. }) => return Err(damaged(reason)),
+        other => other?,
+    };
+    let object: ObjectFile =
+        match parse_json_at(&bytes, file, &[("/metadata/format", OBJECT_FORMAT)]) {
+            Err(Error::VaultDamaged { reason, .. }) => return Err(damaged(reason)),
+            other => other?,
+        };
+    object.check().map_err(damaged)?;
+    Ok(object)
 }
 
 /// JSON for people and programs: indented, with a newline at its end.
@@ -347,30 +365,61 @@ fn remove_temporary_files(dir: &Path) {
 
 /// Writes a file so that it is there wholly or not at all, and stays after a power cut.
 pub(crate) fn write(file: &Path, bytes: &[u8]) -> Result<()> {
-    let dir = file.parent().unwrap_or(Path::new("."));
-    let dir = if dir.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        dir
-    };
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = dir.join(format!(".{name}.{}", ObjectId::random()));
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)
-        .and_then(|mut open| {
-            open.write_all(bytes)?;
-            open.sync_all()
-        })
-        .and_then(|()| fs::rename(&temporary, file));
-    if let Err(source) = written {
-        // It may not be there; there is nothing more to do about it if it is.
-        let _ = fs::remove_file(&temporary);
-        return Err(Error::io("write", file)(source));
+    Staged::write(file, bytes)?.commit()
+}
+
+/// A file that was written beside its place, and does not count yet. It goes unless it is committed.
+pub(crate) struct Staged {
+    file: PathBuf,
+    temporary: PathBuf,
+}
+
+impl Staged {
+    fn write(file: &Path, bytes: &[u8]) -> Result<Self> {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = folder(file).join(format!(".{name}.{}", ObjectId::random()));
+        let staged = Self {
+            file: file.to_owned(),
+            temporary,
+        };
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&staged.temporary)
+            .and_then(|mut open| {
+                open.write_all(bytes)?;
+                open.sync_all()
+            })
+            .map_err(Error::io("write", file))?;
+        Ok(staged)
     }
-    sync_dir(dir)
+
+    /// Reads an object back from disk.
+    pub(crate) fn read(&self) -> Result<ObjectFile> {
+        parse_object(read(&self.temporary), &self.file)
+    }
+
+    /// Puts the file in its place, where it stays after a power cut.
+    pub(crate) fn commit(self) -> Result<()> {
+        fs::rename(&self.temporary, &self.file).map_err(Error::io("write", &self.file))?;
+        sync_dir(folder(&self.file))
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // It is in its place, or not wanted; there is nothing more to do if it cannot be removed.
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// The folder of a file, which may be the one that we are in.
+fn folder(file: &Path) -> &Path {
+    match file.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
 }
 
 /// Removes a file for good.

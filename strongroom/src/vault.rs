@@ -3,10 +3,13 @@
 //! A [`Vault`] is a folder; opening it touches no TPM, and what it lists is not secret. To seal or
 //! unseal it is unlocked, which takes an allowed boot and authenticates the manifest first; an
 //! [`Unlocked`] vault is the only thing that seals or unseals with the TPM. [`ByRecovery`] is the
-//! other way in, with the recovery kit and in any boot.
+//! other way in, with the recovery kit and in any boot. What an unlocked vault does with private
+//! keys is in `vault/keys.rs`.
 
 mod backing_up;
+mod changing;
 mod finding;
+mod keys;
 mod making;
 mod opening;
 mod rebinding;
@@ -31,6 +34,7 @@ use crate::tpm::storage::StorageKey;
 use crate::tpm::{Tcti, Tpm};
 
 use self::recovering::dek_by_recovery;
+use self::sealing::Content;
 
 /// A vault's folder and manifest.
 #[derive(Clone)]
@@ -119,6 +123,9 @@ pub struct Recovered {
     pub moved: bool,
     /// Objects that do not open: their files, and why.
     pub damaged: Vec<Damaged>,
+    /// Keys that were made in the TPM that the vault comes from, and are lost with it. Nothing is
+    /// wrong with their files, and no backup brings them back.
+    pub lost: Vec<Metadata>,
 }
 
 /// What a backup came to.
@@ -370,13 +377,35 @@ impl Unlocked {
     /// Load, Unseal, FlushContext.
     ///
     /// # Errors
-    /// [`Error::NoSuchObject`], [`Error::ObjectDamaged`], [`Error::PolicyRefused`].
+    /// [`Error::NoSuchObject`], [`Error::ObjectDamaged`], [`Error::PolicyRefused`];
+    /// [`Error::Input`] for a certificate, and for a private key in the TPM.
     pub fn unseal(&mut self, id: ObjectId) -> Result<Secret> {
         let object = self
             .vault
             .read(id, |object| self.vault.authenticate(&self.key, object))?;
+        Content::of(&object).check_secret(&object.metadata)?;
         let dek = self.dek(&object)?;
         self.vault.open_payload(&self.key, &object, &dek)
+    }
+
+    /// Writes an object without a secret, a certificate or other public data, under its MAC.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchToken`]; [`Error::Input`] for a kind that is a secret.
+    pub fn store(&mut self, object: NewObject) -> Result<ObjectId> {
+        self.store_new(object)
+    }
+
+    /// Changes an object's label, attributes and GUIDs. It stays the same object, and its payload
+    /// is encrypted anew, under a new DEK; what one writes and reads back and unseals is put in the
+    /// old file's place at the very end. (The copy of an imported key, which the recovery kit alone
+    /// opens, stays as it is.)
+    ///
+    /// # Errors
+    /// [`Error::NoSuchObject`], [`Error::ObjectDamaged`], [`Error::PolicyRefused`];
+    /// [`Error::Input`] for a change of token, of kind, or of what a key is.
+    pub fn update(&mut self, id: ObjectId, change: impl FnOnce(&mut NewObject)) -> Result<()> {
+        self.change(id, change)
     }
 
     /// Removes an object for good. The caller knows that nobody needs it.
@@ -412,11 +441,15 @@ impl ByRecovery {
     /// Opens an object by its recovery slot.
     ///
     /// # Errors
-    /// [`Error::NoSuchObject`], [`Error::ObjectDamaged`].
+    /// [`Error::NoSuchObject`], [`Error::ObjectDamaged`]; [`Error::Input`] for a certificate, and
+    /// for a private key that was made in a TPM.
     pub fn unseal(&self, id: ObjectId) -> Result<Secret> {
         let object = self
             .vault
             .read(id, |object| self.vault.authenticate(&self.key, object))?;
+        if object.payload.is_none() {
+            Content::of(&object).check_secret(&object.metadata)?;
+        }
         let dek = dek_by_recovery(&self.vault, &object, &self.identity)?;
         self.vault.open_payload(&self.key, &object, &dek)
     }

@@ -6,7 +6,7 @@ Strongroom. Needs Debian's python3-cryptography and age.
 
     strongroom_reader.py --recovery KIT PATH list          the objects, as JSON
     strongroom_reader.py --recovery KIT PATH show --id ID  one object's payload
-    strongroom_reader.py --recovery KIT PATH digests       opens every object: SHA-256 by id
+    strongroom_reader.py --recovery KIT PATH digests       SHA-256 of every payload, by id
     strongroom_reader.py --recovery KIT PATH trace --id ID every step to one payload
     strongroom_reader.py --recovery KIT PATH policy        every step of the TPM's policies
 
@@ -28,15 +28,20 @@ import unicodedata
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.asymmetric import ec, rsa, utils
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 FORMAT = 1
 MAX_FILE = 2 << 20
 MAX_BACKUP = 4 << 30
 MAX_KIT = 64 << 10
 MAX_INTEGER = (1 << 53) - 1
+# The member of a slot beside its type.
+SLOTS = {"tpm": "key-file", "tpm-key": "key-file", "recovery": "age"}
+# The attributes that say what a private key is.
+KEY_ATTRIBUTES = ("public-key", "algorithm", "residence", "local")
 KINDS = ("dataset-key", "credential", "secret-key", "private-key", "certificate")
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 TOKEN = re.compile(r"[a-z0-9-]{1,32}")
@@ -50,6 +55,10 @@ class Refused(Exception):
 
 class NoSuchObject(Exception):
     """No object of the vault has this id."""
+
+
+class NothingToOpen(Refused):
+    """The object is whole, and has no secret that the kit could give."""
 
 
 # --- Encodings -----------------------------------------------------------------------------------
@@ -287,8 +296,43 @@ def check_object(found, where):
         raise Refused(f"{where} is damaged: it is not an object")
     check_format(found.get("metadata"), where)
     members(found, where, ["metadata", "slots", "mac"], ["payload"])
-    metadata = members(
-        found["metadata"],
+    check_metadata(found["metadata"], where)
+    if "payload" in found:
+        check_payload(found["payload"], found["metadata"], where)
+    if not isinstance(found["slots"], list):
+        raise Refused(f"{where} is damaged: slots")
+    for slot in found["slots"]:
+        kind = slot.get("type") if isinstance(slot, dict) else None
+        member = SLOTS.get(kind) if isinstance(kind, str) else None
+        if member is None:
+            raise Refused(f"{where} is damaged: a slot of unknown type")
+        members(slot, f"{where}: slot", ["type", member])
+        unbase64(slot[member], f"{where}: slot")
+    unbase64(found["mac"], f"{where}: mac", 32)
+
+
+def check_payload(payload, metadata, where):
+    members(payload, where, ["nonce", "ciphertext", "commitment"], ["encrypted-as"])
+    unbase64(payload["nonce"], f"{where}: nonce", 12)
+    if len(unbase64(payload["ciphertext"], f"{where}: ciphertext")) < 16:
+        raise Refused(f"{where} is damaged: its ciphertext has no tag")
+    unbase64(payload["commitment"], f"{where}: commitment", 32)
+    if "encrypted-as" not in payload:
+        return
+    before = payload["encrypted-as"]
+    check_metadata(before, f"{where}: encrypted-as")
+    same = [before[name] == metadata[name] for name in ("format", "id", "token", "kind")]
+    old, new = (data.get("attributes", {}) for data in (before, metadata))
+    if metadata["kind"] == "private-key":
+        same += [old.get(name) == new.get(name) for name in KEY_ATTRIBUTES]
+    if not all(same):
+        raise Refused(f"{where} is damaged: encrypted-as is another object's")
+
+
+def check_metadata(metadata, where):
+    """The members of an object's metadata, and of what its payload was encrypted as."""
+    members(
+        metadata,
         where,
         ["format", "id", "token", "kind", "label", "generation"],
         ["attributes", "pool-guid", "dataset-guid"],
@@ -313,23 +357,6 @@ def check_object(found, where):
             if int(guid) >= 1 << 64:
                 raise Refused(f"{where} is damaged: {name}")
     integer(metadata["generation"], f"{where}: generation", 1)
-    if "payload" in found:
-        payload = members(found["payload"], where, ["nonce", "ciphertext", "commitment"])
-        unbase64(payload["nonce"], f"{where}: nonce", 12)
-        if len(unbase64(payload["ciphertext"], f"{where}: ciphertext")) < 16:
-            raise Refused(f"{where} is damaged: its ciphertext has no tag")
-        unbase64(payload["commitment"], f"{where}: commitment", 32)
-    if not isinstance(found["slots"], list):
-        raise Refused(f"{where} is damaged: slots")
-    for slot in found["slots"]:
-        member = {"tpm": "key-file", "recovery": "age"}.get(
-            slot.get("type") if isinstance(slot, dict) else None
-        )
-        if member is None:
-            raise Refused(f"{where} is damaged: a slot of unknown type")
-        members(slot, f"{where}: slot", ["type", member])
-        unbase64(slot[member], f"{where}: slot")
-    unbase64(found["mac"], f"{where}: mac", 32)
 
 
 def open_dek(found, kit, where):
@@ -337,6 +364,11 @@ def open_dek(found, kit, where):
         if slot["type"] == "recovery":
             return kit.decrypt(unbase64(slot["age"], where), f"{where}: recovery slot")
     raise Refused(f"{where} has no recovery slot")
+
+
+def encrypted_as(found):
+    """The metadata that the payload's key is derived from."""
+    return found["payload"].get("encrypted-as", found["metadata"])
 
 
 def payload_keys(dek, k_vault, metadata):
@@ -420,12 +452,17 @@ class Vault:
         return self.objects[which]
 
     def open(self, which):
-        """An object's payload; nothing where it has none."""
+        """An object's payload; nothing where it has none, and yet a way to it."""
         found = self.find(which)
         if "payload" not in found:
-            return b""
+            if any(slot["type"] == "tpm-key" for slot in found["slots"]):
+                raise NothingToOpen(f"{which} does not open: its private key is in its TPM alone")
+            if not found["slots"]:
+                raise NothingToOpen(f"{which} does not open: it has no secret, only metadata")
         dek = open_dek(found, self.kit, which)
-        key, commitment = payload_keys(dek, self.k_vault, found["metadata"])
+        if "payload" not in found:
+            return b""
+        key, commitment = payload_keys(dek, self.k_vault, encrypted_as(found))
         payload = found["payload"]
         if not hmac.compare_digest(unbase64(payload["commitment"], which), commitment):
             raise Refused(f"{which} does not open: its commitment is another key's")
@@ -522,14 +559,17 @@ def key_file(text, parent_handle, where):
     parent, body = der_element(body, 0x02, where)
     public, body = der_element(body, 0x04, where)
     private, body = der_element(body, 0x04, where)
-    oids = {bytes.fromhex("6781050a0103"): b"\x00\x23", bytes.fromhex("6781050a0105"): b"\x00\x08"}
+    oids = {
+        bytes.fromhex("6781050a0103"): (b"\x00\x23", b"\x00\x01"),
+        bytes.fromhex("6781050a0105"): (b"\x00\x08",),
+    }
     fits = (
         not rest
         and not body
         and empty_auth == bytes.fromhex("0101ff")
         and parent == parent_handle.to_bytes(parent_handle.bit_length() // 8 + 1, "big")
         and all(int.from_bytes(area[:2], "big") == len(area) - 2 for area in (public, private))
-        and public[2:4] == oids.get(kind)
+        and public[2:4] in oids.get(kind, ())
     )
     if not fits:
         raise Refused(f"{where} is damaged: it is not a TSS2 key file as they are here")
@@ -544,6 +584,50 @@ def attributes_and_policy(area):
 def check_public(area, attributes, policy, where):
     if attributes_and_policy(area) != (attributes, policy):
         raise Refused(f"{where}: its public area is not as the document says")
+
+
+def tpm_integer(number):
+    """An integer without its leading zeros, as a TPM2B."""
+    data = number.to_bytes((number.bit_length() + 7) // 8, "big")
+    return len(data).to_bytes(2, "big") + data
+
+
+def without_zeros(area):
+    """The unique field of an ECC area, which a TPM may write with leading zeros."""
+    x_end = 2 + int.from_bytes(area[:2], "big")
+    y_end = x_end + 2 + int.from_bytes(area[x_end : x_end + 2], "big")
+    x, y = (int.from_bytes(half, "big") for half in (area[2:x_end], area[x_end + 2 : y_end]))
+    return tpm_integer(x) + tpm_integer(y) + area[y_end:]
+
+
+def check_private_key(area, found, where):
+    """The public area in a tpm-key slot: that of the key which the attributes tell of."""
+    attributes = found["metadata"].get("attributes", {})
+    if found["metadata"]["kind"] != "private-key" or attributes.get("residence") != "tpm":
+        raise Refused(f"{where}: a slot with a TPM's key, and it is none")
+    bits = {"true": "00060476", "false": "00060444"}.get(attributes.get("local"))
+    check_public(area, bits, b"", where)
+    if (attributes["local"] == "true") != ("payload" not in found):
+        raise Refused(f"{where}: an imported key has a copy for the kit, and no other key has")
+    key = load_der_public_key(unbase64(attributes.get("public-key"), where))
+    head, unique = area[10:20], area[20:]
+    if isinstance(key, rsa.RSAPublicKey):
+        numbers, algorithm = key.public_numbers(), f"rsa-{key.key_size}"
+        kind = "0001"
+        expected = bytes.fromhex("00100010") + key.key_size.to_bytes(2, "big") + bytes(4)
+        fits = numbers.e == 65537 and unique == tpm_integer(numbers.n)
+    else:
+        numbers = key.public_numbers()
+        algorithm, curve = {
+            "secp256r1": ("ec-p256", "0003"),
+            "secp384r1": ("ec-p384", "0004"),
+        }[key.curve.name]
+        kind, (head, unique) = "0023", (area[10:18], area[18:])
+        expected = bytes.fromhex(f"00100010{curve}0010")
+        fits = without_zeros(unique) == tpm_integer(numbers.x) + tpm_integer(numbers.y)
+    fits = fits and area[:4] == bytes.fromhex(kind + "000b") and head == expected
+    if not fits or attributes.get("algorithm") != algorithm:
+        raise Refused(f"{where}: its TPM's key is not the private key of its public key")
 
 
 def check_list(branches, where):
@@ -610,6 +694,11 @@ def check_policies(vault):
         sealed += [(f"object {which}", slot["key-file"]) for slot in slots]
     for where, text in sealed:
         check_public(key_file(text, RH_NULL, where), "00000456", b"", where)
+    for which, found in vault.objects.items():
+        for slot in found["slots"]:
+            if slot["type"] == "tpm-key":
+                where = f"object {which}"
+                check_private_key(key_file(slot["key-file"], RH_NULL, where), found, where)
     root = unbase64(manifest["root-key"]["public"], "root-key")
     template = unbase64(manifest["root-key"]["template"], "root-key")
     check_public(root, "00030472", b"", "root-key")
@@ -656,7 +745,9 @@ def check_signature(point, signature, digest):
 def trace(vault, which):
     """Every value on the way to an object's payload, in order."""
     found, k_vault = vault.find(which), vault.k_vault
-    metadata, payload = found["metadata"], found["payload"]
+    if "payload" not in found:
+        raise NothingToOpen(f"{which} has no payload")
+    metadata, payload = encrypted_as(found), found["payload"]
     dek = open_dek(found, vault.kit, which)
     metadata_digest = sha256(canonical(metadata))
     info = b"strongroom v1 payload" + metadata_digest
@@ -703,6 +794,8 @@ def run(arguments):
         for which in vault.objects:
             try:
                 digests[which] = sha256(vault.open(which))
+            except NothingToOpen:
+                pass
             except Refused as error:
                 vault.unusable.append(str(error))
         print(as_json(digests))

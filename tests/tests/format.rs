@@ -12,6 +12,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use strongroom::key::{Curve, KeyAlgorithm};
+use strongroom::object::{Kind, NewObject, ObjectId, TokenName};
+use strongroom::recovery::RecoveryKit;
+use strongroom::{Secret, Tcti, Unlocked, Vault};
 use strongroom_tests::truenas_fixture::{Fixture, Generation};
 use strongroom_tests::{Output, Run, Swtpm, TestVault};
 
@@ -75,6 +79,261 @@ fn a_stranger_reads_a_vault_that_moved_to_another_tpm() {
         assert!(read.show(&id) == large, "{}", source.display());
         read.policy();
     }
+}
+
+#[test]
+fn a_stranger_reads_keys_and_certificates() {
+    let mut vault = TestVault::new();
+    let mut unlocked = unlock(&vault);
+    let keys = Keys::make(&vault, &mut unlocked);
+    let Keys {
+        made,
+        secrets,
+        files,
+        ..
+    } = &keys;
+
+    // Their forms, which a change of the label leaves as they are.
+    let first: BTreeMap<_, _> = files
+        .iter()
+        .map(|(id, file)| (id, read_json(file)))
+        .collect();
+    let imported = |object: &Value| kinds(&slots_of(object)) == ["tpm-key", "recovery"];
+    let bad_place = first.iter().find(|(_, object)| imported(object));
+    let one_imported = (*bad_place.expect("it went into the TPM").0).clone();
+    for label in ["changed", "changed again"] {
+        for id in files.keys() {
+            let id: ObjectId = id.parse().expect("an id");
+            let change = |object: &mut NewObject| object.label = label.parse().expect("a label");
+            unlocked.update(id, change).expect("update");
+        }
+        for (id, file) in files {
+            let (before, object) = (&first[id], read_json(file));
+            assert_eq!(object["metadata"]["label"], *label);
+            if imported(before) {
+                assert_eq!(object["payload"]["encrypted-as"], before["metadata"]);
+                assert_eq!(object["slots"], before["slots"]);
+            } else {
+                assert_eq!(object["payload"]["encrypted-as"], Value::Null);
+                assert_eq!(kinds(&slots_of(&object)), kinds(&slots_of(before)));
+            }
+        }
+    }
+    drop(unlocked);
+    let residences = secrets.keys().map(|id| {
+        let attributes = &first[id]["metadata"]["attributes"];
+        attributes["residence"].as_str().expect("a text")
+    });
+    let in_tpm = residences.filter(|residence| *residence == "tpm").count();
+    assert_eq!(in_tpm, 2);
+
+    keys.agree(&vault);
+    a_key_has_one_spelling(&vault, &one_imported, &files[&one_imported]);
+    let made_file = &files[&made[0]];
+    keys_are_what_they_say(&vault, &files[&one_imported], made_file);
+
+    // On another TPM: the imported ones are there, those that were made are lost with theirs.
+    vault.replace_tpm(Swtpm::measured());
+    let kit = RecoveryKit::read(&vault.recovery()).expect("the kit");
+    let recovered = Vault::open(&vault.dir())
+        .and_then(|opened| opened.recover(&tcti(&vault), &kit, None, |_, _| ()))
+        .expect("recover");
+    assert_eq!((recovered.objects, recovered.lost.len()), (4, 2));
+    for (id, file) in files {
+        let (before, object) = (&first[id], read_json(file));
+        assert_eq!(kinds(&slots_of(&object)), kinds(&slots_of(before)));
+        let same = object["slots"][0] == before["slots"][0];
+        assert_eq!(same, !secrets.contains_key(id), "{id}");
+        if imported(before) {
+            assert_eq!(object["payload"]["encrypted-as"], before["metadata"]);
+            assert_eq!(object["slots"][1], before["slots"][1]);
+        }
+    }
+    keys.agree(&vault);
+}
+
+/// Private keys of every form, and a certificate.
+struct Keys {
+    made: [String; 2],
+    /// PKCS#8, by id.
+    secrets: BTreeMap<String, Vec<u8>>,
+    certificate: String,
+    files: BTreeMap<String, PathBuf>,
+}
+
+impl Keys {
+    fn make(vault: &TestVault, unlocked: &mut Unlocked) -> Self {
+        let mut generate = |label: &str, algorithm| {
+            let made = unlocked.generate_key(key(label), algorithm);
+            made.expect("generate").to_string()
+        };
+        let made = [
+            generate("made", KeyAlgorithm::Rsa(2048)),
+            generate("made", KeyAlgorithm::Ec(Curve::P384)),
+        ];
+        let mut secrets = BTreeMap::new();
+        for (label, algorithm, option) in [
+            ("imported", "RSA", "rsa_keygen_bits:2048"),
+            ("imported", "EC", "ec_paramgen_curve:P-256"),
+            // The TPM does not take it: a key in memory.
+            ("in memory", "RSA", "rsa_keygen_pubexp:3"),
+        ] {
+            let pem = Run::new("openssl")
+                .args(["genpkey", "-quiet", "-algorithm", algorithm])
+                .args(["-pkeyopt", option])
+                .ok()
+                .stdout;
+            let pkcs8 = Run::new("openssl")
+                .args(["pkcs8", "-topk8", "-nocrypt", "-outform", "DER"])
+                .stdin(pem)
+                .ok()
+                .stdout;
+            let imported = unlocked.import_key(key(label), &Secret::copy_of(&pkcs8));
+            secrets.insert(imported.expect("import").to_string(), pkcs8);
+        }
+        let public = NewObject::new(
+            TokenName::keys(),
+            "public".parse().expect("a label"),
+            Kind::Certificate,
+        );
+        let certificate = public.with_attribute("certificate", BASE64.encode("a certificate"));
+        let certificate = unlocked.store(certificate).expect("store").to_string();
+        let files: BTreeMap<String, PathBuf> = secrets
+            .keys()
+            .chain(&made)
+            .chain([&certificate])
+            .map(|id| {
+                (
+                    id.clone(),
+                    vault.dir().join(format!("objects/keys/{id}.json")),
+                )
+            })
+            .collect();
+
+        Self {
+            made,
+            secrets,
+            certificate,
+            files,
+        }
+    }
+
+    /// What the reader and the programs say of them.
+    fn agree(&self, vault: &TestVault) {
+        for source in [vault.dir(), back_up(vault)] {
+            let read = Reader::of(vault, &source);
+            assert_eq!(sorted(read.list()), sorted(listed(vault)));
+            let digests = self
+                .secrets
+                .iter()
+                .map(|(id, secret)| (id.clone(), hex::encode(Sha256::digest(secret))));
+            assert_eq!(read.digests(), digests.collect());
+            for (id, secret) in &self.secrets {
+                assert!(read.show(id) == *secret, "{id}");
+            }
+            for id in &self.made {
+                assert_eq!(kinds(&slots_of(&read_json(&self.files[id]))), ["tpm-key"]);
+                let show = read.run(&["show", "--id", id]);
+                show.fails_with(5).says("in its TPM alone");
+                let unseal = ["unseal", "--id", id, "--recovery"];
+                let refused = vault.strongroom(&unseal).arg(vault.recovery());
+                refused.fails_with(7).says("does not give it out");
+            }
+            let show = read.run(&["show", "--id", &self.certificate]);
+            show.fails_with(5).says("no secret");
+            read.policy();
+        }
+    }
+}
+
+/// An imported key whose label was changed, in ways in which it is refused.
+fn a_key_has_one_spelling(vault: &TestVault, id: &str, file: &Path) {
+    let good = read_json(file);
+    let mut bad = Bad::of(vault, file);
+    bad.doubled("/payload/encrypted-as");
+    bad.doubled("/slots/0");
+    bad.null("/payload/encrypted-as", "pool-guid");
+    bad.as_array(
+        "/payload",
+        &["nonce", "ciphertext", "commitment", "encrypted-as"],
+    );
+    for (part, value) in [
+        ("/payload/encrypted-as", json!({})),
+        ("/payload/encrypted-as", Value::Null),
+        ("/payload/encrypted-as/label", json!("")),
+        ("/payload/encrypted-as/attributes", json!({})),
+        ("/payload/encrypted-as/new", json!(1)),
+        ("/payload/encrypted-as/generation", json!("1")),
+        ("/slots/0/type", json!("tpm-keys")),
+        ("/slots/0/type", json!(["tpm-key"])),
+        ("/slots/0/age", json!("")),
+        ("/slots/1/type", json!("tpm-key")),
+        ("/slots/0/key-file", json!("AB==")),
+    ] {
+        bad.signed(with(&good, part, value));
+    }
+    let by_kit = ["unseal", "--id", id, "--recovery"];
+    bad.refused_by_both(&["show", "--id", id], &[&by_kit]);
+
+    // Authentic, and of a spelling that is right; but the payload was encrypted as something else.
+    let mut own = good.clone();
+    let payload = own["payload"].as_object_mut().expect("an object");
+    payload.remove("encrypted-as");
+    let other = with(&good, "/payload/encrypted-as/label", json!("another"));
+    for bad in [own, other] {
+        write_json(file, &signed(vault, &bad));
+        let show = Reader::of(vault, &vault.dir()).run(&["show", "--id", id]);
+        show.fails_with(5).says("does not open");
+        let refused = vault.strongroom(&by_kit).arg(vault.recovery());
+        refused.fails_with(5).says("does not open");
+    }
+    write_json(file, &good);
+}
+
+/// The TPM's key in a slot is the one that the attributes tell of.
+fn keys_are_what_they_say(vault: &TestVault, imported: &Path, made: &Path) {
+    let (good, other) = (read_json(imported), read_json(made));
+    let attributes = "/metadata/attributes";
+    let public = &other["metadata"]["attributes"]["public-key"];
+    for (file, bad) in [
+        (
+            made,
+            with(&other, &format!("{attributes}/local"), json!("false")),
+        ),
+        (
+            made,
+            with(
+                &other,
+                &format!("{attributes}/algorithm"),
+                json!("rsa-3072"),
+            ),
+        ),
+        (
+            made,
+            with(&other, &format!("{attributes}/residence"), json!("memory")),
+        ),
+        (made, with(&other, "/metadata/kind", json!("credential"))),
+        (made, with(&other, "/slots/0/type", json!("tpm"))),
+        (
+            imported,
+            with(
+                &good,
+                "/slots/0/key-file",
+                other["slots"][0]["key-file"].clone(),
+            ),
+        ),
+        (
+            imported,
+            with(&good, &format!("{attributes}/public-key"), public.clone()),
+        ),
+    ] {
+        let before = read_json(file);
+        write_json(file, &signed(vault, &bad));
+        let read = Reader::of(vault, &vault.dir()).run(&["policy"]);
+        assert!(!read.status.success(), "{bad:#}: {read}");
+        write_json(file, &before);
+    }
+    Reader::of(vault, &vault.dir()).policy();
 }
 
 #[test]
@@ -935,6 +1194,20 @@ fn python(program: &str, kit: &Path, vault: &Path) -> Run {
 /// A path in the package of the tests.
 fn here(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn tcti(vault: &TestVault) -> Tcti {
+    vault.recorder().tcti().parse().expect("a TCTI")
+}
+
+fn unlock(vault: &TestVault) -> Unlocked {
+    let opened = Vault::open(&vault.dir()).expect("open");
+    opened.unlock(&tcti(vault)).expect("unlock")
+}
+
+fn key(label: &str) -> NewObject {
+    let label = label.parse().expect("a label");
+    NewObject::new(TokenName::keys(), label, Kind::PrivateKey)
 }
 
 fn seal_dataset_key(vault: &TestVault, label: &str, form: &str, key: &[u8]) -> String {

@@ -39,6 +39,7 @@ pub(super) fn run(place: &Place, args: &Recover) -> Result<(), Failure> {
         "sealed": recovered.sealed,
         "restored": restored,
         "damaged": output::damaged(&recovered.damaged),
+        "lost": recovered.lost,
     });
     output::show(place.json, &report, || {
         if args.backup.is_some() {
@@ -57,8 +58,15 @@ pub(super) fn run(place: &Place, args: &Recover) -> Result<(), Failure> {
         for bad in &recovered.damaged {
             say!("not recovered: {}: {}", bad.file.display(), bad.reason);
         }
+        for key in &recovered.lost {
+            say!(
+                "lost: private key {} ({}) was made in another TPM and never left it; make a new one",
+                key.label,
+                key.id
+            );
+        }
     });
-    match recovered.damaged.len() {
+    match recovered.damaged.len() + recovered.lost.len() {
         0 => Ok(()),
         failed => Err(Failure::Partial {
             failed,

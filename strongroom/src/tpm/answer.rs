@@ -15,6 +15,8 @@ pub(crate) enum Answer {
     PcrChanged,
     /// TPM_RC_VALUE: for TPM2_PolicyOR and TPM2_PolicyAuthorizeNV, the policy does not hold.
     Value,
+    /// TPM_RC_ASYMMETRIC, KEY_SIZE, RANGE, SCHEME, CURVE: it does not have such keys.
+    Lacks,
     /// TPM_RC_POLICY_FAIL: the session's digest is not the object's.
     PolicyFail,
     /// TPM_RC_NV_UNINITIALIZED: the index was never written.
@@ -32,7 +34,8 @@ pub(crate) enum Answer {
         state: &'static str,
         remedy: &'static str,
     },
-    /// The TPM was not reached.
+    /// The TPM was not reached, or has none of what was loaded into it: TPM_RC_REFERENCE_H0 to S6.
+    /// It was restarted, or another process made room in it.
     Lost,
     /// Anything else.
     Other,
@@ -62,6 +65,7 @@ impl Answer {
         };
         match code {
             0x084 => Self::Value,
+            0x081 | 0x087 | 0x08D | 0x092 | 0x0A6 => Self::Lacks,
             0x08B => Self::NoSuchHandle,
             0x08E | 0x0A2 => Self::Auth,
             0x09D => Self::PolicyFail,
@@ -82,6 +86,7 @@ impl Answer {
             },
             0x907..=0x909 | 0x922 => wait("busy"),
             0x90A => wait("testing itself"),
+            0x910..=0x91E => Self::Lost,
             0x920 => wait("slowing down writes to protect its memory"),
             0x921 => Self::Unavailable {
                 state: "in lockout",
@@ -105,7 +110,7 @@ pub(crate) fn error(operation: &'static str, error: TssError) -> Error {
             operation,
             reason: error.to_string(),
         },
-        Answer::NotItsOwn => Error::NotLoadable {
+        Answer::NotItsOwn | Answer::Lacks | Answer::Value => Error::NotLoadable {
             operation,
             reason: error.to_string(),
         },
@@ -128,9 +133,12 @@ mod tests {
             (0x9A2, Answer::Auth),
             (0x18B, Answer::NoSuchHandle),
             (0x1DF, Answer::NotItsOwn),
+            (0x1E6, Answer::Lacks),
             (0x128, Answer::PcrChanged),
             (0x14A, Answer::NvUninitialized),
             (0x143, Answer::Other),
+            (0x910, Answer::Lost),
+            (0x918, Answer::Lost),
         ] {
             assert_eq!(Answer::of_tpm(code), answer, "{code:#x}");
         }

@@ -92,7 +92,7 @@ impl KeyFile {
 }
 
 /// A TPM2B: two octets of length, and the octets.
-fn sized(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn sized(bytes: &[u8]) -> Vec<u8> {
     let len = u16::try_from(bytes.len()).expect("a TPM's structures are below 64 KiB");
     [&len.to_be_bytes(), bytes].concat()
 }

@@ -6,17 +6,21 @@
 //! - [`index`]: N, the NV index that holds the digest of what may boot
 //! - [`writer`]: who may write N, and how
 //! - [`storage`]: storage keys under the boot policy, and the secrets sealed under them
+//! - [`keys`]: private keys under them, and random numbers
 //! - [`key_file`]: how TPM objects are written down
 
 mod answer;
 pub(crate) mod index;
 pub(crate) mod key_file;
+pub(crate) mod keys;
 mod name;
 pub(crate) mod root_key;
 pub(crate) mod session;
 pub(crate) mod storage;
 mod tcti;
 pub(crate) mod writer;
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tss_esapi::Context;
 use tss_esapi::constants::{CapabilityType, CommandCode};
@@ -34,13 +38,19 @@ pub use tcti::Tcti;
 /// A connection to a TPM. What was loaded or opened through it is flushed when it is dropped.
 pub(crate) struct Tpm {
     context: Context,
+    /// Which connection of this process this is: handles are a connection's own.
+    serial: u64,
 }
 
 impl Tpm {
     /// Connects. Sends nothing to the TPM.
     pub(crate) fn connect(tcti: &Tcti) -> Result<Self> {
+        static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
         let context = tcti.connect()?;
-        Ok(Self { context })
+        Ok(Self {
+            context,
+            serial: CONNECTIONS.fetch_add(1, Ordering::Relaxed),
+        })
     }
 
     /// Does something at a TPM, and where it has no room for it, once more after what killed

@@ -53,6 +53,10 @@ impl StorageKey {
         load_under_root(tpm, root, file, "Load(storage key)").map(|handle| Self { handle })
     }
 
+    pub(super) fn handle(self) -> KeyHandle {
+        self.handle
+    }
+
     pub(crate) fn unload(self, tpm: &mut Tpm) -> Result<()> {
         tpm.flush(self.handle)
     }

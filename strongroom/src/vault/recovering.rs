@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::sealing::Content;
 use super::{Change, Listing, Recovered, Unlocked, Vault};
 use crate::backup::Backup;
 use crate::envelope::{Dek, VaultKey};
@@ -185,17 +186,20 @@ impl Unlocked {
             objects,
             mut damaged,
         } = self.vault.list()?;
-        let (mut usable, mut sealed) = (0, 0);
+        let (mut usable, mut sealed, mut lost) = (0, 0, Vec::new());
         for (done, object) in objects.iter().enumerate() {
-            let opens = !all && self.unseal(object.id).is_ok();
+            let opens = !all && self.opens(object).is_ok();
             let outcome = if opens {
-                Ok(())
+                Ok(false)
             } else {
-                sealed += 1;
                 self.seal_again(object, &kit.identity)
             };
             match outcome {
-                Ok(()) => usable += 1,
+                Ok(anew) => {
+                    usable += 1;
+                    sealed += usize::from(anew);
+                }
+                Err(Error::KeyLost { .. }) => lost.push(object.clone()),
                 Err(error) => {
                     let (file, reason) = match error {
                         Error::ObjectDamaged { file, reason } => (file, reason),
@@ -205,7 +209,6 @@ impl Unlocked {
                         ),
                         other => return Err(other),
                     };
-                    sealed -= 1;
                     damaged.push(Damaged { file, reason });
                 }
             }
@@ -216,12 +219,13 @@ impl Unlocked {
             sealed,
             moved: all,
             damaged,
+            lost,
         };
         Ok((recovered, self))
     }
 
-    /// Takes the TPM slots but the first out of every object. The first is the one that was made
-    /// last, on the TPM that the vault is on now.
+    /// Takes the slots of TPMs but the first out of every object. The first is the one that was
+    /// made last, on the TPM that the vault is on now.
     fn forget_other_tpms(&self) -> Result<()> {
         for object in self.vault.list()?.objects {
             let Ok(mut file) = self.genuine(&object) else {
@@ -230,8 +234,8 @@ impl Unlocked {
             let before = file.slots.len();
             let mut seen = 0;
             file.slots.retain(|slot| {
-                seen += usize::from(matches!(slot, Slot::Tpm { .. }));
-                matches!(slot, Slot::Recovery { .. }) || seen == 1
+                seen += usize::from(slot.is_of_a_tpm());
+                !slot.is_of_a_tpm() || seen == 1
             });
             if file.slots.len() < before {
                 self.vault.store.write_object(&self.with_mac(file))?;
@@ -240,30 +244,38 @@ impl Unlocked {
         Ok(())
     }
 
-    /// Puts an object, opened by the recovery way, under this TPM. Its payload stays.
-    fn seal_again(&mut self, object: &Metadata, identity: &RecoveryIdentity) -> Result<()> {
-        let mut file = self.vault.store.read_object(&object.token, object.id)?;
-        self.vault.authenticate(&self.key, &file)?;
+    /// Whether an object opens, or its key loads, on this TPM.
+    fn opens(&mut self, object: &Metadata) -> Result<()> {
+        match Content::of(&self.genuine(object)?) {
+            Content::Public => Ok(()),
+            Content::TpmKey => self
+                .load_key(object.id)
+                .and_then(|key| self.unload_key(key)),
+            Content::Secret => self.unseal(object.id).map(|_| ()),
+        }
+    }
+
+    /// Puts an object, opened by the recovery way, under this TPM. Its payload stays. Answers
+    /// whether there was anything to do.
+    fn seal_again(&mut self, object: &Metadata, identity: &RecoveryIdentity) -> Result<bool> {
+        let mut file = self.genuine(object)?;
+        match Content::of(&file) {
+            Content::Public => return Ok(false),
+            // There is no copy of it. It is in this TPM, or nowhere.
+            Content::TpmKey if file.payload.is_none() => {
+                return self.opens(object).map(|()| false);
+            }
+            Content::TpmKey => return self.import_again(file, identity).map(|()| true),
+            Content::Secret => {}
+        }
         let dek = dek_by_recovery(&self.vault, &file, identity)?;
         let payload = self.vault.open_payload(&self.key, &file, &dek)?;
         let slot = self.tpm_slot(&object.token, &dek)?;
-        // Until the manifest is replaced, the vault is on the TPM that it came from, whose slot is
-        // the last; those between were made by moves that were cut short.
-        let last = file
-            .slots
-            .iter()
-            .rposition(|slot| matches!(slot, Slot::Tpm { .. }));
-        let mut place = 0;
-        file.slots.retain(|slot| {
-            let keep = matches!(slot, Slot::Recovery { .. }) || Some(place) == last;
-            place += 1;
-            keep
-        });
-        file.slots.insert(0, slot);
+        put_first(&mut file.slots, slot);
         self.vault.store.write_object(&self.with_mac(file))?;
         let again = self.unseal(object.id)?;
         if again.same_as(payload.expose()) {
-            Ok(())
+            Ok(true)
         } else {
             Err(Error::ObjectDamaged {
                 file: self.vault.store.object_file(&object.token, object.id),
@@ -273,6 +285,20 @@ impl Unlocked {
     }
 }
 
+/// Puts the slot of the TPM that a vault is moving to before the others. Until the manifest is
+/// replaced, the vault is on the TPM that it came from, whose slot is the last; those between were
+/// made by moves that were cut short, and go.
+pub(super) fn put_first(slots: &mut Vec<Slot>, slot: Slot) {
+    let last = slots.iter().rposition(Slot::is_of_a_tpm);
+    let mut place = 0;
+    slots.retain(|slot| {
+        let keep = !slot.is_of_a_tpm() || Some(place) == last;
+        place += 1;
+        keep
+    });
+    slots.insert(0, slot);
+}
+
 pub(super) fn dek_by_recovery(
     vault: &Vault,
     object: &ObjectFile,
@@ -280,7 +306,7 @@ pub(super) fn dek_by_recovery(
 ) -> Result<Dek> {
     let slot = object.slots.iter().find_map(|slot| match slot {
         Slot::Recovery { age } => Some(age),
-        Slot::Tpm { .. } => None,
+        Slot::Tpm { .. } | Slot::TpmKey { .. } => None,
     });
     let slot = slot.ok_or_else(|| vault.damaged(object, "it has no recovery slot".to_owned()))?;
     Dek::new(identity.decrypt(slot)?)

@@ -5,7 +5,7 @@ use crate::encoding::Base64;
 use crate::envelope::{Dek, Purpose, VaultKey};
 use crate::error::{Error, Result};
 use crate::object::{
-    MAX_PAYLOAD, Metadata, NewObject, OBJECT_FORMAT, ObjectFile, ObjectId, Slot, TokenName,
+    MAX_PAYLOAD, Metadata, NewObject, OBJECT_FORMAT, ObjectFile, ObjectId, Payload, Slot, TokenName,
 };
 use crate::secret::Secret;
 use crate::tpm::key_file::{KeyFile, PARENT_UNNAMED};
@@ -19,6 +19,27 @@ impl Unlocked {
                 format!("it is longer than {MAX_PAYLOAD} bytes"),
             ));
         }
+        let metadata = self.new_metadata(object)?;
+        let (sealed, slots) = self.envelope(&metadata, payload)?;
+        let file = ObjectFile {
+            metadata,
+            payload: Some(sealed),
+            slots,
+            mac: Base64::default(),
+        };
+        self.keep(file, |vault, id| {
+            let again = vault.unseal(id)?;
+            if again.same_as(payload.expose()) {
+                return Ok(());
+            }
+            let file = vault.vault.read(id, |_| Ok(()))?;
+            let reason = "what was read back is not what was sealed";
+            Err(vault.vault.damaged(&file, reason.to_owned()))
+        })
+    }
+
+    /// The metadata of a new object, of the next generation of what it is a version of.
+    pub(super) fn new_metadata(&mut self, object: NewObject) -> Result<Metadata> {
         let mut metadata = Metadata {
             format: OBJECT_FORMAT,
             id: ObjectId::random(),
@@ -30,38 +51,54 @@ impl Unlocked {
             dataset_guid: object.dataset_guid,
             generation: 1,
         };
+        metadata
+            .check()
+            .map_err(|reason| Error::input(format!("object {}", metadata.label), reason))?;
         for older in self.known()? {
             if older.version_of() == metadata.version_of() {
                 metadata.generation = metadata.generation.max(older.generation.saturating_add(1));
             }
         }
+        Ok(metadata)
+    }
+
+    /// A payload under a new DEK, and the two slots of that.
+    pub(super) fn envelope(
+        &mut self,
+        metadata: &Metadata,
+        payload: &Secret,
+    ) -> Result<(Payload, Vec<Slot>)> {
         let dek = Dek::random();
-        let (id, token) = (metadata.id, metadata.token.clone());
-        let sealed = metadata.clone();
-        let file = ObjectFile {
-            payload: Some(dek.encrypt(&self.key, &metadata, payload)),
-            slots: vec![
-                self.tpm_slot(&token, &dek)?,
-                Slot::Recovery {
-                    age: self.vault.manifest.recovery_recipient.encrypt(dek.expose()),
-                },
-            ],
-            metadata,
-            mac: Base64::default(),
-        };
+        let slots = vec![
+            self.tpm_slot(&metadata.token, &dek)?,
+            self.recovery_slot(&dek),
+        ];
+        Ok((dek.encrypt(&self.key, metadata, payload), slots))
+    }
+
+    pub(super) fn recovery_slot(&self, dek: &Dek) -> Slot {
+        Slot::Recovery {
+            age: self.vault.manifest.recovery_recipient.encrypt(dek.expose()),
+        }
+    }
+
+    /// Writes a new object, and removes it again unless it passes `verify`.
+    pub(super) fn keep(
+        &mut self,
+        file: ObjectFile,
+        verify: impl FnOnce(&mut Self, ObjectId) -> Result<()>,
+    ) -> Result<ObjectId> {
+        let metadata = file.metadata.clone();
+        let id = metadata.id;
         self.vault.store.write_object(&self.with_mac(file))?;
-        match self.unseal(id) {
-            Ok(again) if again.same_as(payload.expose()) => {
-                self.known()?.push(sealed);
+        match verify(self, id) {
+            Ok(()) => {
+                self.known()?.push(metadata);
                 Ok(id)
             }
-            outcome => {
-                let file = self.vault.store.object_file(&token, id);
-                self.vault.store.remove_object(&token, id)?;
-                Err(outcome.err().unwrap_or(Error::ObjectDamaged {
-                    file,
-                    reason: "what was read back is not what was sealed".to_owned(),
-                }))
+            Err(error) => {
+                self.vault.store.remove_object(&metadata.token, id)?;
+                Err(error)
             }
         }
     }
@@ -137,7 +174,7 @@ impl Unlocked {
         let mut reason = "it has no TPM slot".to_owned();
         let slots = object.slots.iter().filter_map(|slot| match slot {
             Slot::Tpm { key_file } => Some(KeyFile::from_der(key_file)),
-            Slot::Recovery { .. } => None,
+            Slot::TpmKey { .. } | Slot::Recovery { .. } => None,
         });
         for slot in slots {
             let sealed = match slot {
@@ -227,9 +264,11 @@ impl Vault {
     ) -> Result<Secret> {
         match &object.payload {
             None => Ok(Secret::zeroed(0)),
-            Some(payload) => dek
-                .decrypt(key, &object.metadata, payload)
-                .map_err(|_| self.damaged(object, "its payload does not open".to_owned())),
+            Some(payload) => {
+                let metadata = payload.encrypted_as.as_deref().unwrap_or(&object.metadata);
+                dek.decrypt(key, metadata, payload)
+                    .map_err(|_| self.damaged(object, "its payload does not open".to_owned()))
+            }
         }
     }
 
@@ -240,5 +279,39 @@ impl Vault {
                 .object_file(&object.metadata.token, object.metadata.id),
             reason,
         }
+    }
+}
+
+/// What an object is for a TPM.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Nothing: all of it can be read.
+    Public,
+    /// A key that it loads.
+    TpmKey,
+    /// A DEK that it unseals.
+    Secret,
+}
+
+impl Content {
+    pub(super) fn of(object: &ObjectFile) -> Self {
+        let is_key = |slot: &Slot| matches!(slot, Slot::TpmKey { .. });
+        if object.slots.iter().any(is_key) {
+            Self::TpmKey
+        } else if object.payload.is_none() && object.slots.is_empty() {
+            Self::Public
+        } else {
+            Self::Secret
+        }
+    }
+
+    /// Refuses to give out what is not there to be given out.
+    pub(super) fn check_secret(self, object: &Metadata) -> Result<()> {
+        let reason = match self {
+            Self::Secret => return Ok(()),
+            Self::Public => "it has no secret; all of it can be read",
+            Self::TpmKey => "its private key is in the TPM, which does not give it out",
+        };
+        Err(Error::input(format!("object {}", object.id), reason))
     }
 }

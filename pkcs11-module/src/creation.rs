@@ -1,0 +1,573 @@
+//! Objects (PKCS#11 3.1, section 5.7): how they are made, changed and destroyed.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use cryptoki_sys::{
+    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_KEY_TYPE, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE,
+    CK_ULONG, CKA_ALWAYS_SENSITIVE, CKA_APPLICATION, CKA_CERTIFICATE_TYPE, CKA_CLASS,
+    CKA_DESTROYABLE, CKA_EC_PARAMS, CKA_EXTRACTABLE, CKA_KEY_TYPE, CKA_LABEL, CKA_MODIFIABLE,
+    CKA_MODULUS_BITS, CKA_NEVER_EXTRACTABLE, CKA_PUBLIC_EXPONENT, CKA_PUBLIC_KEY_INFO,
+    CKA_SENSITIVE, CKA_TOKEN, CKA_VALUE, CKA_VALUE_LEN, CKC_X_509, CKK_AES, CKK_GENERIC_SECRET,
+    CKR_ACTION_PROHIBITED, CKR_ATTRIBUTE_VALUE_INVALID, CKR_SESSION_READ_ONLY,
+    CKR_TEMPLATE_INCOMPLETE, CKR_TEMPLATE_INCONSISTENT, CKR_TOKEN_WRITE_PROTECTED,
+};
+use strongroom::Secret;
+use strongroom::key::{KeyAlgorithm, LOCAL, PUBLIC_KEY, PublicKey};
+use strongroom::object::{Kind, Label, NewObject};
+
+use crate::attributes::{
+    CERTIFICATE, Class, Content, Face, Given, Object, PUBLIC_DESTROYED, changed_by, flag, given_by,
+    number, write_down,
+};
+use crate::certificate::Certificate;
+use crate::fault::{Answer, Fault, answer};
+use crate::foreign::{Foreign, ulong};
+use crate::private_key::{PARTS, PrivateKey};
+use crate::public_key::public_key_of;
+use crate::source::describe;
+use crate::state::{Module, with_module};
+use crate::template::{Template, invalid, read_flag};
+
+/// C_CreateObject, section 5.7.1.
+pub(crate) unsafe extern "C" fn create_object(
+    session: CK_SESSION_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+    object: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    answer("C_CreateObject", || {
+        // SAFETY: the caller's template, and the caller's CK_OBJECT_HANDLE.
+        let (template, handle) =
+            unsafe { (Template::read(template, count)?, Foreign::one(object)?) };
+        with_module(|module| {
+            module.session(session)?;
+            let class = Class::of(template.required_number(CKA_CLASS)?).ok_or_else(invalid)?;
+            let created = match class {
+                Class::Data => create_data(module, session, template),
+                Class::Certificate => create_certificate(module, session, template),
+                Class::PublicKey => create_public_key(module, session, &template),
+                Class::PrivateKey => create_private_key(module, session, &template),
+                Class::SecretKey => {
+                    let mut template = template;
+                    let value = template
+                        .take_secret(CKA_VALUE)
+                        .ok_or(Fault::Code(CKR_TEMPLATE_INCOMPLETE))?;
+                    let key_type = template.required_number(CKA_KEY_TYPE)?;
+                    create_secret_key(module, session, &template, key_type, value, Origin::Given)
+                }
+            }?;
+            handle.set(0, created);
+            Ok(())
+        })
+    })
+}
+
+/// C_DestroyObject, section 5.7.3. With the private key of a pair its public key goes too, for
+/// they are one object of the vault; a public key that goes leaves the private one.
+pub(crate) unsafe extern "C" fn destroy_object(
+    session: CK_SESSION_HANDLE,
+    handle: CK_OBJECT_HANDLE,
+) -> CK_RV {
+    answer("C_DestroyObject", || {
+        with_module(|module| {
+            let object = module.object(session, handle)?;
+            if object.is_token_object() {
+                check_may_write(module, session)?;
+            }
+            if !object.has(CKA_DESTROYABLE) {
+                return Err(Fault::Code(CKR_ACTION_PROHIBITED));
+            }
+            let (metadata, face) = match object {
+                Object::Held(_) => {
+                    module.forget(handle);
+                    return Ok(());
+                }
+                Object::Sealed(metadata, face) => (metadata, face),
+            };
+            let source = module.source()?;
+            match face {
+                Face::Itself => source.remove(metadata.id),
+                Face::Public => source.update(metadata.id, &|object| {
+                    object
+                        .attributes
+                        .insert(PUBLIC_DESTROYED.to_owned(), true.to_string());
+                }),
+            }
+            .map_err(Fault::about(describe(&metadata)))?;
+            module.refresh_objects()
+        })
+    })
+}
+
+/// C_SetAttributeValue, section 5.7.6: all of the template or nothing.
+pub(crate) unsafe extern "C" fn set_attribute_value(
+    session: CK_SESSION_HANDLE,
+    handle: CK_OBJECT_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+) -> CK_RV {
+    answer("C_SetAttributeValue", || {
+        // SAFETY: the caller's template.
+        let template = unsafe { Template::read(template, count) }?;
+        with_module(|module| {
+            let object = module.object(session, handle)?;
+            if object.is_token_object() {
+                check_may_write(module, session)?;
+            }
+            if !object.has(CKA_MODIFIABLE) {
+                return Err(Fault::Code(CKR_ACTION_PROHIBITED));
+            }
+            let changed = changed_by(&template, &object)?;
+            match object {
+                Object::Held(mut held) => {
+                    held.given.extend(changed);
+                    module.replace(handle, held);
+                    Ok(())
+                }
+                Object::Sealed(ref metadata, face) => {
+                    let class = object.class();
+                    // What cannot be written down is found before anything is written.
+                    describe_object(
+                        &mut NewObject::new(
+                            metadata.token.clone(),
+                            metadata.label.clone(),
+                            metadata.kind,
+                        ),
+                        &changed,
+                        class,
+                        face,
+                    )?;
+                    module
+                        .source()?
+                        .update(metadata.id, &|object| {
+                            describe_object(object, &changed, class, face)
+                                .expect("it was possible just now");
+                        })
+                        .map_err(Fault::about(describe(metadata)))?;
+                    module.refresh_objects()
+                }
+            }
+        })
+    })
+}
+
+/// Where the value of a new secret key comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The caller knows it.
+    Given,
+    /// It was made here.
+    Generated,
+    /// It was derived from a key that has always been sensitive, or not, and has never been
+    /// extractable, or was.
+    Derived {
+        always_sensitive: bool,
+        never_extractable: bool,
+    },
+}
+
+/// Makes a secret key.
+pub(crate) fn create_secret_key(
+    module: &mut Module,
+    session: CK_SESSION_HANDLE,
+    template: &Template,
+    key_type: CK_KEY_TYPE,
+    value: Secret,
+    origin: Origin,
+) -> Answer<CK_OBJECT_HANDLE> {
+    let to_vault = goes_to_vault(module, session, template)?;
+    check_secret_key_len(key_type, value.len())?;
+    // Whoever gives a value need not, and according to section 4.10 must not, give its length.
+    if template
+        .number(CKA_VALUE_LEN)?
+        .is_some_and(|len| len != ulong(value.len()))
+    {
+        return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+    }
+    let class = Class::SecretKey;
+    let mut given = given_by(template, class, &[CKA_KEY_TYPE, CKA_VALUE, CKA_VALUE_LEN])?;
+    given.insert(CKA_KEY_TYPE, number(key_type));
+    let sensitive = flag_of(given.entry(CKA_SENSITIVE).or_insert_with(|| flag(true)))?;
+    let extractable = flag_of(given.entry(CKA_EXTRACTABLE).or_insert_with(|| flag(false)))?;
+    let (always_sensitive, never_extractable) = match origin {
+        Origin::Given => (false, false),
+        Origin::Generated => (sensitive, !extractable),
+        Origin::Derived {
+            always_sensitive,
+            never_extractable,
+        } => (
+            always_sensitive && sensitive,
+            never_extractable && !extractable,
+        ),
+    };
+    given.insert(CKA_ALWAYS_SENSITIVE, flag(always_sensitive));
+    given.insert(CKA_NEVER_EXTRACTABLE, flag(never_extractable));
+    let local = origin == Origin::Generated;
+    if !to_vault {
+        let content = Content {
+            secrets: [(CKA_VALUE, value)].into(),
+            local,
+            ..Content::default()
+        };
+        return module.hold(session, class, given, content);
+    }
+    let mut object = new_object(module, session, Kind::SecretKey, &given, class)?;
+    object
+        .attributes
+        .insert(LOCAL.to_owned(), local.to_string());
+    let id = module.source()?.seal(object, &value)?;
+    module.handle_of(id, Face::Itself)
+}
+
+/// Refuses a length that keys of a type do not have.
+pub(crate) fn check_secret_key_len(key_type: CK_KEY_TYPE, len: usize) -> Answer {
+    let right = match key_type {
+        CKK_GENERIC_SECRET => len > 0,
+        CKK_AES => [16, 24, 32].contains(&len),
+        _ => return Err(invalid()),
+    };
+    if right {
+        Ok(())
+    } else {
+        Err(Fault::Code(CKR_ATTRIBUTE_VALUE_INVALID))
+    }
+}
+
+/// Makes a key pair.
+pub(crate) fn create_key_pair(
+    module: &mut Module,
+    session: CK_SESSION_HANDLE,
+    algorithm: KeyAlgorithm,
+    public_template: &Template,
+    private_template: &Template,
+) -> Answer<(CK_OBJECT_HANDLE, CK_OBJECT_HANDLE)> {
+    let to_vault = goes_to_vault(module, session, private_template)?;
+    // The public key is where the private key is.
+    if !to_vault && goes_to_vault(module, session, public_template)? {
+        return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+    }
+    let besides = [
+        CKA_KEY_TYPE,
+        CKA_MODULUS_BITS,
+        CKA_PUBLIC_EXPONENT,
+        CKA_EC_PARAMS,
+    ];
+    let for_public = given_by(public_template, Class::PublicKey, &besides)?;
+    let for_private = given_by(private_template, Class::PrivateKey, &besides)?;
+    if !to_vault {
+        let key = PrivateKey::generate(algorithm)?;
+        return hold_key_pair(module, session, &key, for_public, for_private);
+    }
+    check_stays_in_vault(&for_private)?;
+    let mut object = new_object(
+        module,
+        session,
+        Kind::PrivateKey,
+        &for_private,
+        Class::PrivateKey,
+    )?;
+    write_down(
+        &for_public,
+        Class::PublicKey,
+        Face::Public,
+        &mut object.attributes,
+    )?;
+    let id = module.source()?.generate_key(object, algorithm)?;
+    Ok((
+        module.handle_of(id, Face::Public)?,
+        module.handle_of(id, Face::Itself)?,
+    ))
+}
+
+/// Whether a template is that of a token object, which the session may make.
+fn goes_to_vault(
+    module: &mut Module,
+    session: CK_SESSION_HANDLE,
+    template: &Template,
+) -> Answer<bool> {
+    let is_token_object = template.flag(CKA_TOKEN)?.unwrap_or(false);
+    if is_token_object {
+        check_may_write(module, session)?;
+    }
+    Ok(is_token_object)
+}
+
+fn check_may_write(module: &mut Module, session: CK_SESSION_HANDLE) -> Answer {
+    if module.token_of(session)?.is_write_protected() {
+        return Err(Fault::Code(CKR_TOKEN_WRITE_PROTECTED));
+    }
+    if !module.session(session)?.may_write() {
+        return Err(Fault::Code(CKR_SESSION_READ_ONLY));
+    }
+    Ok(())
+}
+
+/// A private key of the vault does not leave it, whatever else somebody wishes.
+fn check_stays_in_vault(given: &Given) -> Answer {
+    let is = |kind, value| given.get(&kind).is_some_and(|bytes| *bytes == flag(value));
+    if is(CKA_SENSITIVE, false) || is(CKA_EXTRACTABLE, true) {
+        return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+    }
+    Ok(())
+}
+
+fn create_data(
+    module: &mut Module,
+    session: CK_SESSION_HANDLE,
+    mut template: Template,
+) -> Answer<CK_OBJECT_HANDLE> {
+    let to_vault = goes_to_vault(module, session, &template)?;
+    let value = template
+        .take_secret(CKA_VALUE)
+        .unwrap_or_else(|| Secret::zeroed(0));
+    let class = Class::Data;
+    let mut given = given_by(&template, class, &[])?;
+    given.entry(CKA_APPLICATION).or_default();
+    if !to_vault {
+        let content = Content {
+            secrets: [(CKA_VALUE, value)].into(),
+            ..Content::default()
+        };
+        return module.hold(session, class, given, content);
+    }
+    let object = new_object(module, session, Kind::Credential, &given, class)?;
+    let id = module.source()?.seal(object, &value)?;
+    module.handle_of(id, Face::Itself)
+}
+
+fn create_certificate(
+    module: &mut Module,
+    session: CK_SESSION_HANDLE,
+    mut template: Template,
+) -> Answer<CK_OBJECT_HANDLE> {
+    let to_vault = goes_to_vault(module, session, &template)?;
+    if template.required_number(CKA_CERTIFICATE_TYPE)? != CKC_X_509 {
+        return Err(invalid());
+    }
+    let der = template
+        .take_secret(CKA_VALUE)
+        .ok_or(Fault::Code(CKR_TEMPLATE_INCOMPLETE))?;
+    let certificate = Certificate::parse(der.expose()).ok_or_else(invalid)?;
+    let class = Class::Certificate;
+    let given = given_by(&template, class, &[CKA_CERTIFICATE_TYPE])?;
+    if !to_vault {
+        let content = Content {
+            certificate: Some(certificate),
+            ..Content::default()
+        };
+        return module.hold(session, class, given, content);
+    }
+    let mut object = new_object(module, session, Kind::Certificate, &given, class)?;
+    object
+        .attributes
+        .insert(CERTIFICATE.to_owned(), STANDARD.encode(&certificate.der));
+    let id = module.source()?.store(object)?;
+    module.handle_of(id, Face::Itself)
+}
+
+/// A public key whose private key is in the vault already belongs to it, and only says more of it.
+fn create_public_key(
+    module: &mut Module,
+    session: CK_SESSION_HANDLE,
+    template: &Template,
+) -> Answer<CK_OBJECT_HANDLE> {
+    let to_vault = goes_to_vault(module, session, template)?;
+    let public = public_key_of(template)?;
+    check_public_key_info(template, &public)?;
+    let class = Class::PublicKey;
+    let given = given_by(template, class, &KEY_PARTS)?;
+    if !to_vault {
+        let content = Content {
+            public: Some(public),
+            ..Content::default()
+        };
+        return module.hold(session, class, given, content);
+    }
+    if let Some(private) = find_key(module, session, Class::PrivateKey, &public)? {
+        let Object::Sealed(metadata, _) = private else {
+            unreachable!("only keys of the vault are looked for");
+        };
+        describe_object(
+            &mut NewObject::new(
+                metadata.token.clone(),
+                metadata.label.clone(),
+                metadata.kind,
+            ),
+            &given,
+            class,
+            Face::Public,
+        )?;
+        module
+            .source()?
+            .update(metadata.id, &|object| {
+                object.attributes.remove(PUBLIC_DESTROYED);
+                describe_object(object, &given, class, Face::Public)
+                    .expect("it was possible just now");
+            })
+            .map_err(Fault::about(describe(&metadata)))?;
+        return module.handle_of(metadata.id, Face::Public);
+    }
+    let mut object = new_object(module, session, Kind::Credential, &given, class)?;
+    object
+        .attributes
+        .insert(PUBLIC_KEY.to_owned(), STANDARD.encode(public.spki()));
+    let id = module.source()?.store(object)?;
+    module.handle_of(id, Face::Itself)
+}
+
+fn create_private_key(
+    module: &mut Module,
+    session: CK_SESSION_HANDLE,
+    template: &Template,
+) -> Answer<CK_OBJECT_HANDLE> {
+    let to_vault = goes_to_vault(module, session, template)?;
+    let key = PrivateKey::of(template)?;
+    let public = key.public()?;
+    check_public_key_info(template, &public)?;
+    let class = Class::PrivateKey;
+    let given = given_by(template, class, &KEY_PARTS)?;
+    if !to_vault {
+        let content = content_of(&key, &given, false)?;
+        return module.hold(session, class, given, content);
+    }
+    check_stays_in_vault(&given)?;
+    let mut object = new_object(module, session, Kind::PrivateKey, &given, class)?;
+    if find_key(module, session, Class::PublicKey, &public)?.is_some() {
+        object
+            .attributes
+            .insert(PUBLIC_DESTROYED.to_owned(), true.to_string());
+    }
+    let id = module.source()?.import_key(object, &key.to_pkcs8()?)?;
+    module.handle_of(id, Face::Itself)
+}
+
+/// The attributes that are a key, or follow from it.
+const KEY_PARTS: [CK_ATTRIBUTE_TYPE; 14] = {
+    let mut all = [CKA_PUBLIC_KEY_INFO; 14];
+    let mut index = 0;
+    while index < PARTS.len() {
+        all[index] = PARTS[index];
+        index += 1;
+    }
+    all[12] = CKA_MODULUS_BITS;
+    all
+};
+
+/// The key itself says what its SubjectPublicKeyInfo is.
+fn check_public_key_info(template: &Template, public: &PublicKey) -> Answer {
+    match template.bytes(CKA_PUBLIC_KEY_INFO) {
+        Some(given) if !given.is_empty() && given != public.spki() => {
+            Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The key of a class in the session's token, in the vault, that has this public key.
+fn find_key(
+    module: &mut Module,
+    session: CK_SESSION_HANDLE,
+    class: Class,
+    public: &PublicKey,
+) -> Answer<Option<Object>> {
+    module.refresh_objects()?;
+    let slot = module.session(session)?.slot();
+    let found = module
+        .objects_in(slot)?
+        .into_iter()
+        .map(|(_, object)| object)
+        .find(|object| {
+            object.is_token_object()
+                && object.class() == class
+                && object.public_key().as_ref() == Some(public)
+        });
+    Ok(found)
+}
+
+fn hold_key_pair(
+    module: &mut Module,
+    session: CK_SESSION_HANDLE,
+    key: &PrivateKey,
+    for_public: Given,
+    mut for_private: Given,
+) -> Answer<(CK_OBJECT_HANDLE, CK_OBJECT_HANDLE)> {
+    let sensitive = flag_of(
+        for_private
+            .entry(CKA_SENSITIVE)
+            .or_insert_with(|| flag(true)),
+    )?;
+    let extractable = flag_of(
+        for_private
+            .entry(CKA_EXTRACTABLE)
+            .or_insert_with(|| flag(false)),
+    )?;
+    for_private.insert(CKA_ALWAYS_SENSITIVE, flag(sensitive));
+    for_private.insert(CKA_NEVER_EXTRACTABLE, flag(!extractable));
+    let public = Content {
+        public: Some(key.public()?),
+        local: true,
+        ..Content::default()
+    };
+    let private = content_of(key, &for_private, true)?;
+    Ok((
+        module.hold(session, Class::PublicKey, for_public, public)?,
+        module.hold(session, Class::PrivateKey, for_private, private)?,
+    ))
+}
+
+/// A private key as a session object; its parts only if they may be read.
+fn content_of(key: &PrivateKey, given: &Given, local: bool) -> Answer<Content> {
+    let is = |kind, default| given.get(&kind).map_or(Ok(default), |bytes| flag_of(bytes));
+    let readable = !is(CKA_SENSITIVE, true)? && is(CKA_EXTRACTABLE, false)?;
+    Ok(Content {
+        secrets: if readable {
+            key.parts().into_iter().collect()
+        } else {
+            std::collections::BTreeMap::new()
+        },
+        public: Some(key.public()?),
+        private: Some(key.to_pkcs8()?),
+        local,
+        ..Content::default()
+    })
+}
+
+fn flag_of(bytes: &[u8]) -> Answer<bool> {
+    read_flag(bytes)
+}
+
+/// A new object of the vault in the session's token.
+fn new_object(
+    module: &mut Module,
+    session: CK_SESSION_HANDLE,
+    kind: Kind,
+    given: &Given,
+    class: Class,
+) -> Answer<NewObject> {
+    let token = module.token_of(session)?.name.clone();
+    let label = kind.as_str().parse::<Label>()?;
+    let mut object = NewObject::new(token, label, kind);
+    let mut given = given.clone();
+    // An object without a label has the empty one.
+    given.entry(CKA_LABEL).or_default();
+    describe_object(&mut object, &given, class, Face::Itself)?;
+    Ok(object)
+}
+
+/// Writes down what was said of an object of the vault. Its label is the vault's own, if it can
+/// be that: the empty one cannot.
+fn describe_object(object: &mut NewObject, given: &Given, class: Class, face: Face) -> Answer {
+    let mut given = given.clone();
+    if face == Face::Itself {
+        let label = given
+            .get(&CKA_LABEL)
+            .and_then(|bytes| std::str::from_utf8(bytes).ok())
+            .and_then(|text| text.parse::<Label>().ok());
+        if let Some(label) = label {
+            object.label = label;
+            object.attributes.remove("cka.label");
+            given.remove(&CKA_LABEL);
+        }
+    }
+    write_down(&given, class, face, &mut object.attributes)
+}

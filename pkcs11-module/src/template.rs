@@ -1,0 +1,156 @@
+//! What a caller says of an object: a template, copied out of the caller's memory and checked for
+//! its form (PKCS#11 3.1, section 4.1.1).
+
+use std::collections::BTreeMap;
+
+use cryptoki_sys::{
+    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_BBOOL, CK_FALSE, CK_TRUE, CK_ULONG, CKA_COEFFICIENT,
+    CKA_EXPONENT_1, CKA_EXPONENT_2, CKA_PRIME_1, CKA_PRIME_2, CKA_PRIVATE_EXPONENT, CKA_VALUE,
+    CKR_ARGUMENTS_BAD, CKR_ATTRIBUTE_VALUE_INVALID, CKR_TEMPLATE_INCOMPLETE,
+    CKR_TEMPLATE_INCONSISTENT,
+};
+use strongroom::Secret;
+use strongroom::object::MAX_PAYLOAD;
+
+use crate::fault::{Answer, Fault};
+use crate::foreign::Foreign;
+
+/// The longest template: several times as many attributes as the specification knows.
+const MAX_TEMPLATE: CK_ULONG = 1024;
+
+/// The longest attribute that is not a value, in bytes.
+const MAX_ATTRIBUTE: usize = 1 << 16;
+
+/// Attributes that a caller has given.
+#[derive(Default)]
+pub(crate) struct Template {
+    open: BTreeMap<CK_ATTRIBUTE_TYPE, Vec<u8>>,
+    secret: BTreeMap<CK_ATTRIBUTE_TYPE, Secret>,
+}
+
+/// # Safety
+/// As [`Foreign::many`].
+pub(crate) unsafe fn foreign_template(
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+) -> Answer<Foreign<CK_ATTRIBUTE>> {
+    if count > MAX_TEMPLATE {
+        return Err(Fault::Code(CKR_ARGUMENTS_BAD));
+    }
+    // SAFETY: the caller vouches for it.
+    unsafe { Foreign::many(template, count) }
+}
+
+/// Whether the content of an attribute may be what nobody must know.
+fn is_secret(kind: CK_ATTRIBUTE_TYPE) -> bool {
+    matches!(
+        kind,
+        CKA_VALUE
+            | CKA_PRIVATE_EXPONENT
+            | CKA_PRIME_1
+            | CKA_PRIME_2
+            | CKA_EXPONENT_1
+            | CKA_EXPONENT_2
+            | CKA_COEFFICIENT
+    )
+}
+
+impl Template {
+    /// Copies a caller's template.
+    ///
+    /// # Safety
+    /// `template` is the caller's array of `count` attributes, and each one's `pValue` the
+    /// caller's memory of `ulValueLen` bytes.
+    pub(crate) unsafe fn read(template: *mut CK_ATTRIBUTE, count: CK_ULONG) -> Answer<Self> {
+        // SAFETY: the caller vouches for it.
+        let template = unsafe { foreign_template(template, count) }?;
+        let mut read = Self::default();
+        for index in 0..template.len() {
+            let item = template.get(index);
+            // SAFETY: the caller vouches for it.
+            let bytes = unsafe { Foreign::many(item.pValue.cast::<u8>(), item.ulValueLen) }
+                .map_err(|_| Fault::Code(CKR_ATTRIBUTE_VALUE_INVALID))?;
+            let twice = if is_secret(item.type_) {
+                let value = bytes.secret(MAX_PAYLOAD).ok_or_else(invalid)?;
+                read.secret.insert(item.type_, value).is_some()
+            } else {
+                let value = bytes.bytes(MAX_ATTRIBUTE).ok_or_else(invalid)?;
+                read.open.insert(item.type_, value).is_some()
+            };
+            if twice {
+                return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+            }
+        }
+        Ok(read)
+    }
+
+    /// The attributes that it has.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = CK_ATTRIBUTE_TYPE> {
+        self.open.keys().chain(self.secret.keys()).copied()
+    }
+
+    /// The content of an attribute that is not secret.
+    pub(crate) fn bytes(&self, kind: CK_ATTRIBUTE_TYPE) -> Option<&[u8]> {
+        self.open.get(&kind).map(Vec::as_slice)
+    }
+
+    /// The content of an attribute that is secret, or may be.
+    pub(crate) fn secret(&self, kind: CK_ATTRIBUTE_TYPE) -> Option<&Secret> {
+        self.secret.get(&kind)
+    }
+
+    /// The same, to be kept.
+    pub(crate) fn take_secret(&mut self, kind: CK_ATTRIBUTE_TYPE) -> Option<Secret> {
+        self.secret.remove(&kind)
+    }
+
+    /// An attribute that is true or false.
+    pub(crate) fn flag(&self, kind: CK_ATTRIBUTE_TYPE) -> Answer<Option<bool>> {
+        self.bytes(kind).map(read_flag).transpose()
+    }
+
+    /// An attribute that is a number.
+    pub(crate) fn number(&self, kind: CK_ATTRIBUTE_TYPE) -> Answer<Option<CK_ULONG>> {
+        self.bytes(kind).map(read_number).transpose()
+    }
+
+    /// The same where it must be there.
+    pub(crate) fn required_number(&self, kind: CK_ATTRIBUTE_TYPE) -> Answer<CK_ULONG> {
+        self.number(kind)?
+            .ok_or(Fault::Code(CKR_TEMPLATE_INCOMPLETE))
+    }
+
+    /// Checks that an attribute, if it is there, has this number, and puts it there.
+    pub(crate) fn fix_number(&mut self, kind: CK_ATTRIBUTE_TYPE, value: CK_ULONG) -> Answer {
+        match self.number(kind)? {
+            Some(other) if other != value => Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT)),
+            _ => {
+                self.open.insert(kind, value.to_ne_bytes().to_vec());
+                Ok(())
+            }
+        }
+    }
+}
+
+pub(crate) fn invalid() -> Fault {
+    Fault::Code(CKR_ATTRIBUTE_VALUE_INVALID)
+}
+
+/// A CK_BBOOL.
+pub(crate) fn read_flag(bytes: &[u8]) -> Answer<bool> {
+    const NO: CK_BBOOL = CK_FALSE;
+    const YES: CK_BBOOL = CK_TRUE;
+    match bytes {
+        [NO] => Ok(false),
+        [YES] => Ok(true),
+        _ => Err(invalid()),
+    }
+}
+
+/// A CK_ULONG.
+pub(crate) fn read_number(bytes: &[u8]) -> Answer<CK_ULONG> {
+    bytes
+        .try_into()
+        .map(CK_ULONG::from_ne_bytes)
+        .map_err(|_| invalid())
+}

@@ -1,0 +1,489 @@
+//! Private keys in the TPM: made there under a storage key, or brought in encrypted to it; loaded,
+//! and used.
+//!
+//! Loading one has cost its parent's policy, so its own auth is empty, and a use costs one command.
+
+use aes::Aes128;
+use cfb_mode::cipher::{AsyncStreamCipher, KeyIvInit};
+use hmac::{Hmac, Mac};
+use p256::ecdh::EphemeralSecret;
+use p256::elliptic_curve::sec1::ToEncodedPoint;
+use rsa::rand_core::OsRng;
+use sha2::{Digest as _, Sha256};
+use tss_esapi::Context;
+use tss_esapi::attributes::ObjectAttributesBuilder;
+use tss_esapi::handles::KeyHandle;
+use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
+use tss_esapi::interface_types::ecc::EccCurve;
+use tss_esapi::interface_types::key_bits::RsaKeyBits;
+use tss_esapi::structures::{
+    Digest, EccParameter, EccPoint, EccScheme, EncryptedSecret, HashScheme,
+    KeyDerivationFunctionScheme, Private, Public, PublicBuilder, PublicEccParameters, PublicKeyRsa,
+    PublicParameters, PublicRsaParameters, PublicRsaParametersBuilder, RsaDecryptionScheme,
+    RsaExponent, RsaScheme, Signature, SignatureScheme, SymmetricDefinitionObject,
+};
+
+use super::key_file::{KeyFile, sized};
+use super::name::Name;
+use super::session::{Encrypt, Gate};
+use super::storage::StorageKey;
+use super::{Answer, Tpm, answer};
+use crate::error::{Error, Result};
+use crate::key::private::padded;
+use crate::key::{Curve, KeyAlgorithm, PublicKey};
+use crate::secret::Secret;
+
+/// A private key, loaded.
+pub(crate) struct TpmKey {
+    handle: KeyHandle,
+    /// The connection that loaded it.
+    serial: u64,
+}
+
+/// Whether what a private operation gives may cross the bus in clear.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// A signature. One command.
+    Public,
+    /// What was encrypted.
+    Secret,
+}
+
+impl Tpm {
+    /// Whether this TPM has an algorithm and size. One command.
+    pub(crate) fn has_algorithm(&mut self, algorithm: KeyAlgorithm) -> Result<bool> {
+        const OPERATION: &str = "TestParms";
+        let Some(parameters) = parameters(algorithm) else {
+            return Ok(false);
+        };
+        let tested = self
+            .context
+            .execute_without_session(|tpm| tpm.test_parms(parameters.into()));
+        match tested {
+            Ok(()) => Ok(true),
+            Err(error) => match Answer::of(error) {
+                Answer::Value | Answer::Lacks => Ok(false),
+                _ => Err(answer::error(OPERATION, error)),
+            },
+        }
+    }
+
+    /// Random numbers of the TPM's own, encrypted on the bus. One command for each digest's
+    /// length.
+    pub(crate) fn random(&mut self, gate: &Gate, len: usize) -> Result<Secret> {
+        const OPERATION: &str = "GetRandom";
+        /// Part 3, section 16.1: never more than the longest digest, which is 32 bytes at least.
+        const MOST: usize = 32;
+        let mut random = Secret::zeroed(len);
+        let mut rest = random.expose_mut();
+        while !rest.is_empty() {
+            let wanted = rest.len().min(MOST);
+            let some = gate
+                .session
+                .authorise(self, Encrypt::Response, |tpm| tpm.get_random(wanted))
+                .map_err(|error| answer::error(OPERATION, error))?;
+            let some = some.as_slice();
+            if some.is_empty() || some.len() > wanted {
+                return Err(Error::Tpm {
+                    operation: OPERATION,
+                    reason: "it gives no random numbers".to_owned(),
+                });
+            }
+            let (here, behind) = rest.split_at_mut(some.len());
+            here.copy_from_slice(some);
+            rest = behind;
+        }
+        Ok(random)
+    }
+}
+
+impl StorageKey {
+    /// Makes a private key in the TPM. Three commands and a branch's PolicyOR.
+    pub(crate) fn create_key(
+        self,
+        tpm: &mut Tpm,
+        gate: &Gate,
+        algorithm: KeyAlgorithm,
+    ) -> Result<KeyFile> {
+        const OPERATION: &str = "Create(private key)";
+        let template = template(algorithm, None).map_err(|e| answer::error(OPERATION, e))?;
+        let made = gate.pass(tpm, OPERATION, Encrypt::Command, |tpm| {
+            tpm.create(self.handle(), template.clone(), None, None, None, None)
+        })?;
+        Ok(KeyFile {
+            public: made.out_public,
+            private: made.out_private,
+        })
+    }
+
+    /// Brings a private key into the TPM, encrypted on the bus to this storage key, whose public
+    /// area `parent` is. Three commands and a branch's PolicyOR.
+    pub(crate) fn import_key(
+        self,
+        tpm: &mut Tpm,
+        gate: &Gate,
+        parent: &Public,
+        key: &PublicKey,
+        sensitive: &Secret,
+    ) -> Result<KeyFile> {
+        const OPERATION: &str = "Import(private key)";
+        let public =
+            template(key.algorithm(), Some(key)).map_err(|e| answer::error(OPERATION, e))?;
+        let duplicate = Duplicate::new(parent, &public, key.algorithm(), sensitive)?;
+        let private = gate.pass(tpm, OPERATION, Encrypt::Nothing, |tpm| {
+            tpm.import(
+                self.handle().into(),
+                None,
+                public.clone(),
+                Private::try_from(duplicate.private.clone())?,
+                EncryptedSecret::try_from(duplicate.seed.clone())?,
+                SymmetricDefinitionObject::Null,
+            )
+        })?;
+        Ok(KeyFile { public, private })
+    }
+
+    /// Loads a private key. PolicyPCR [, PolicyOR], PolicyAuthorizeNV, Load.
+    pub(crate) fn load_key(self, tpm: &mut Tpm, gate: &Gate, file: &KeyFile) -> Result<TpmKey> {
+        gate.pass(tpm, "Load(private key)", Encrypt::Nothing, |tpm| {
+            tpm.load(self.handle(), file.private.clone(), file.public.clone())
+        })
+        .map(|handle| TpmKey {
+            handle,
+            serial: tpm.serial,
+        })
+    }
+}
+
+impl TpmKey {
+    pub(crate) fn unload(self, tpm: &mut Tpm) -> Result<()> {
+        let handle = self.at(tpm)?;
+        tpm.flush(handle)
+    }
+
+    /// The key's handle on the connection that loaded it. On another one the same handle is
+    /// another key.
+    fn at(&self, tpm: &Tpm) -> Result<KeyHandle> {
+        if self.serial == tpm.serial {
+            Ok(self.handle)
+        } else {
+            Err(Error::input(
+                "loaded key",
+                "another unlocked vault loaded it; load it again",
+            ))
+        }
+    }
+
+    /// RSA's private operation alone (Part 3, section 14.3, TPM_ALG_NULL). `input` is as long as the
+    /// modulus, and so is what comes of it.
+    pub(crate) fn rsa(
+        &self,
+        tpm: &mut Tpm,
+        gate: &Gate,
+        input: &[u8],
+        outcome: Outcome,
+    ) -> Result<Secret> {
+        const OPERATION: &str = "RSA_Decrypt";
+        let handle = self.at(tpm)?;
+        let command = |tpm: &mut Context| {
+            let input = PublicKeyRsa::try_from(input.to_vec())?;
+            tpm.rsa_decrypt(handle, input, RsaDecryptionScheme::Null, None)
+        };
+        let result = match outcome {
+            Outcome::Public => tpm.with_empty_auth(OPERATION, command),
+            Outcome::Secret => gate
+                .session
+                .encrypt(tpm, OPERATION, Encrypt::Response, command),
+        }?;
+        Ok(padded(&Secret::copy_of(result.as_slice()), input.len()))
+    }
+
+    /// ECDSA over a digest as long as the field: r ‖ s. One command.
+    pub(crate) fn ecdsa(&self, tpm: &mut Tpm, curve: Curve, digest: &[u8]) -> Result<Vec<u8>> {
+        const OPERATION: &str = "Sign";
+        let handle = self.at(tpm)?;
+        // A TPM wants a hash that is as long as the digest, and does nothing else with it.
+        let hash = match curve {
+            Curve::P256 => HashingAlgorithm::Sha256,
+            Curve::P384 => HashingAlgorithm::Sha384,
+        };
+        let scheme = SignatureScheme::EcDsa {
+            scheme: HashScheme::new(hash),
+        };
+        let signature = tpm.with_empty_auth(OPERATION, |tpm| {
+            tpm.sign(handle, Digest::try_from(digest.to_vec())?, scheme, None)
+        })?;
+        let Signature::EcDsa(signature) = signature else {
+            return Err(Error::Tpm {
+                operation: OPERATION,
+                reason: "it answered with another scheme's signature".to_owned(),
+            });
+        };
+        let mut joined = Vec::with_capacity(2 * curve.field_len());
+        for half in [signature.signature_r(), signature.signature_s()] {
+            joined.extend(coordinate(half, curve));
+        }
+        Ok(joined)
+    }
+
+    /// The x coordinate of what both sides come to, encrypted on the bus. `peer` is an uncompressed
+    /// point of the key's curve.
+    pub(crate) fn ecdh(
+        &self,
+        tpm: &mut Tpm,
+        gate: &Gate,
+        curve: Curve,
+        peer: &[u8],
+    ) -> Result<Secret> {
+        let handle = self.at(tpm)?;
+        let point = gate
+            .session
+            .encrypt(tpm, "ECDH_ZGen", Encrypt::Response, |tpm| {
+                tpm.ecdh_z_gen(handle, point(peer)?)
+            })?;
+        let x = Secret::copy_of(point.x().as_slice());
+        Ok(padded(&x, curve.field_len()))
+    }
+}
+
+impl KeyFile {
+    /// The public half.
+    pub(crate) fn public_key(&self) -> Result<PublicKey> {
+        const DEFAULT_EXPONENT: u32 = 65_537;
+        match &self.public {
+            Public::Rsa {
+                parameters, unique, ..
+            } => {
+                let exponent = match parameters.exponent().value() {
+                    0 => DEFAULT_EXPONENT,
+                    other => other,
+                };
+                PublicKey::from_rsa_parts(unique.as_slice(), exponent)
+            }
+            Public::Ecc {
+                parameters, unique, ..
+            } => {
+                let curve = match parameters.ecc_curve() {
+                    EccCurve::NistP256 => Curve::P256,
+                    EccCurve::NistP384 => Curve::P384,
+                    _ => return Err(no_key()),
+                };
+                let mut point = vec![4];
+                point.extend(coordinate(unique.x(), curve));
+                point.extend(coordinate(unique.y(), curve));
+                PublicKey::from_point(curve, &point)
+            }
+            _ => Err(no_key()),
+        }
+    }
+}
+
+/// A private key on its way into a TPM: what TPM2_Duplicate would have made of it (Part 1, section
+/// 23.3), encrypted to its new parent and to nobody else. There is no inner wrapper.
+struct Duplicate {
+    /// TPM2B_PRIVATE without its size: the outer HMAC, and the encrypted TPM2B_SENSITIVE.
+    private: Vec<u8>,
+    /// TPM2B_ENCRYPTED_SECRET without its size: an ephemeral point.
+    seed: Vec<u8>,
+}
+
+impl Duplicate {
+    fn new(
+        parent: &Public,
+        public: &Public,
+        algorithm: KeyAlgorithm,
+        sensitive: &Secret,
+    ) -> Result<Self> {
+        let name = Name::of_object(public)?;
+        let (seed, secret) = share_seed(parent)?;
+        let key = kdfa(&seed, b"STORAGE", name.as_bytes(), 128);
+        let mut area = sensitive_area(algorithm, sensitive);
+        cfb_mode::Encryptor::<Aes128>::new_from_slices(key.expose(), &[0; 16])
+            .expect("the key is 16 bytes, and so is the IV")
+            .encrypt(area.expose_mut());
+        let key = kdfa(&seed, b"INTEGRITY", &[], 256);
+        let integrity = <Hmac<Sha256> as Mac>::new_from_slice(key.expose())
+            .expect("HMAC takes keys of any length")
+            .chain_update(area.expose())
+            .chain_update(name.as_bytes())
+            .finalize()
+            .into_bytes();
+        Ok(Self {
+            private: [&sized(&integrity), area.expose()].concat(),
+            seed: secret,
+        })
+    }
+}
+
+/// TPM2B_SENSITIVE (Part 2, section 12.3.2.4) with empty auth and no seed.
+fn sensitive_area(algorithm: KeyAlgorithm, sensitive: &Secret) -> Secret {
+    let kind: [u8; 2] = match algorithm {
+        KeyAlgorithm::Rsa(_) => [0x00, 0x01],
+        KeyAlgorithm::Ec(_) => [0x00, 0x23],
+    };
+    let len = |len: usize| {
+        u16::try_from(len)
+            .expect("a key's numbers are below 64 KiB")
+            .to_be_bytes()
+    };
+    Secret::concat(&[
+        &len(2 + 2 + 2 + 2 + sensitive.len()),
+        &kind,
+        &len(0),
+        &len(0),
+        &len(sensitive.len()),
+        sensitive.expose(),
+    ])
+}
+
+/// A random seed that the holder of a P-256 storage key can compute (Part 1, sections C.6.1 and
+/// C.6.3), and what it computes it from.
+fn share_seed(parent: &Public) -> Result<(Secret, Vec<u8>)> {
+    let Public::Ecc { unique, .. } = parent else {
+        return Err(no_key());
+    };
+    let mut point = vec![4];
+    point.extend(coordinate(unique.x(), Curve::P256));
+    point.extend(coordinate(unique.y(), Curve::P256));
+    let public = p256::PublicKey::from_sec1_bytes(&point).map_err(|_| no_key())?;
+    let ephemeral = EphemeralSecret::random(&mut OsRng);
+    let shared = ephemeral.diffie_hellman(&public);
+    let own = ephemeral.public_key().to_encoded_point(false);
+    let [own_x, own_y] =
+        [own.x(), own.y()].map(|half| half.expect("it is not the point at infinity"));
+    // KDFe (Part 1, section 11.4.10.3): one block is as many bits as are wanted.
+    let mut seed = Sha256::new()
+        .chain_update(1_u32.to_be_bytes())
+        .chain_update(shared.raw_secret_bytes())
+        .chain_update(b"DUPLICATE\0")
+        .chain_update(own_x)
+        .chain_update(unique.x().as_slice())
+        .finalize();
+    let secret = Secret::copy_of(&seed);
+    zeroize::Zeroize::zeroize(seed.as_mut_slice());
+    Ok((secret, [sized(own_x), sized(own_y)].concat()))
+}
+
+/// KDFa (Part 1, section 11.4.10.2) for up to 256 bits, with one context.
+fn kdfa(key: &Secret, label: &[u8], context: &[u8], bits: u32) -> Secret {
+    let mut block = <Hmac<Sha256> as Mac>::new_from_slice(key.expose())
+        .expect("HMAC takes keys of any length")
+        .chain_update(1_u32.to_be_bytes())
+        .chain_update(label)
+        .chain_update([0])
+        .chain_update(context)
+        .chain_update(bits.to_be_bytes())
+        .finalize()
+        .into_bytes();
+    let len = usize::try_from(bits / 8).expect("32");
+    let derived = Secret::copy_of(&block[..len]);
+    zeroize::Zeroize::zeroize(block.as_mut_slice());
+    derived
+}
+
+/// What is asked of a TPM for an algorithm; `None` where no TPM has the size.
+enum Parameters {
+    Rsa(PublicRsaParameters),
+    Ecc(PublicEccParameters),
+}
+
+impl From<Parameters> for PublicParameters {
+    fn from(parameters: Parameters) -> Self {
+        match parameters {
+            Parameters::Rsa(parameters) => Self::Rsa(parameters),
+            Parameters::Ecc(parameters) => Self::Ecc(parameters),
+        }
+    }
+}
+
+/// Neither scheme nor symmetric algorithm, so that each use names its own.
+fn parameters(algorithm: KeyAlgorithm) -> Option<Parameters> {
+    match algorithm {
+        KeyAlgorithm::Rsa(bits) => {
+            let parameters = PublicRsaParametersBuilder::new()
+                .with_scheme(RsaScheme::Null)
+                .with_key_bits(RsaKeyBits::try_from(bits).ok()?)
+                .with_exponent(RsaExponent::ZERO_EXPONENT)
+                .with_is_signing_key(true)
+                .with_is_decryption_key(true)
+                .build();
+            parameters.ok().map(Parameters::Rsa)
+        }
+        KeyAlgorithm::Ec(curve) => Some(Parameters::Ecc(PublicEccParameters::new(
+            SymmetricDefinitionObject::Null,
+            EccScheme::Null,
+            match curve {
+                Curve::P256 => EccCurve::NistP256,
+                Curve::P384 => EccCurve::NistP384,
+            },
+            KeyDerivationFunctionScheme::Null,
+        ))),
+    }
+}
+
+/// A key that signs and decrypts, with empty auth, because the parent has asked for the policy
+/// already; noDA; stClear, so that what an allowed boot loaded can be neither made persistent nor
+/// restored after a restart. One that is made here is bound to this TPM and parent. TPM2_Import
+/// takes none that is (Part 3, section 13.3); yet without a policy of its own it cannot be duplicated
+/// either, for that takes TPM2_PolicyCommandCode (Part 1, section 19.6).
+fn template(algorithm: KeyAlgorithm, import: Option<&PublicKey>) -> tss_esapi::Result<Public> {
+    let made_here = import.is_none();
+    let attributes = ObjectAttributesBuilder::new()
+        .with_fixed_tpm(made_here)
+        .with_fixed_parent(made_here)
+        .with_sensitive_data_origin(made_here)
+        .with_st_clear(true)
+        .with_user_with_auth(true)
+        .with_no_da(true)
+        .with_sign_encrypt(true)
+        .with_decrypt(true)
+        .build()?;
+    let builder = PublicBuilder::new()
+        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+        .with_object_attributes(attributes)
+        .with_auth_policy(Digest::default());
+    match parameters(algorithm) {
+        Some(Parameters::Rsa(parameters)) => builder
+            .with_public_algorithm(PublicAlgorithm::Rsa)
+            .with_rsa_parameters(parameters)
+            .with_rsa_unique_identifier(match import.and_then(PublicKey::rsa) {
+                Some((n, _)) => PublicKeyRsa::try_from(n.to_vec())?,
+                None => PublicKeyRsa::default(),
+            })
+            .build(),
+        Some(Parameters::Ecc(parameters)) => builder
+            .with_public_algorithm(PublicAlgorithm::Ecc)
+            .with_ecc_parameters(parameters)
+            .with_ecc_unique_identifier(match import.and_then(PublicKey::ec_point) {
+                Some(bytes) => point(bytes)?,
+                None => EccPoint::default(),
+            })
+            .build(),
+        None => Err(invalid()),
+    }
+}
+
+/// An uncompressed point as the TPM's structure.
+fn point(bytes: &[u8]) -> tss_esapi::Result<EccPoint> {
+    let (_, halves) = bytes.split_first().ok_or_else(invalid)?;
+    let (x, y) = halves.split_at(halves.len() / 2);
+    Ok(EccPoint::new(
+        EccParameter::try_from(x.to_vec())?,
+        EccParameter::try_from(y.to_vec())?,
+    ))
+}
+
+/// A public number as long as the field; TPMs may leave out leading zeros.
+fn coordinate(number: &EccParameter, curve: Curve) -> Vec<u8> {
+    let mut bytes = vec![0; curve.field_len().saturating_sub(number.as_slice().len())];
+    bytes.extend_from_slice(number.as_slice());
+    bytes
+}
+
+fn invalid() -> tss_esapi::Error {
+    tss_esapi::Error::WrapperError(tss_esapi::WrapperErrorKind::InvalidParam)
+}
+
+fn no_key() -> Error {
+    Error::input("TPM object", "it is no key that Strongroom uses")
+}

@@ -1,0 +1,117 @@
+//! Objects without a payload, and objects that get another label or other attributes.
+
+use super::Unlocked;
+use super::keys::check_unchanged;
+use crate::encoding::Base64;
+use crate::error::{Error, Result};
+use crate::object::{Kind, Metadata, NewObject, ObjectFile, ObjectId, Slot};
+
+impl Unlocked {
+    pub(super) fn store_new(&mut self, object: NewObject) -> Result<ObjectId> {
+        // What is a secret by its kind must not be there without one.
+        if !matches!(object.kind, Kind::Certificate | Kind::Credential) {
+            return Err(Error::input(
+                format!("object {}", object.label),
+                format!("a {} has a secret, and is sealed", object.kind),
+            ));
+        }
+        let file = ObjectFile {
+            metadata: self.new_metadata(object)?,
+            payload: None,
+            slots: Vec::new(),
+            mac: Base64::default(),
+        };
+        let metadata = file.metadata.clone();
+        self.keep(file, |vault, _| vault.genuine(&metadata).map(|_| ()))
+    }
+
+    pub(super) fn change(
+        &mut self,
+        id: ObjectId,
+        change: impl FnOnce(&mut NewObject),
+    ) -> Result<()> {
+        // After this nobody else writes.
+        self.known()?;
+        let old = self
+            .vault
+            .read(id, |object| self.vault.authenticate(&self.key, object))?;
+        let metadata = self.changed(&old.metadata, change)?;
+        if metadata == old.metadata {
+            return Ok(());
+        }
+        let opens_here = old
+            .slots
+            .iter()
+            .any(|slot| matches!(slot, Slot::Tpm { .. }));
+        let (secret, file) = if opens_here {
+            let dek = self.dek(&old)?;
+            let secret = self.vault.open_payload(&self.key, &old, &dek)?;
+            let (payload, slots) = self.envelope(&metadata, &secret)?;
+            let file = ObjectFile {
+                metadata,
+                payload: Some(payload),
+                slots,
+                mac: Base64::default(),
+            };
+            (Some(secret), file)
+        } else {
+            // The copy of an imported key, which the recovery kit alone opens, stays as it is.
+            let payload = old.payload.map(|mut payload| {
+                let before = payload
+                    .encrypted_as
+                    .take()
+                    .unwrap_or_else(|| Box::new(old.metadata));
+                // Changed back, it has nothing to say.
+                payload.encrypted_as = Some(before).filter(|before| **before != metadata);
+                payload
+            });
+            let file = ObjectFile {
+                metadata,
+                payload,
+                slots: old.slots,
+                mac: Base64::default(),
+            };
+            (None, file)
+        };
+        let file = self.with_mac(file);
+        let staged = self.vault.store.stage_object(&file)?;
+        let again = staged.read()?;
+        let same = match secret {
+            Some(secret) => {
+                let dek = self.dek(&again)?;
+                let payload = self.vault.open_payload(&self.key, &again, &dek)?;
+                payload.same_as(secret.expose())
+            }
+            None => true,
+        };
+        if again != file || !same {
+            let reason =
+                "what was read back is not what was to be written; the object is as it was";
+            return Err(self.vault.damaged(&file, reason.to_owned()));
+        }
+        staged.commit()?;
+        let known = self.known()?;
+        known.retain(|object| object.id != id);
+        known.push(file.metadata);
+        Ok(())
+    }
+
+    /// The metadata after a change of what may change.
+    fn changed(&mut self, old: &Metadata, change: impl FnOnce(&mut NewObject)) -> Result<Metadata> {
+        let mut new = NewObject::of(old);
+        change(&mut new);
+        if new.token != old.token || new.kind != old.kind {
+            return Err(Error::input(
+                format!("change of object {}", old.id),
+                "an object keeps its token and its kind",
+            ));
+        }
+        check_unchanged(old, &new)?;
+        let mut metadata = self.new_metadata(new)?;
+        metadata.id = old.id;
+        if metadata.version_of() == old.version_of() {
+            metadata.generation = old.generation;
+        }
+        Ok(metadata)
+    }
+}
