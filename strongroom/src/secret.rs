@@ -19,9 +19,10 @@ use zeroize::Zeroize;
 
 /// Secret bytes of any length, in pages of their own.
 ///
-/// The pages are excluded from core dumps (`MADV_DONTDUMP`) and locked (`mlock`) as far as the
-/// process's `RLIMIT_MEMLOCK` allows; what could not be locked is logged once and used all the
-/// same, because a box without its keys is the worse outcome.
+/// The pages are excluded from core dumps (`MADV_DONTDUMP`), wiped in the child of a fork
+/// (`MADV_WIPEONFORK`), and locked (`mlock`) as far as the process's `RLIMIT_MEMLOCK` allows; what
+/// could not be locked is logged once and used all the same, because a box without its keys is the
+/// worse outcome.
 pub struct Secret {
     pages: Option<Pages>,
     len: usize,
@@ -168,8 +169,11 @@ impl Pages {
                 std::alloc::Layout::array::<u8>(len).expect("a length that mmap was asked for"),
             )
         });
-        // SAFETY: both calls name exactly the mapping that was just made.
+        // SAFETY: all calls name exactly the mapping that was just made.
         let (dump, lock) = unsafe {
+            // A child of a host's fork has no business with it, and finds zeros. Where the kernel
+            // cannot, the child still never looks.
+            let _ = madvise(start.as_ptr(), len, Advice::LinuxWipeOnFork);
             (
                 madvise(start.as_ptr(), len, Advice::LinuxDontDump),
                 mlock(start.as_ptr(), len),
@@ -223,17 +227,28 @@ mod tests {
     }
 
     #[test]
-    fn secret_pages_are_excluded_from_core_dumps_and_locked() {
+    fn secret_pages_are_excluded_from_core_dumps_and_forks_and_locked() {
         let secret = Secret::random(64);
-        let start = format!("{:x}-", secret.expose().as_ptr() as usize);
+        let address = secret.expose().as_ptr() as usize;
+        // The mapping may have been merged with a neighbour of the same kind.
+        let contains = |line: &&str| {
+            let range = line
+                .split(' ')
+                .next()
+                .and_then(|range| range.split_once('-'));
+            range.is_some_and(|(start, end)| {
+                let number = |digits| usize::from_str_radix(digits, 16);
+                matches!((number(start), number(end)), (Ok(start), Ok(end)) if (start..end).contains(&address))
+            })
+        };
         let maps = std::fs::read_to_string("/proc/self/smaps").expect("smaps");
-        let region = maps
-            .split_inclusive('\n')
-            .skip_while(|line| !line.starts_with(&start))
-            .find(|line| line.starts_with("VmFlags:"));
-        // The kernel may have merged the mapping with a neighbour of the same kind.
-        if let Some(flags) = region {
-            assert!(flags.contains(" dd") && flags.contains(" lo"), "{flags}");
+        let flags = maps
+            .lines()
+            .skip_while(|line| !contains(line))
+            .find(|line| line.starts_with("VmFlags:"))
+            .expect("every mapping has its flags");
+        for flag in [" dd", " lo", " wf"] {
+            assert!(flags.contains(flag), "{flag} in {flags}");
         }
     }
 }
