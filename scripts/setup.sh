@@ -169,24 +169,25 @@ private_apt() {
 
 # The mirror of the distribution itself, out of this machine's own sources, in either format.
 debian_mirror() {
-    local codename
+    local codename mirror one_line deb822
     codename=$(. /etc/os-release && printf '%s' "$VERSION_CODENAME")
-    {
-        cat /etc/apt/sources.list 2>/dev/null | awk -v suite="$codename" '
+    one_line=(/etc/apt/sources.list /etc/apt/sources.list.d/*.list)
+    deb822=(/etc/apt/sources.list.d/*.sources)
+    # Any of these files may be missing.
+    mirror=$(
+        cat "${one_line[@]}" 2>/dev/null | awk -v suite="$codename" '
             $1 == "deb" {
                 for (i = 2; i < NF; i++) if ($i ~ /^https?:/ && $(i + 1) == suite) print $i
-            }'
-        cat /etc/apt/sources.list.d/*.list 2>/dev/null | awk -v suite="$codename" '
-            $1 == "deb" {
-                for (i = 2; i < NF; i++) if ($i ~ /^https?:/ && $(i + 1) == suite) print $i
-            }'
-        cat /etc/apt/sources.list.d/*.sources 2>/dev/null | awk -v suite="$codename" '
+            }' || true
+        cat "${deb822[@]}" 2>/dev/null | awk -v suite="$codename" '
             /^URIs:/ { uri = $2 }
-            /^Suites:/ { for (i = 2; i <= NF; i++) if ($i == suite) print uri }'
-    } | head -n 1 | grep . || {
+            /^Suites:/ { for (i = 2; i <= NF; i++) if ($i == suite) print uri }' || true
+    )
+    if [ -z "$mirror" ]; then
         say "no apt source names the suite $codename, so there is no mirror to fetch from" >&2
         return 1
-    }
+    fi
+    printf '%s\n' "${mirror%%$'\n'*}"
 }
 
 main "$@"
