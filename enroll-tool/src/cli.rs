@@ -280,6 +280,10 @@ pub(crate) struct Recover {
     #[arg(long, value_name = "FILE")]
     pub(crate) recovery: PathBuf,
 
+    /// Give up the private keys that were made in another TPM and never left it
+    #[arg(long)]
+    pub(crate) lose_keys: bool,
+
     /// Put back from this backup what the vault's folder lacks, or all of it
     #[arg(long, value_name = "FILE")]
     pub(crate) backup: Option<PathBuf>,

@@ -86,8 +86,8 @@ pub(crate) unsafe extern "C" fn destroy_object(
             };
             let source = module.source()?;
             match face {
-                Face::Itself => source.remove(metadata.id),
-                Face::Public => source.update(metadata.id, &|object| {
+                Face::Itself => source.remove(&metadata),
+                Face::Public => source.update(&metadata, &|object| {
                     object
                         .attributes
                         .insert(PUBLIC_DESTROYED.to_owned(), true.to_string());
@@ -139,7 +139,7 @@ pub(crate) unsafe extern "C" fn set_attribute_value(
                     )?;
                     module
                         .source()?
-                        .update(metadata.id, &|object| {
+                        .update(metadata, &|object| {
                             describe_object(object, &changed, class, face)
                                 .expect("it was possible just now");
                         })
@@ -399,7 +399,7 @@ fn create_public_key(
         )?;
         module
             .source()?
-            .update(metadata.id, &|object| {
+            .update(&metadata, &|object| {
                 object.attributes.remove(PUBLIC_DESTROYED);
                 describe_object(object, &given, class, Face::Public)
                     .expect("it was possible just now");

@@ -323,7 +323,7 @@ fn value_len(object: &Metadata, source: &dyn Source) -> Answer<Option<usize>> {
 pub(crate) fn unseal(object: &Object, source: &mut dyn Source) -> Answer<Secret> {
     match object {
         Object::Sealed(object, _) => source
-            .unseal(object.id)
+            .unseal(object)
             .map_err(Fault::about(describe(object))),
         Object::Held(_) => Err(Fault::Code(CKR_ATTRIBUTE_SENSITIVE)),
     }

@@ -46,7 +46,8 @@ impl Signing {
             (Method::RsaPss(_), Parameter::Pss { hash, salt_len }) => {
                 let hash = *hash;
                 // RFC 8017, section 9.1.1, step 3.
-                if salt_len + hash.digest_len() + 2 > len {
+                let most = len.checked_sub(hash.digest_len() + 2);
+                if most.is_none_or(|most| *salt_len > most) {
                     return Err(Fault::Code(CKR_MECHANISM_PARAM_INVALID));
                 }
                 let scheme = SignScheme::RsaPss {

@@ -27,8 +27,9 @@ pub(crate) trait Source: Send {
     /// How long the payload of an object is, if it has one. Touches no TPM.
     fn payload_len(&self, id: ObjectId) -> Result<Option<usize>>;
 
-    /// The payload of an object, out of the TPM.
-    fn unseal(&mut self, id: ObjectId) -> Result<Secret>;
+    /// The payload of an object, out of the TPM: of the one that was listed so, as for all that
+    /// follows. What a list says is not authenticated before.
+    fn unseal(&mut self, object: &Metadata) -> Result<Secret>;
 
     /// A new object with a payload.
     fn seal(&mut self, object: NewObject, payload: &Secret) -> Result<ObjectId>;
@@ -43,24 +44,24 @@ pub(crate) trait Source: Send {
     fn import_key(&mut self, object: NewObject, pkcs8: &Secret) -> Result<ObjectId>;
 
     /// Changes what is said of an object.
-    fn update(&mut self, id: ObjectId, change: &dyn Fn(&mut NewObject)) -> Result<()>;
+    fn update(&mut self, object: &Metadata, change: &dyn Fn(&mut NewObject)) -> Result<()>;
 
     /// Removes an object for good.
-    fn remove(&mut self, id: ObjectId) -> Result<()>;
+    fn remove(&mut self, object: &Metadata) -> Result<()>;
 
     /// Signs with a private key.
-    fn sign(&mut self, id: ObjectId, scheme: &SignScheme, input: &[u8]) -> Result<Vec<u8>>;
+    fn sign(&mut self, object: &Metadata, scheme: &SignScheme, input: &[u8]) -> Result<Vec<u8>>;
 
     /// Decrypts with a private key.
     fn decrypt(
         &mut self,
-        id: ObjectId,
+        object: &Metadata,
         scheme: &DecryptScheme,
         ciphertext: &[u8],
     ) -> Result<Secret>;
 
     /// What both sides of an ECDH come to.
-    fn derive(&mut self, id: ObjectId, point: &[u8]) -> Result<Secret>;
+    fn derive(&mut self, object: &Metadata, point: &[u8]) -> Result<Secret>;
 
     /// When the TPM was last used, if it holds something of ours.
     fn holds_since(&self) -> Option<Instant>;
@@ -100,7 +101,7 @@ pub(crate) struct VaultSource {
 /// What is in the TPM.
 struct Holding {
     unlocked: Unlocked,
-    key: Option<(ObjectId, LoadedKey)>,
+    key: Option<(Metadata, LoadedKey)>,
     begun: Instant,
     used: Instant,
     turn: Option<Turn>,
@@ -178,10 +179,10 @@ impl Holding {
     }
 
     /// The vault with a private key loaded, and no other.
-    fn with_key(&mut self, id: ObjectId) -> Result<(&mut Unlocked, &LoadedKey)> {
-        if self.key.as_ref().is_none_or(|(loaded, _)| *loaded != id) {
+    fn with_key(&mut self, object: &Metadata) -> Result<(&mut Unlocked, &LoadedKey)> {
+        if self.key.as_ref().is_none_or(|(loaded, _)| loaded != object) {
             self.without_key()?;
-            self.key = Some((id, self.unlocked.load_key(id)?));
+            self.key = Some((object.clone(), self.unlocked.load_key(object)?));
         }
         let (_, key) = self.key.as_ref().expect("it was just loaded");
         Ok((&mut self.unlocked, key))
@@ -213,8 +214,8 @@ impl Source for VaultSource {
         self.vault.payload_len(id)
     }
 
-    fn unseal(&mut self, id: ObjectId) -> Result<Secret> {
-        self.with(|holding| holding.without_key()?.unseal(id))
+    fn unseal(&mut self, object: &Metadata) -> Result<Secret> {
+        self.with(|holding| holding.without_key()?.unseal(object))
     }
 
     fn seal(&mut self, object: NewObject, payload: &Secret) -> Result<ObjectId> {
@@ -233,36 +234,36 @@ impl Source for VaultSource {
         self.write(|vault| vault.import_key(object.clone(), pkcs8))
     }
 
-    fn update(&mut self, id: ObjectId, change: &dyn Fn(&mut NewObject)) -> Result<()> {
-        self.write(|vault| vault.update(id, change))
+    fn update(&mut self, object: &Metadata, change: &dyn Fn(&mut NewObject)) -> Result<()> {
+        self.write(|vault| vault.update(object, change))
     }
 
-    fn remove(&mut self, id: ObjectId) -> Result<()> {
-        self.write(|vault| vault.remove(id))
+    fn remove(&mut self, object: &Metadata) -> Result<()> {
+        self.write(|vault| vault.remove(object))
     }
 
-    fn sign(&mut self, id: ObjectId, scheme: &SignScheme, input: &[u8]) -> Result<Vec<u8>> {
+    fn sign(&mut self, object: &Metadata, scheme: &SignScheme, input: &[u8]) -> Result<Vec<u8>> {
         self.with(|holding| {
-            let (vault, key) = holding.with_key(id)?;
+            let (vault, key) = holding.with_key(object)?;
             vault.sign(key, scheme, input)
         })
     }
 
     fn decrypt(
         &mut self,
-        id: ObjectId,
+        object: &Metadata,
         scheme: &DecryptScheme,
         ciphertext: &[u8],
     ) -> Result<Secret> {
         self.with(|holding| {
-            let (vault, key) = holding.with_key(id)?;
+            let (vault, key) = holding.with_key(object)?;
             vault.decrypt(key, scheme, ciphertext)
         })
     }
 
-    fn derive(&mut self, id: ObjectId, point: &[u8]) -> Result<Secret> {
+    fn derive(&mut self, object: &Metadata, point: &[u8]) -> Result<Secret> {
         self.with(|holding| {
-            let (vault, key) = holding.with_key(id)?;
+            let (vault, key) = holding.with_key(object)?;
             vault.derive(key, point)
         })
     }

@@ -334,7 +334,7 @@ impl Module {
         match key {
             Object::Sealed(object, _) => self
                 .source()?
-                .sign(object.id, scheme, input)
+                .sign(object, scheme, input)
                 .map_err(refused(object, CKR_DATA_LEN_RANGE)),
             Object::Held(held) => private_key(held)?.sign(scheme, input),
         }
@@ -350,7 +350,7 @@ impl Module {
         match key {
             Object::Sealed(object, _) => self
                 .source()?
-                .decrypt(object.id, scheme, ciphertext.expose())
+                .decrypt(object, scheme, ciphertext.expose())
                 .map_err(refused(object, CKR_ENCRYPTED_DATA_INVALID)),
             Object::Held(held) => private_key(held)?.decrypt(scheme, ciphertext.expose()),
         }
@@ -361,7 +361,7 @@ impl Module {
         match key {
             Object::Sealed(object, _) => self
                 .source()?
-                .derive(object.id, point)
+                .derive(object, point)
                 .map_err(refused(object, CKR_MECHANISM_PARAM_INVALID)),
             Object::Held(held) => private_key(held)?.derive(point),
         }

@@ -783,7 +783,8 @@ impl Source for Fake {
         Ok(self.find(id).ok().map(|(_, payload)| payload.len()))
     }
 
-    fn unseal(&mut self, id: ObjectId) -> Result<Secret> {
+    fn unseal(&mut self, listed: &Metadata) -> Result<Secret> {
+        let id = listed.id;
         self.unsealed.fetch_add(1, Ordering::Relaxed);
         if self.broken == Some(id) {
             return Err(Error::ObjectDamaged {
@@ -823,7 +824,8 @@ impl Source for Fake {
         Ok(self.add_key(object, &key, false))
     }
 
-    fn update(&mut self, id: ObjectId, change: &dyn Fn(&mut NewObject)) -> Result<()> {
+    fn update(&mut self, listed: &Metadata, change: &dyn Fn(&mut NewObject)) -> Result<()> {
+        let id = listed.id;
         let index = self.objects.iter().position(|(object, _)| object.id == id);
         let (metadata, _) = &mut self.objects[index.expect("it is there")];
         let mut object = NewObject::new(
@@ -838,13 +840,15 @@ impl Source for Fake {
         Ok(())
     }
 
-    fn remove(&mut self, id: ObjectId) -> Result<()> {
+    fn remove(&mut self, listed: &Metadata) -> Result<()> {
+        let id = listed.id;
         self.find(id)?;
         self.objects.retain(|(object, _)| object.id != id);
         Ok(())
     }
 
-    fn sign(&mut self, id: ObjectId, scheme: &SignScheme, input: &[u8]) -> Result<Vec<u8>> {
+    fn sign(&mut self, listed: &Metadata, scheme: &SignScheme, input: &[u8]) -> Result<Vec<u8>> {
+        let id = listed.id;
         let key = self.key(id)?;
         key.sign(scheme, input)
             .map_err(|_| Error::input("data", "as this test wants"))
@@ -852,17 +856,19 @@ impl Source for Fake {
 
     fn decrypt(
         &mut self,
-        id: ObjectId,
+        listed: &Metadata,
         scheme: &DecryptScheme,
         ciphertext: &[u8],
     ) -> Result<Secret> {
+        let id = listed.id;
         self.decrypted.fetch_add(1, Ordering::Relaxed);
         let key = self.key(id)?;
         key.decrypt(scheme, ciphertext)
             .map_err(|_| Error::input("ciphertext", "as this test wants"))
     }
 
-    fn derive(&mut self, id: ObjectId, point: &[u8]) -> Result<Secret> {
+    fn derive(&mut self, listed: &Metadata, point: &[u8]) -> Result<Secret> {
+        let id = listed.id;
         let key = self.key(id)?;
         key.derive(point)
             .map_err(|_| Error::input("point", "as this test wants"))

@@ -374,6 +374,38 @@ impl Metadata {
     }
 }
 
+/// Which object is meant.
+#[derive(Clone, Copy, Debug)]
+pub enum Meant<'a> {
+    /// The one of this identity, in whichever token.
+    Id(ObjectId),
+    /// The one that was listed so, and no other: what a list says is not authenticated, and who
+    /// chose by a token, a label or an attribute is given nothing that is genuinely otherwise.
+    Listed(&'a Metadata),
+}
+
+impl Meant<'_> {
+    /// The object's identity.
+    pub fn id(&self) -> ObjectId {
+        match self {
+            Self::Id(id) => *id,
+            Self::Listed(metadata) => metadata.id,
+        }
+    }
+}
+
+impl From<ObjectId> for Meant<'_> {
+    fn from(id: ObjectId) -> Self {
+        Self::Id(id)
+    }
+}
+
+impl<'a> From<&'a Metadata> for Meant<'a> {
+    fn from(listed: &'a Metadata) -> Self {
+        Self::Listed(listed)
+    }
+}
+
 /// An object as its file holds it, before anything was checked but its shape.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]

@@ -23,7 +23,7 @@ use crate::backup::Backup;
 use crate::envelope::{TAG_LEN, VaultKey};
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
-use crate::object::{Metadata, NewObject, ObjectId, TokenName};
+use crate::object::{Meant, Metadata, NewObject, ObjectId, TokenName};
 use crate::policy::{Branches, PcrSelection, PcrValues, Refusal};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::secret::Secret;
@@ -379,10 +379,8 @@ impl Unlocked {
     /// # Errors
     /// [`Error::NoSuchObject`], [`Error::ObjectDamaged`], [`Error::PolicyRefused`];
     /// [`Error::Input`] for a certificate, and for a private key in the TPM.
-    pub fn unseal(&mut self, id: ObjectId) -> Result<Secret> {
-        let object = self
-            .vault
-            .read(id, |object| self.vault.authenticate(&self.key, object))?;
+    pub fn unseal<'a>(&mut self, object: impl Into<Meant<'a>>) -> Result<Secret> {
+        let object = self.vault.read_genuine(&self.key, object.into())?;
         Content::of(&object).check_secret(&object.metadata)?;
         let dek = self.dek(&object)?;
         self.vault.open_payload(&self.key, &object, &dek)
@@ -404,20 +402,29 @@ impl Unlocked {
     /// # Errors
     /// [`Error::NoSuchObject`], [`Error::ObjectDamaged`], [`Error::PolicyRefused`];
     /// [`Error::Input`] for a change of token, of kind, or of what a key is.
-    pub fn update(&mut self, id: ObjectId, change: impl FnOnce(&mut NewObject)) -> Result<()> {
-        self.change(id, change)
+    pub fn update<'a>(
+        &mut self,
+        object: impl Into<Meant<'a>>,
+        change: impl FnOnce(&mut NewObject),
+    ) -> Result<()> {
+        self.change(object.into(), change)
     }
 
     /// Removes an object for good. The caller knows that nobody needs it.
-    pub fn remove(&mut self, id: ObjectId) -> Result<()> {
-        self.known()?.retain(|object| object.id != id);
-        let genuine = |object: &_| self.vault.authenticate(&self.key, object);
-        match self.vault.read(id, genuine) {
-            Ok(object) => self.vault.store.remove_object(&object.metadata.token, id),
-            // Named by its id, and of no use to anyone.
-            Err(Error::ObjectDamaged { file, .. }) => store::remove(&file),
-            Err(error) => Err(error),
+    pub fn remove<'a>(&mut self, object: impl Into<Meant<'a>>) -> Result<()> {
+        let meant = object.into();
+        self.known()?;
+        match (self.vault.read_genuine(&self.key, meant), meant) {
+            (Ok(object), _) => {
+                let token = &object.metadata.token;
+                self.vault.store.remove_object(token, meant.id())?;
+            }
+            // Named by its identity, and of no use to anyone.
+            (Err(Error::ObjectDamaged { file, .. }), Meant::Id(_)) => store::remove(&file)?,
+            (Err(error), _) => return Err(error),
         }
+        self.known()?.retain(|object| object.id != meant.id());
+        Ok(())
     }
 
     /// Refuses a backup file that is there already and is no backup of this vault.
@@ -443,10 +450,8 @@ impl ByRecovery {
     /// # Errors
     /// [`Error::NoSuchObject`], [`Error::ObjectDamaged`]; [`Error::Input`] for a certificate, and
     /// for a private key that was made in a TPM.
-    pub fn unseal(&self, id: ObjectId) -> Result<Secret> {
-        let object = self
-            .vault
-            .read(id, |object| self.vault.authenticate(&self.key, object))?;
+    pub fn unseal<'a>(&self, object: impl Into<Meant<'a>>) -> Result<Secret> {
+        let object = self.vault.read_genuine(&self.key, object.into())?;
         if object.payload.is_none() {
             Content::of(&object).check_secret(&object.metadata)?;
         }

@@ -39,6 +39,61 @@ const INDEX: &str = "0x1857200";
 // The vault's folder, edited offline.
 
 #[test]
+fn a_copy_under_another_label_in_another_token_opens_nothing() {
+    let vault = TestVault::new();
+    let key = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    let sealed = vault
+        .strongroom(&["seal", "--token", "datasets", "--label", "tank/a", "--json"])
+        .args(["--kind", "dataset-key", "--keyformat", "hex"])
+        .stdin(*b"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff")
+        .ok();
+    let id = sealed.json()["id"].as_str().expect("an id").to_owned();
+    let genuine = vault.dir().join(format!("objects/datasets/{id}.json"));
+    let mut copy = read_json(&genuine);
+    copy["metadata"]["token"] = "keys".into();
+    copy["metadata"]["kind"] = "credential".into();
+    copy["metadata"]["label"] = "innocent".into();
+    write_json(&vault.dir().join(format!("objects/keys/{id}.json")), &copy);
+
+    let module = vault.programs().pkcs11_module();
+    let tool = |arguments: &[&str]| {
+        vault
+            .run("pkcs11-tool")
+            .arg("--module")
+            .arg(&module)
+            .args([
+                "--token-label",
+                "keys",
+                "--label",
+                "innocent",
+                "--type",
+                "data",
+            ])
+            .args(arguments)
+            .finish()
+    };
+    let read = tool(&["--read-object"]);
+    assert_ne!(read.code(), Some(0));
+    read.does_not_show(key);
+    tool(&["--delete-object"]);
+    assert!(
+        genuine.exists(),
+        "the genuine object is not theirs to delete"
+    );
+    vault
+        .strongroom(&["unseal", "--token", "keys", "--label", "innocent"])
+        .fails_with(5)
+        .does_not_show(key);
+    // By its identity alone, and by its own name, it is what it was.
+    assert_eq!(vault.unseal_id(&id), key.as_bytes());
+    let given = vault
+        .run(vault.programs().zfs_keyprovider())
+        .args(["get", "tank/a"])
+        .ok();
+    assert_eq!(given.stdout, key.as_bytes());
+}
+
+#[test]
 fn a_manifest_edited_in_any_part_seals_nothing_and_gives_nothing_out() {
     let target = Target::new();
     let genuine = read_json(&target.manifest());

@@ -32,7 +32,7 @@ pub(crate) fn run(cli: &Cli, args: &Get) -> Result<(), Failure> {
         Some(tcti) => tcti.clone(),
         None => Tcti::from_environment()?,
     };
-    let key = vault.unlock(&tcti)?.unseal(object.id)?;
+    let key = vault.unlock(&tcti)?.unseal(&object)?;
     let key = sealed.convert(&key, wanted)?;
     // Without a newline, which would make a raw key too long and is needed by no other form.
     process::hand_out(&key)

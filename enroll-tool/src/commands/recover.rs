@@ -2,6 +2,8 @@
 
 use serde_json::json;
 use strongroom::Vault;
+use strongroom::error::Error;
+use strongroom::key::{self, Residence};
 use strongroom::recovery::RecoveryKit;
 
 use super::Place;
@@ -25,6 +27,9 @@ pub(super) fn run(place: &Place, args: &Recover) -> Result<(), Failure> {
         }
         None => (place.vault()?, 0),
     };
+    if !args.lose_keys {
+        check_keys(place, &vault)?;
+    }
     let bar = output::progress("checking", 0);
     let recovered = vault.recover(&place.tcti()?, &kit, args.pcrs.as_ref(), |done, total| {
         bar.set_length(total as u64);
@@ -73,4 +78,27 @@ pub(super) fn run(place: &Place, args: &Recover) -> Result<(), Failure> {
             total: failed + recovered.objects,
         }),
     }
+}
+
+/// Refuses to move a vault to another TPM while it has keys that would stay behind.
+fn check_keys(place: &Place, vault: &Vault) -> Result<(), Failure> {
+    match vault.unlock(&place.tcti()?) {
+        // On this TPM it is, and stays.
+        Ok(_) | Err(Error::PolicyRefused(_) | Error::PolicyFile { .. }) => return Ok(()),
+        Err(_) => {}
+    }
+    let stay = vault.list()?.objects.into_iter().filter(|object| {
+        Residence::of(object) == Some(Residence::Tpm)
+            && object.attributes.get(key::LOCAL).map(String::as_str) == Some("true")
+    });
+    let stay: Vec<_> = stay.map(|object| object.label.to_string()).collect();
+    if stay.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "the private keys {} were made in the TPM that the vault is on and never left it: a move to \
+         another TPM, or to a new index on the same one, loses them; repeat with --lose-keys if \
+         that TPM is gone",
+        stay.join(", ")
+    )))
 }

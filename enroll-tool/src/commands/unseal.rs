@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use strongroom::error::Error;
+use strongroom::object::Meant;
 use strongroom::process;
 use strongroom::recovery::RecoveryKit;
 use strongroom::uri::Selector;
@@ -32,11 +33,18 @@ pub(super) fn run(place: &Place, args: &Unseal) -> Result<(), Failure> {
     }
     let vault = place.vault()?;
     let object = vault.find(&selector)?;
+    // Who named the id alone said nothing of where it is and what it is called.
+    let by_id_alone = selector == Selector::id(object.id);
+    let meant = if by_id_alone {
+        Meant::Id(object.id)
+    } else {
+        Meant::Listed(&object)
+    };
     let secret = match &args.recovery {
         Some(kit) => vault
             .open_by_recovery(RecoveryKit::read(kit)?)?
-            .unseal(object.id)?,
-        None => vault.unlock(&place.tcti()?)?.unseal(object.id)?,
+            .unseal(meant)?,
+        None => vault.unlock(&place.tcti()?)?.unseal(meant)?,
     };
     let (what, written) = match &args.out {
         Some(file) => (

@@ -4,7 +4,7 @@ use super::Unlocked;
 use super::keys::check_unchanged;
 use crate::encoding::Base64;
 use crate::error::{Error, Result};
-use crate::object::{Kind, Metadata, NewObject, ObjectFile, ObjectId, Slot};
+use crate::object::{Kind, Meant, Metadata, NewObject, ObjectFile, ObjectId, Slot};
 
 impl Unlocked {
     pub(super) fn store_new(&mut self, object: NewObject) -> Result<ObjectId> {
@@ -27,14 +27,13 @@ impl Unlocked {
 
     pub(super) fn change(
         &mut self,
-        id: ObjectId,
+        meant: Meant<'_>,
         change: impl FnOnce(&mut NewObject),
     ) -> Result<()> {
         // After this nobody else writes.
         self.known()?;
-        let old = self
-            .vault
-            .read(id, |object| self.vault.authenticate(&self.key, object))?;
+        let id = meant.id();
+        let old = self.vault.read_genuine(&self.key, meant)?;
         let metadata = self.changed(&old.metadata, change)?;
         if metadata == old.metadata {
             return Ok(());

@@ -2,15 +2,20 @@
 
 use super::{Listing, Vault};
 use crate::error::{Error, Result};
-use crate::object::Metadata;
+use crate::object::{Metadata, ObjectFile};
 use crate::uri::Selector;
 
 impl Vault {
     pub(super) fn find_newest(&self, selector: &Selector) -> Result<Metadata> {
         if let Some(id) = selector.id {
-            return Some(self.read(id, |_| Ok(()))?.metadata)
-                .filter(|object| selector.matches(object))
-                .ok_or_else(|| Error::NoSuchObject(selector.to_string()));
+            let matches = |object: &ObjectFile| {
+                if selector.matches(&object.metadata) {
+                    Ok(())
+                } else {
+                    Err(Error::NoSuchObject(selector.to_string()))
+                }
+            };
+            return self.read(id, matches).map(|object| object.metadata);
         }
         let Listing { objects, damaged } = self.list()?;
         let meant: Vec<Metadata> = objects

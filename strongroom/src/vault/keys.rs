@@ -13,7 +13,7 @@ use crate::key::{
     ALGORITHM, ATTRIBUTES, Curve, DecryptScheme, Hash, KeyAlgorithm, LOCAL, LoadedKey, PUBLIC_KEY,
     Private, PublicKey, RESIDENCE, Residence, SignScheme,
 };
-use crate::object::{Kind, Metadata, NewObject, ObjectFile, ObjectId, Slot};
+use crate::object::{Kind, Meant, Metadata, NewObject, ObjectFile, ObjectId, Slot};
 use crate::recovery::RecoveryIdentity;
 use crate::secret::Secret;
 use crate::tpm::key_file::{KeyFile, PARENT_UNNAMED};
@@ -83,10 +83,9 @@ impl Unlocked {
     /// [`Error::NoSuchObject`], [`Error::ObjectDamaged`], [`Error::PolicyRefused`];
     /// [`Error::KeyLost`] for a key that was made in another TPM; [`Error::Input`] for an object
     /// that is no key.
-    pub fn load_key(&mut self, id: ObjectId) -> Result<LoadedKey> {
-        let object = self
-            .vault
-            .read(id, |object| self.vault.authenticate(&self.key, object))?;
+    pub fn load_key<'a>(&mut self, object: impl Into<Meant<'a>>) -> Result<LoadedKey> {
+        let object = self.vault.read_genuine(&self.key, object.into())?;
+        let id = object.metadata.id;
         let public = PublicKey::of(&object.metadata)?;
         let private = match Residence::of(&object.metadata) {
             Some(Residence::Tpm) => self.load_from_slot(&object, &public).map(Private::Tpm),

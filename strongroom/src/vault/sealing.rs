@@ -5,7 +5,8 @@ use crate::encoding::Base64;
 use crate::envelope::{Dek, Purpose, VaultKey};
 use crate::error::{Error, Result};
 use crate::object::{
-    MAX_PAYLOAD, Metadata, NewObject, OBJECT_FORMAT, ObjectFile, ObjectId, Payload, Slot, TokenName,
+    MAX_PAYLOAD, Meant, Metadata, NewObject, OBJECT_FORMAT, ObjectFile, ObjectId, Payload, Slot,
+    TokenName,
 };
 use crate::secret::Secret;
 use crate::tpm::key_file::{KeyFile, PARENT_UNNAMED};
@@ -227,6 +228,24 @@ impl Vault {
             }
         }
         Err(outcome)
+    }
+
+    /// The genuine file of the object that is meant.
+    pub(super) fn read_genuine(&self, key: &VaultKey, meant: Meant<'_>) -> Result<ObjectFile> {
+        let listed = match meant {
+            Meant::Id(id) => return self.read(id, |object| self.authenticate(key, object)),
+            Meant::Listed(listed) => listed,
+        };
+        let object = self.store.read_object(&listed.token, listed.id)?;
+        self.authenticate(key, &object)?;
+        if object.metadata == *listed {
+            Ok(object)
+        } else {
+            Err(self.damaged(
+                &object,
+                "it is not what it was listed as; list again".to_owned(),
+            ))
+        }
     }
 
     /// Refuses a vault of which there are objects, and fewer than half of them are its own: it was
