@@ -341,7 +341,8 @@ impl Vault {
         pcrs: Option<&PcrSelection>,
         progress: impl FnMut(usize, usize),
     ) -> Result<Recovered> {
-        self.recover_here(tcti, kit, pcrs, progress)
+        let lock = self.lock()?;
+        self.reread()?.recover_here(tcti, kit, pcrs, lock, progress)
     }
 }
 
@@ -356,11 +357,6 @@ impl Unlocked {
     pub fn holding(mut self, lock: WriteLock) -> Self {
         self.lock = Some(lock);
         self
-    }
-
-    /// SHA-256(K_vault), the vault's fingerprint, to be compared with the recovery kit's.
-    pub fn fingerprint(&self) -> [u8; 32] {
-        self.key.fingerprint()
     }
 
     /// Seals a payload of up to 1 MiB as a new object, writes it, reads it back from disk,

@@ -324,11 +324,37 @@ fn a_row_that_was_made_anew_is_the_same_dataset() {
         )
         .expect("inserted");
     migrate(&vault, &fixture, &file).ok();
-    let given = vault
-        .run(vault.programs().zfs_keyprovider())
-        .args(["get", &name])
-        .ok();
-    assert_eq!(given.stdout, key.as_bytes());
+    assert_eq!(dataset_key(&vault, &name), key.as_bytes());
+}
+
+#[test]
+fn the_key_that_was_written_last_is_the_one_given() {
+    let vault = TestVault::new();
+    let fixture = fixture(&vault);
+    let (row, name, key) = fixture.dataset_keys[0].clone();
+    let file = vault.folder().join("backup");
+    let column = |key: &str, nonce| fixture.encrypt(key, true, [nonce; 8]);
+    let other = key.replace(|digit: char| digit.is_ascii_digit(), "f");
+    migrate(&vault, &fixture, &file).ok();
+    // In a row made anew, and then back in the old one.
+    fixture
+        .connect()
+        .execute(
+            "INSERT INTO storage_encrypteddataset (name, encryption_key) VALUES (?1, ?2)",
+            (&name, column(&other, 1)),
+        )
+        .expect("inserted");
+    migrate(&vault, &fixture, &file).ok();
+    assert_eq!(dataset_key(&vault, &name), other.as_bytes());
+    fixture
+        .connect()
+        .execute(
+            "UPDATE storage_encrypteddataset SET encryption_key = ?2 WHERE id = ?1",
+            (row, column(&key, 2)),
+        )
+        .expect("updated");
+    migrate(&vault, &fixture, &file).ok();
+    assert_eq!(dataset_key(&vault, &name), key.as_bytes());
 }
 
 #[test]
@@ -575,6 +601,14 @@ fn a_report_that_nobody_reads_is_no_failure() {
     // A secret that could not be handed out is one.
     let unseal = format!("{program} unseal --token credentials --label offsite >/dev/full");
     vault.run("bash").args(["-c", &unseal]).fails_with(7);
+}
+
+fn dataset_key(vault: &TestVault, name: &str) -> Vec<u8> {
+    vault
+        .run(vault.programs().zfs_keyprovider())
+        .args(["get", name])
+        .ok()
+        .stdout
 }
 
 fn fixture(vault: &TestVault) -> Fixture {

@@ -1,10 +1,10 @@
 //! Doing what the plan says, in the one order that loses nothing: seal, read back, unseal, compare
 //! (which [`Unlocked::seal`] does), copy off the boot disk, and only then clear; at last scrub.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use strongroom::error::Error;
-use strongroom::object::{Metadata, ObjectId};
+use strongroom::object::{Label, Metadata, NewObject, ORIGIN, ObjectId, TokenName};
 use strongroom::vault::BackupReport;
 use strongroom::{Result, Secret, Unlocked};
 
@@ -50,8 +50,13 @@ pub(crate) fn seal(
     mut progress: impl FnMut(),
 ) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::with_capacity(plan.items.len());
+    let mut rows: BTreeMap<(TokenName, Label), usize> = BTreeMap::new();
+    for NewObject { token, label, .. } in plan.items.iter().map(|item| &item.object) {
+        *rows.entry((token.clone(), label.clone())).or_default() += 1;
+    }
     for item in &mut plan.items {
-        let outcome = match seal_one(item, vault, known) {
+        let name = (item.object.token.clone(), item.object.label.clone());
+        let outcome = match seal_one(item, rows[&name] == 1, vault, known) {
             Ok(outcome) => outcome,
             Err(
                 error
@@ -122,30 +127,31 @@ pub(crate) fn clear(
     database.scrub(&gone)
 }
 
-fn seal_one(item: &mut Item, vault: &mut Unlocked, known: &[Metadata]) -> Result<Outcome> {
+/// `alone`: no other row has a secret of the same name.
+fn seal_one(
+    item: &mut Item,
+    alone: bool,
+    vault: &mut Unlocked,
+    known: &[Metadata],
+) -> Result<Outcome> {
     complete(item, vault)?;
-    let origin = item.object.attributes.get(strongroom::object::ORIGIN);
+    let origin = item.object.attributes.get(ORIGIN).map(String::as_str);
+    // A dataset's key is the dataset's, whichever row it is in: rows are made anew. Two rows of one
+    // name, and credentials, each have their own.
+    let by_name = item.class == Class::Datasets && alone;
     // The newest alone: it is the one that its name means. A key that was changed back is sealed
-    // again, though an older version would hold it. A row that was made anew has no object of its
-    // own yet; for a dataset's key, the one of the same name serves.
-    let same_name = |object: &&Metadata| {
-        object.kind == item.object.kind
-            && object.token == item.object.token
-            && object.label == item.object.label
-    };
-    let newest = |of_row: bool| {
-        known
-            .iter()
-            .filter(same_name)
-            .filter(|object| !of_row || object.origin() == origin.map(String::as_str))
-            .max_by_key(|object| object.generation)
-    };
-    let newest = match newest(true) {
-        None if item.class == Class::Datasets => newest(false),
-        found => found,
-    };
+    // again, though an older version would hold it.
+    let newest = known
+        .iter()
+        .filter(|object| {
+            object.kind == item.object.kind
+                && object.token == item.object.token
+                && object.label == item.object.label
+                && (by_name || object.origin() == origin)
+        })
+        .max_by_key(|object| object.generation);
     if let Some(object) = newest {
-        let same = match vault.unseal(object.id) {
+        let same = match vault.unseal(object) {
             Ok(payload) => payload.same_as(item.payload.expose()),
             // No help, and nothing to stop for: the secret is sealed anew.
             Err(Error::ObjectDamaged { .. }) => false,

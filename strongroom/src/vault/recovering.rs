@@ -69,12 +69,12 @@ impl Vault {
         tcti: &Tcti,
         kit: &RecoveryKit,
         pcrs: Option<&PcrSelection>,
+        lock: WriteLock,
         progress: impl FnMut(usize, usize),
     ) -> Result<Recovered> {
         let file = self.store.manifest_file();
         let key = self.manifest.vault_key_by_recovery(kit, &file)?;
         self.check_expected(&key)?;
-        let lock = self.lock()?;
         let rebind = || {
             let change = Change::PresentBoot(pcrs.cloned());
             Tpm::with_room(tcti, || self.rebind_locked(tcti, kit, &change))?;
@@ -154,17 +154,21 @@ impl Vault {
             store::write(&self.store.manifest_file(), &manifest)?;
             Ok(recovered)
         });
-        let mut tpm = Tpm::connect(tcti)?;
         match done {
             Err(error) => {
-                provision::remove_index(&mut tpm, index);
+                // Its connection is closed. Where the TPM is gone, so is what was to be removed,
+                // and what failed first is what is said.
+                if let Ok(mut tpm) = Tpm::connect(tcti) {
+                    provision::remove_index(&mut tpm, index);
+                }
                 Err(error)
             }
-            Ok((recovered, unlocked)) => {
+            Ok((recovered, mut unlocked)) => {
                 // What the old index still allows must not outlive the move: whoever has an older
                 // vault.json would open the objects of today by it.
-                if let Ok(former) = self.manifest.index()?.open(&mut tpm) {
-                    former.undefine(&mut tpm)?;
+                let tpm = &mut unlocked.tpm;
+                if let Ok(former) = self.manifest.index()?.open(tpm) {
+                    former.undefine(tpm)?;
                     log::warn!("the vault was on this TPM before; its former NV index was removed");
                 }
                 unlocked.forget_other_tpms()?;
