@@ -13,6 +13,7 @@ pub mod key;
 pub mod logging;
 mod manifest;
 pub mod object;
+pub mod pin;
 pub mod policy;
 pub mod process;
 mod provision;

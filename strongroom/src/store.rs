@@ -137,6 +137,13 @@ impl Store {
         }
     }
 
+    /// Removes the folder of a token in which there is nothing any more.
+    pub(crate) fn remove_folder(&self, token: &TokenName) -> Result<()> {
+        let dir = self.token_dir(token);
+        fs::remove_dir(&dir).map_err(Error::io("remove", &dir))?;
+        sync_dir(&self.dir.join("objects"))
+    }
+
     pub(crate) fn write_object(&self, object: &ObjectFile) -> Result<()> {
         let file = self.object_file(&object.metadata.token, object.metadata.id);
         write(&file, &to_json(object))

@@ -12,18 +12,22 @@ mod finding;
 mod keys;
 mod making;
 mod opening;
+mod pins;
 mod rebinding;
 mod recovering;
 mod sealing;
+mod tokens;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::backup::Backup;
 use crate::envelope::{TAG_LEN, VaultKey};
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::object::{Meant, Metadata, NewObject, ObjectId, TokenName};
+use crate::pin::PinAuth;
 use crate::policy::{Branches, PcrSelection, PcrValues, Refusal};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::secret::Secret;
@@ -32,6 +36,9 @@ use crate::tpm::root_key::RootKey;
 use crate::tpm::session::Gate;
 use crate::tpm::storage::StorageKey;
 use crate::tpm::{Tcti, Tpm};
+
+pub use self::pins::PinStates;
+pub use self::tokens::{NewToken, Token};
 
 use self::recovering::dek_by_recovery;
 use self::sealing::Content;
@@ -52,8 +59,11 @@ pub struct Unlocked {
     tpm: Tpm,
     root: RootKey,
     gate: Gate,
-    /// The token whose storage key is loaded: one at a time, for a TPM has three slots.
-    loaded: Option<(TokenName, StorageKey)>,
+    /// The token whose storage key is loaded, and whether it is the one behind the PIN: one at a
+    /// time, for a TPM has three slots.
+    loaded: Option<(TokenName, bool, StorageKey)>,
+    /// The PINs that were given, of users of tokens. The TPM says whether they are right.
+    pins: BTreeMap<TokenName, Arc<PinAuth>>,
     lock: Option<WriteLock>,
     /// The genuine objects, once something is written: nobody else writes meanwhile.
     known: Option<Vec<Metadata>>,
@@ -123,6 +133,10 @@ pub struct Recovered {
     pub moved: bool,
     /// Objects that do not open: their files, and why.
     pub damaged: Vec<Damaged>,
+    /// Objects behind a PIN, which was not given: they were left as they are.
+    pub unchecked: Vec<Metadata>,
+    /// Tokens whose PINs are to be set anew, because the vault has come to another TPM.
+    pub pins_to_set: Vec<TokenName>,
     /// Keys that were made in the TPM that the vault comes from, and are lost with it. Nothing is
     /// wrong with their files, and no backup brings them back.
     pub lost: Vec<Metadata>,

@@ -9,10 +9,10 @@ use crate::envelope::VaultKey;
 use crate::error::Result;
 use crate::manifest::Manifest;
 use crate::policy::{Branches, PolicyFile};
-use crate::provision;
+use crate::provision::{self, TokenPlan};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::store::{self, Store};
-use crate::tpm::writer::RecoveryKey;
+use crate::tpm::signer::RecoveryKey;
 use crate::tpm::{Tcti, Tpm};
 
 impl Vault {
@@ -51,7 +51,12 @@ impl Vault {
         };
         let (mut tpm, machine) = provision::Machine::prepare(tcti, &request)?;
         let on_tpm = machine
-            .complete(&mut tpm, &key, options.tokens.iter().cloned())
+            .complete(
+                &mut tpm,
+                &request,
+                &key,
+                options.tokens.iter().cloned().map(TokenPlan::plain),
+            )
             .map(|(on_tpm, _)| on_tpm)?;
         let index = on_tpm.index;
         let recovery_slot = recipient.encrypt(key.expose());

@@ -1,5 +1,7 @@
 //! Opening a vault: its TPM with root key and index, the list of allowed boots, K_vault.
 
+use std::collections::BTreeMap;
+
 use super::{Unlocked, Vault};
 use crate::envelope::VaultKey;
 use crate::error::{Error, Result};
@@ -63,6 +65,7 @@ impl Vault {
             root,
             gate,
             loaded: None,
+            pins: BTreeMap::new(),
             lock: None,
             known: None,
         }
