@@ -99,6 +99,11 @@ impl Store {
         Ok(WriteLock { _file: open.into() })
     }
 
+    /// Whether this user may make files in the vault's folder, as every change of the manifest does.
+    pub(crate) fn may_write(&self) -> bool {
+        rustix::fs::access(&self.dir, rustix::fs::Access::WRITE_OK).is_ok()
+    }
+
     /// What a folder that is to hold a new vault has in it already.
     ///
     /// # Errors

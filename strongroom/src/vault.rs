@@ -32,6 +32,7 @@ use crate::policy::{Branches, PcrSelection, PcrValues, Refusal};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::secret::Secret;
 use crate::store::{self, Damaged, Store, WriteLock};
+use crate::tpm::pin::Guard;
 use crate::tpm::root_key::RootKey;
 use crate::tpm::session::Gate;
 use crate::tpm::storage::StorageKey;
@@ -64,6 +65,8 @@ pub struct Unlocked {
     loaded: Option<(TokenName, bool, StorageKey)>,
     /// The PINs that were given, of users of tokens. The TPM says whether they are right.
     pins: BTreeMap<TokenName, Arc<PinAuth>>,
+    /// The one of them that was presented to the TPM: one at a time too.
+    presented: Option<(TokenName, Arc<Guard>)>,
     lock: Option<WriteLock>,
     /// The genuine objects, once something is written: nobody else writes meanwhile.
     known: Option<Vec<Metadata>>,
@@ -217,6 +220,11 @@ impl Vault {
     /// The manifest's file.
     pub fn manifest_file(&self) -> PathBuf {
         self.store.manifest_file()
+    }
+
+    /// Whether this user may write to the vault, as far as its folder says.
+    pub fn may_write(&self) -> bool {
+        self.store.may_write()
     }
 
     /// The vault's tokens.

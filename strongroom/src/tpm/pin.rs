@@ -116,7 +116,12 @@ impl Guard {
             .map_err(|error| self.index.explain(tpm, "PolicySecret(PIN)", error))
     }
 
-    pub(super) fn close(&self, tpm: &mut Tpm) -> Result<()> {
+    /// Has the TPM compare the PIN. One command.
+    pub(crate) fn verify(&self, tpm: &mut Tpm) -> Result<()> {
+        self.index.verify(tpm, self.pin)
+    }
+
+    pub(crate) fn close(&self, tpm: &mut Tpm) -> Result<()> {
         self.pin.close(tpm)
     }
 }

@@ -64,8 +64,8 @@ impl StorageKey {
 
     /// The same for one whose policy asks for a PIN besides.
     #[must_use]
-    pub(crate) fn behind(mut self, guard: Guard) -> Self {
-        self.guard = Some(Arc::new(guard));
+    pub(crate) fn behind(mut self, guard: Arc<Guard>) -> Self {
+        self.guard = Some(guard);
         self
     }
 
@@ -74,8 +74,7 @@ impl StorageKey {
     }
 
     pub(crate) fn unload(self, tpm: &mut Tpm) -> Result<()> {
-        let closed = self.guard.map_or(Ok(()), |guard| guard.close(tpm));
-        tpm.flush(self.handle).and(closed)
+        tpm.flush(self.handle)
     }
 
     /// Runs a command that this key's policy authorises.

@@ -66,6 +66,7 @@ impl Vault {
             gate,
             loaded: None,
             pins: BTreeMap::new(),
+            presented: None,
             lock: None,
             known: None,
         }

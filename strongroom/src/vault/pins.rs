@@ -109,11 +109,25 @@ impl Unlocked {
         Ok(())
     }
 
-    /// Forgets it.
+    /// The same, and has the TPM compare it. NV_ReadPublic, StartAuthSession, one command.
+    ///
+    /// # Errors
+    /// [`Error::PinIncorrect`], [`Error::PinLocked`], [`Error::PinNotSet`]; then it is forgotten.
+    pub fn log_in(&mut self, token: &TokenName, pin: &Pin) -> Result<()> {
+        self.give_pin(token, pin)?;
+        let guard = self.guard(token)?;
+        let verified = guard.verify(&mut self.tpm);
+        if verified.is_err() {
+            self.forget_pin(token)?;
+        }
+        verified
+    }
+
+    /// Forgets the PIN of a token's user.
     pub fn forget_pin(&mut self, token: &TokenName) -> Result<()> {
         self.pins.remove(token);
-        match &self.loaded {
-            Some((loaded, true, _)) if loaded == token => self.unload_storage_key(),
+        match &self.presented {
+            Some((presented, _)) if presented == token => self.close_guard(),
             _ => Ok(()),
         }
     }
@@ -126,6 +140,7 @@ impl Unlocked {
     pub fn check_pin(&mut self, token: &TokenName, role: Role, pin: &Pin) -> Result<()> {
         let pins = self.vault.pins_of(token)?;
         let auth = pin.auth(self.vault.id(), token, role);
+        self.close_guard()?;
         let index = pins.of(role);
         let open = index.present(&mut self.tpm, self.root, &auth)?;
         let verified = index.verify(&mut self.tpm, open);
@@ -147,7 +162,10 @@ impl Unlocked {
         let pins = self.vault.pins_of(token)?;
         let auth = |pin: &Pin| pin.auth(self.vault.id(), token, role);
         let (old, new) = (auth(old), auth(new));
-        self.forget_pin(token)?;
+        if role == Role::User {
+            self.forget_pin(token)?;
+        }
+        self.close_guard()?;
         let index = pins.of(role);
         let open = index.present(&mut self.tpm, self.root, &old)?;
         let changed = index.change(&mut self.tpm, self.root, self.gate.session, open, &new);
@@ -174,6 +192,7 @@ impl Unlocked {
         let pins = self.vault.pins_of(token)?;
         let officer = officer.auth(self.vault.id(), token, Role::SecurityOfficer);
         self.forget_pin(token)?;
+        self.close_guard()?;
         let open = pins
             .of(Role::SecurityOfficer)
             .present(&mut self.tpm, self.root, &officer)?;
@@ -183,12 +202,32 @@ impl Unlocked {
     }
 
     /// The PIN of a token's user as it was given, presented to the TPM.
-    pub(super) fn guard(&mut self, token: &TokenName) -> Result<Guard> {
+    pub(super) fn guard(&mut self, token: &TokenName) -> Result<Arc<Guard>> {
+        if let Some((presented, guard)) = &self.presented {
+            if presented == token {
+                return Ok(Arc::clone(guard));
+            }
+        }
+        self.close_guard()?;
         let pins = self.vault.pins_of(token)?;
         let pin = self.pins.get(token).cloned();
         let pin =
             pin.ok_or_else(|| Error::PinRequired(format!("what is asked for in token {token}")))?;
-        Guard::new(&mut self.tpm, self.root, pins, &pin)
+        let guard = Arc::new(Guard::new(&mut self.tpm, self.root, pins, &pin)?);
+        self.presented = Some((token.clone(), Arc::clone(&guard)));
+        Ok(guard)
+    }
+
+    /// Takes the session of the PIN that is presented out of the TPM, which has room for three,
+    /// and the storage key behind it.
+    pub(super) fn close_guard(&mut self) -> Result<()> {
+        if matches!(&self.loaded, Some((_, true, _))) {
+            self.unload_storage_key()?;
+        }
+        match self.presented.take() {
+            Some((_, guard)) => guard.close(&mut self.tpm),
+            None => Ok(()),
+        }
     }
 }
 

@@ -305,6 +305,7 @@ impl Unlocked {
 
     /// Takes away the PINs that were needed to seal again, which nobody knows. Answers whose.
     fn take_pins_away(&mut self, k_rec: &OpenRecoveryKey) -> Result<Vec<TokenName>> {
+        self.close_guard()?;
         self.unload_storage_key()?;
         let tokens: Vec<_> = std::mem::take(&mut self.pins).into_keys().collect();
         for token in &tokens {

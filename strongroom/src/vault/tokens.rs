@@ -90,6 +90,7 @@ impl Unlocked {
                 .as_ref()
                 .map(|pin| self.first_pins(&token.name, pin)),
         };
+        self.close_guard()?;
         self.unload_storage_key()?;
         let (maker, tpm) = self.maker(&manifest);
         let record = maker.token(tpm, &plan)?;
@@ -147,6 +148,7 @@ impl Unlocked {
             }
         } else {
             let first = self.first_pins(name, officer);
+            self.close_guard()?;
             self.unload_storage_key()?;
             let (maker, tpm) = self.maker(&manifest);
             record.pins = Some(maker.pins(tpm, name, &first)?);
@@ -183,6 +185,7 @@ impl Unlocked {
         if !objects.is_empty() || !damaged.is_empty() {
             return refuse("it holds objects; remove them first");
         }
+        self.close_guard()?;
         self.unload_storage_key()?;
         self.replace_record(manifest, name, None)?;
         self.remove_pins(name, &record);
