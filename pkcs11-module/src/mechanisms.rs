@@ -140,7 +140,7 @@ pub(crate) unsafe extern "C" fn get_mechanism_list(
         // SAFETY: the caller's CK_ULONG.
         let count = unsafe { Foreign::one(count) }?;
         with_module(|module| {
-            let kinds: Vec<_> = if module.token(slot)?.is_write_protected() {
+            let kinds: Vec<_> = if module.token(slot)?.write_protected {
                 Vec::new()
             } else {
                 MECHANISMS.iter().map(|mechanism| mechanism.kind).collect()
@@ -161,7 +161,7 @@ pub(crate) unsafe extern "C" fn get_mechanism_info(
         // SAFETY: the caller's CK_MECHANISM_INFO.
         let info = unsafe { Foreign::one(info) }?;
         with_module(|module| {
-            let protected = module.token(slot)?.is_write_protected();
+            let protected = module.token(slot)?.write_protected;
             let mechanism = MECHANISMS
                 .iter()
                 .find(|mechanism| mechanism.kind == kind && !protected)

@@ -54,6 +54,7 @@ pub struct Token {
     server: Option<Daemon>,
     device: Device,
     folder: TempDir,
+    pin: Option<&'static str>,
     module: PathBuf,
     environment: Vec<(&'static str, OsString)>,
 }
@@ -66,11 +67,20 @@ enum Device {
 }
 
 const LABEL: &str = "keys";
-const SOFTHSM_PIN: &str = "1234";
+const PIN: &str = "1234";
+const OFFICER_PIN: &str = "5678";
 
 impl Token {
-    /// An empty token.
+    /// An empty token; with PINs where `STRONGROOM_TEST_PIN` says so.
     pub fn new() -> Self {
+        if env::var_os("STRONGROOM_TEST_PIN").is_some() {
+            Self::guarded()
+        } else {
+            Self::without_pin()
+        }
+    }
+
+    fn without_pin() -> Self {
         let folder = tempfile::tempdir().expect("create a folder for the test");
         if let Some(peer) = env::var_os("STRONGROOM_TEST_PEER") {
             let config = folder.path().join("softhsm2.conf");
@@ -78,6 +88,7 @@ impl Token {
                 server: None,
                 device: Device::SoftHsm,
                 folder,
+                pin: Some(PIN),
                 module: peer.into(),
                 environment: vec![("SOFTHSM2_CONF", config.into())],
             };
@@ -88,6 +99,7 @@ impl Token {
         Self {
             server: None,
             folder,
+            pin: None,
             module: vault.programs().pkcs11_module(),
             environment: vec![
                 ("STRONGROOM_DIR", vault.dir().into()),
@@ -95,6 +107,15 @@ impl Token {
             ],
             device: Device::Vault(Box::new(vault)),
         }
+    }
+
+    /// An empty token with PINs.
+    pub fn guarded() -> Self {
+        let mut token = Self::without_pin();
+        if !token.is_peer() {
+            token.begin_with_pins();
+        }
+        token
     }
 
     /// The same token, which clients now reach through p11-kit: the module is in a process of
@@ -141,7 +162,7 @@ impl Token {
 
     /// The PIN, if it has one.
     pub fn pin(&self) -> Option<&'static str> {
-        self.is_peer().then_some(SOFTHSM_PIN)
+        self.pin
     }
 
     /// A path in the test's folder.
@@ -224,6 +245,28 @@ impl Token {
         assert_eq!(left(), (Vec::new(), Vec::new()), "objects and sessions");
     }
 
+    /// As an admin would, with pkcs11-tool.
+    fn begin_with_pins(&mut self) {
+        // The slot of `keys`: `credentials` and `datasets` are before it.
+        let begin = ["--slot", "2", "--init-token", "--label", LABEL];
+        let first = ["--token-label", LABEL, "--login", "--login-type", "so"];
+        for args in [
+            &[&begin[..], &["--so-pin", OFFICER_PIN]].concat(),
+            &[
+                &first[..],
+                &["--so-pin", OFFICER_PIN, "--init-pin", "--pin", PIN],
+            ]
+            .concat(),
+        ] {
+            self.run("pkcs11-tool")
+                .arg("--module")
+                .arg(&self.module)
+                .args(args)
+                .ok();
+        }
+        self.pin = Some(PIN);
+    }
+
     fn initialize_softhsm(&self) {
         let tokens = self.file("tokens");
         fs::create_dir(&tokens).expect("the folder can be written");
@@ -234,7 +277,7 @@ impl Token {
         self.write("softhsm2.conf", config);
         self.run("softhsm2-util")
             .args(["--init-token", "--free", "--label", LABEL])
-            .args(["--so-pin", "5678", "--pin", SOFTHSM_PIN])
+            .args(["--so-pin", OFFICER_PIN, "--pin", PIN])
             .ok();
     }
 }
