@@ -445,9 +445,10 @@ impl Unlocked {
         Ok(())
     }
 
-    /// Refuses a backup file that is there already and is no backup of this vault.
+    /// Refuses a backup file that is there already and is no backup of this vault, or one with
+    /// objects of a token that was removed since.
     pub fn check_backup_file(&self, file: &Path) -> Result<()> {
-        Backup::existing(file, self.vault.id(), &self.key).map(|_| ())
+        self.former_backup(file).map(|_| ())
     }
 
     /// Writes a whole copy of the vault into one file: ciphertext only, opened by the recovery
@@ -455,7 +456,8 @@ impl Unlocked {
     /// of it that the vault has lost are kept.
     ///
     /// # Errors
-    /// [`Error::Input`] for a file that is anything else; [`Error::Io`]; [`Error::VaultDamaged`]
+    /// [`Error::Input`] for a file that is anything else, or that holds objects of a token that was
+    /// removed since; [`Error::Io`]; [`Error::VaultDamaged`]
     /// if what was read back is not what was written.
     pub fn backup(&mut self, file: &Path) -> Result<BackupReport> {
         self.back_up(file)

@@ -10,10 +10,33 @@ use crate::object::ObjectId;
 use crate::store::Damaged;
 
 impl Unlocked {
+    /// The backup of this vault that is in a file already, if there is any file.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a file that is anything else, and for a backup with objects of a token
+    /// that was removed since: a backup of today has no place for them, and this one may be the
+    /// last that has them.
+    pub(super) fn former_backup(&self, file: &Path) -> Result<Option<Backup>> {
+        let before = Backup::existing(file, self.vault.id(), &self.key)?;
+        let tokens = &self.vault.manifest.tokens;
+        let mut objects = before.iter().flat_map(|backup| &backup.objects);
+        match objects.find(|object| !tokens.contains_key(&object.metadata.token)) {
+            Some(object) => Err(Error::input(
+                format!("backup {}", file.display()),
+                format!(
+                    "it holds objects of token {}, which the vault has no more; name another file, \
+                     and keep this one as long as anyone may need them",
+                    object.metadata.token
+                ),
+            )),
+            None => Ok(before),
+        }
+    }
+
     pub(super) fn back_up(&mut self, file: &Path) -> Result<BackupReport> {
         self.keep_others_off()?;
         let file = &Backup::place(file)?;
-        let before = Backup::existing(file, self.vault.id(), &self.key)?;
+        let before = self.former_backup(file)?;
         let mut listing = self.vault.list()?;
         let mut objects = Vec::new();
         for object in &listing.objects {

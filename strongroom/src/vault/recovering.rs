@@ -28,7 +28,6 @@ impl Vault {
         let backup_file = backup;
         let backup = Backup::read(backup, kit)?;
         let key = backup.manifest.vault_key_by_recovery(kit, backup_file)?;
-        let tokens = || backup.manifest.tokens.keys().cloned();
         let file = store.manifest_file();
         let genuine = match Self::open(dir) {
             Ok(vault) if vault.manifest.authenticate(&key, &file).is_ok() => Some(vault.manifest),
@@ -41,16 +40,20 @@ impl Vault {
             }
             Err(error) => return Err(error),
         };
-        store.create_folders(tokens())?;
-        let _lock = store.lock(tokens())?;
         let vault = Self {
             store,
             manifest: genuine.clone().unwrap_or_else(|| backup.manifest.clone()),
             expected: None,
         };
+        vault.store.create_folders(vault.tokens())?;
+        let _lock = vault.lock()?;
         let mut restored = 0;
         for object in &backup.objects {
             let (token, id) = (&object.metadata.token, object.metadata.id);
+            if vault.manifest.token(token).is_err() {
+                log::warn!("object {id} stays in the backup: the vault has no token {token}");
+                continue;
+            }
             let usable = vault
                 .store
                 .read_object(token, id)
