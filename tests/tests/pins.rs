@@ -90,6 +90,10 @@ fn what_an_object_needs_does_not_change_and_says_so() {
     .with_attribute(PIN, "true");
     let sealed = vault.seal(plain, &Secret::copy_of(b"x"));
     assert!(matches!(sealed, Err(Error::Input { .. })));
+    // What is meant for `true` is not taken for `false`.
+    let unclear = named("x", Kind::Credential).with_attribute(PIN, "True");
+    let sealed = vault.seal(unclear, &Secret::copy_of(b"x"));
+    assert!(matches!(sealed, Err(Error::Input { .. })));
 }
 
 #[test]

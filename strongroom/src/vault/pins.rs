@@ -80,6 +80,14 @@ impl Vault {
     /// A new object that says whether it needs the PIN of its token.
     pub(super) fn with_pin_settled(&self, mut object: NewObject) -> Result<NewObject> {
         let has_pins = self.manifest.token(&object.token)?.pins.is_some();
+        // Who meant `true` and wrote something else must not get less than that.
+        let said = object.attributes.get(PIN).map(String::as_str);
+        if !matches!(said, None | Some("true" | "false")) {
+            return Err(Error::input(
+                format!("attribute {PIN} of object {}", object.label),
+                "it must be true or false",
+            ));
+        }
         if has_pins && object.kind != Kind::Certificate {
             object
                 .attributes
