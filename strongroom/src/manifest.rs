@@ -142,8 +142,10 @@ impl Manifest {
     }
 
     fn authenticated(mut self, key: &VaultKey) -> Self {
-        let first = self.tokens.values().all(TokenRecord::is_of_format_1);
-        self.format = if first { 1 } else { FORMAT };
+        for (name, record) in &mut self.tokens {
+            record.label.take_if(|label| is_name(label, name));
+        }
+        self.format = self.least_format();
         self.mac = key.mac(Purpose::Manifest, &self);
         self
     }
@@ -157,11 +159,37 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// What the types do not say.
+    /// What the types do not say. One manifest has one spelling: its format is the oldest that has
+    /// all of it, and a label that is the token's name is left out.
     pub(crate) fn check(&self) -> Result<(), String> {
-        match Uuid::parse_str(&self.id) {
-            Ok(id) if id.to_string() == self.id => Ok(()),
-            _ => Err("its id is not a UUID in lower case".to_owned()),
+        if !Uuid::parse_str(&self.id).is_ok_and(|id| id.to_string() == self.id) {
+            return Err("its id is not a UUID in lower case".to_owned());
+        }
+        let least = self.least_format();
+        if self.format != least {
+            return Err(format!(
+                "it says that it has format {}, and what it holds is format {least}",
+                self.format
+            ));
+        }
+        for (name, record) in &self.tokens {
+            if record
+                .label
+                .as_ref()
+                .is_some_and(|label| is_name(label, name))
+            {
+                return Err(format!("the label of token {name} is its name"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The oldest format that has all of it.
+    fn least_format(&self) -> u64 {
+        if self.tokens.values().all(TokenRecord::is_of_format_1) {
+            1
+        } else {
+            FORMAT
         }
     }
 
@@ -254,6 +282,11 @@ impl Manifest {
         };
         key_file(key, file)
     }
+}
+
+/// Whether a label says nothing that the token's name does not say.
+fn is_name(label: &TokenLabel, name: &TokenName) -> bool {
+    label.as_str() == name.as_str()
 }
 
 /// A TPM object of the manifest.
