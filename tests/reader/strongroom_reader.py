@@ -9,6 +9,9 @@ Strongroom. Needs Debian's python3-cryptography and age.
     strongroom_reader.py --recovery KIT PATH digests       SHA-256 of every payload, by id
     strongroom_reader.py --recovery KIT PATH trace --id ID every step to one payload
     strongroom_reader.py --recovery KIT PATH policy        every step of the TPM's policies
+    strongroom_reader.py --recovery KIT PATH pin --token TOKEN --role ROLE
+                                                           what a PIN, read from standard input, is
+                                                           to the TPM
 
 PATH is a vault's folder or a backup file. Exit codes: 0 done; 1 some objects are unusable, the
 rest is done; 5 refused; 6 no such object.
@@ -33,7 +36,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+# The newest formats: of lists of boots, objects and backups, and of manifests.
 FORMAT = 1
+MANIFEST_FORMAT = 2
 MAX_FILE = 2 << 20
 MAX_BACKUP = 4 << 30
 MAX_KIT = 64 << 10
@@ -45,6 +50,10 @@ KEY_ATTRIBUTES = ("public-key", "algorithm", "residence", "local")
 KINDS = ("dataset-key", "credential", "secret-key", "private-key", "certificate")
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 TOKEN = re.compile(r"[a-z0-9-]{1,32}")
+# What a token may have in a manifest of format 2, and must have in some token there.
+FORMAT_2 = ("label", "write-protected", "pins")
+# Whose PIN it is: the index's member in the manifest, its name here, and the byte that stands for it.
+ROLES = {"security-officer": ("the security officer's", 1), "user": ("the user's", 0)}
 ATTRIBUTE = re.compile(r"[a-z0-9.-]{1,64}")
 PCRS = [pcr for pcr in range(24) if pcr not in (10, 16, 23)]
 
@@ -102,13 +111,13 @@ def canonical(value):
     return text.encode("utf-8")
 
 
-def check_format(value, where):
+def check_format(value, where, newest=FORMAT):
     """The format version, which comes before everything else in a file."""
     number = value.get("format") if isinstance(value, dict) else None
     if not is_integer(number) or number == 0:
         raise Refused(f"{where} is damaged: it says no format version")
-    if number > FORMAT:
-        raise Refused(f"{where} is newer: it has format {number}, and this reader knows {FORMAT}")
+    if number > newest:
+        raise Refused(f"{where} is newer: it has format {number}, and this reader knows {newest}")
 
 
 def members(value, where, required, optional=()):
@@ -236,7 +245,7 @@ class Kit:
 
 def check_manifest(manifest, where):
     """The format and the shape of a manifest."""
-    check_format(manifest, where)
+    check_format(manifest, where, MANIFEST_FORMAT)
     members(
         manifest,
         where,
@@ -270,9 +279,32 @@ def check_manifest(manifest, where):
         raise Refused(f"{where} is damaged: tokens")
     for name, token in manifest["tokens"].items():
         string(name, f"{where}: token", TOKEN)
-        members(token, f"{where}: token {name}", ["storage-key"])
-        unbase64(token["storage-key"], f"{where}: token {name}")
+        check_token(name, token, f"{where}: token {name}")
+    second = any(name in token for token in manifest["tokens"].values() for name in FORMAT_2)
+    if manifest["format"] != (2 if second else 1):
+        raise Refused(f"{where} is damaged: its format is not the oldest that has all of it")
     unbase64(manifest["mac"], f"{where}: mac", 32)
+
+
+def check_token(name, token, where):
+    """What a token is made of."""
+    members(token, where, ["storage-key"], FORMAT_2)
+    unbase64(token["storage-key"], where)
+    if "label" in token:
+        label = string(token["label"], f"{where}: label")
+        control = any(unicodedata.category(character) == "Cc" for character in label)
+        if not 1 <= len(label.encode()) <= 32 or control or label != label.strip() or label == name:
+            raise Refused(f"{where} is damaged: label {label!r}")
+    if "write-protected" in token and not isinstance(token["write-protected"], bool):
+        raise Refused(f"{where} is damaged: write-protected")
+    if "pins" in token:
+        pins = members(token["pins"], f"{where}: pins", ["storage-key", "indices"])
+        unbase64(pins["storage-key"], f"{where}: pins")
+        members(pins["indices"], f"{where}: indices", ROLES)
+        for role, index in pins["indices"].items():
+            members(index, f"{where}: {role}", ["handle", "first-writer"])
+            integer(index["handle"], f"{where}: {role}", 0x01800000, 0x01BFFFFF)
+            unbase64(index["first-writer"], f"{where}: {role}", 65)
 
 
 def open_vault_key(manifest, kit, where):
@@ -323,6 +355,7 @@ def check_payload(payload, metadata, where):
     check_metadata(before, f"{where}: encrypted-as")
     same = [before[name] == metadata[name] for name in ("format", "id", "token", "kind")]
     old, new = (data.get("attributes", {}) for data in (before, metadata))
+    same.append(old.get("pin") == new.get("pin"))
     if metadata["kind"] == "private-key":
         same += [old.get(name) == new.get(name) for name in KEY_ATTRIBUTES]
     if not all(same):
@@ -420,7 +453,7 @@ class Vault:
         backup = parse(read(where, MAX_BACKUP), where)
         # All formats first, and leniently: of what is newer, nothing else is known.
         check_format(backup, where)
-        check_format(backup.get("manifest"), f"{where}: manifest")
+        check_format(backup.get("manifest"), f"{where}: manifest", MANIFEST_FORMAT)
         inner = backup.get("objects")
         if not isinstance(inner, list):
             raise Refused(f"{where} is damaged: objects")
@@ -478,6 +511,7 @@ class Vault:
 ZERO = bytes(32)
 RH_NULL = 0x40000007
 NV_WRITE = bytes.fromhex("00000137")
+NV_CHANGE_AUTH = bytes.fromhex("0000013b")
 
 
 def code(number):
@@ -496,7 +530,8 @@ def policy_authorize(name):
     return sha256(sha256(ZERO, code(0x16A), name))
 
 
-def policy_password(digest):
+def policy_auth_value(digest):
+    """Also PolicyPassword's."""
     return sha256(digest, code(0x16B))
 
 
@@ -661,7 +696,7 @@ def check_policies(vault):
         names[key] = name_of(verifying_key(point, key))
         steps[f"Name of {key}"] = names[key]
     steps["PolicyAuthorize(K_x)"] = policy_authorize(names["K_x"])
-    x_policy = policy_password(steps["PolicyAuthorize(K_x)"])
+    x_policy = policy_auth_value(steps["PolicyAuthorize(K_x)"])
     steps["policy of X"] = x_policy
     root_handle = manifest["root-key"]["handle"]
     x = key_file(writers["x"], root_handle, "x")
@@ -688,8 +723,15 @@ def check_policies(vault):
     for where, text in storage_keys.items():
         area = key_file(text, root_handle, where)
         check_public(area, "000304b2", steps["policy of P"], where)
+    for token, record in manifest["tokens"].items():
+        if "pins" in record:
+            steps.update(check_pins(manifest, token, names["K_rec"], steps["policy of P"]))
     sealed = [("vault-key", manifest["vault-key"]["tpm"])]
     for which, found in vault.objects.items():
+        metadata = found["metadata"]
+        needs_pin = metadata.get("attributes", {}).get("pin") == "true"
+        if needs_pin and "pins" not in manifest["tokens"][metadata["token"]]:
+            raise Refused(f"object {which}: it asks for a PIN, and its token has none")
         slots = [slot for slot in found["slots"] if slot["type"] == "tpm"]
         sealed += [(f"object {which}", slot["key-file"]) for slot in slots]
     for where, text in sealed:
@@ -711,6 +753,51 @@ def check_policies(vault):
     if vault.folder:
         steps.update(check_policy_file(os.path.join(vault.folder, "policy.json")))
     return steps
+
+
+def check_pins(manifest, token, k_rec, boot):
+    """Every digest and Name of a token's PINs, and the storage key that asks for the user's."""
+    pins, steps = manifest["tokens"][token]["pins"], {}
+    recovery = policy_signed(ZERO, k_rec, manifest["id"].encode())
+    officer = []
+    # The security officer's first: its Name is in the policy of the user's.
+    for role, (whose, _) in ROLES.items():
+        record, index = pins["indices"][role], f"{whose} index of {token}"
+        point = unbase64(record["first-writer"], index)
+        first = name_of(verifying_key(point, index))
+        steps[f"Name of K_first of {index}"] = first
+        branches = [
+            policy_command_code(recovery, NV_WRITE),
+            policy_command_code(policy_auth_value(ZERO), NV_CHANGE_AUTH),
+            policy_command_code(recovery, NV_CHANGE_AUTH),
+            policy_command_code(policy_signed(ZERO, first, b""), NV_WRITE),
+            *officer,
+        ]
+        for place, branch in enumerate(branches, start=1):
+            steps[f"branch {place} of {index}"] = branch
+        policy = policy_or(branches)
+        steps[f"policy of {index}"] = policy
+        for state, attributes in (("before its first write", "02060088"), ("", "22060088")):
+            head = code(record["handle"]) + bytes.fromhex("000b" + attributes + "0020")
+            area = head + policy + bytes.fromhex("0008")
+            steps[f"Name of {index} {state}".strip()] = name_of(area)
+        steps[f"TPMS_NV_PUBLIC of {index}"] = area
+        secret = policy_secret(ZERO, name_of(area))
+        officer = [policy_command_code(secret, command) for command in (NV_WRITE, NV_CHANGE_AUTH)]
+    policy = policy_secret(boot, steps[f"Name of the user's index of {token}"])
+    steps[f"policy of P behind the PIN of {token}"] = policy
+    where = f"token {token}: pins"
+    area = key_file(pins["storage-key"], manifest["root-key"]["handle"], where)
+    check_public(area, "000304b2", policy, where)
+    return steps
+
+
+def pin_auth(manifest, token, role, pin):
+    """The authorisation value that a PIN is to a TPM."""
+    if "pins" not in manifest["tokens"].get(token, {}):
+        raise Refused(f"token {token} has no PINs")
+    head = b"strongroom v1 PIN\0" + manifest["id"].encode() + b"\0" + token.encode() + b"\0"
+    return sha256(head, bytes([ROLES[role][1]]), pin)[:16].hex()
 
 
 def check_policy_file(where):
@@ -799,6 +886,10 @@ def run(arguments):
             except Refused as error:
                 vault.unusable.append(str(error))
         print(as_json(digests))
+    elif arguments.command == "pin":
+        pin = sys.stdin.buffer.read()
+        print(pin_auth(vault.manifest, arguments.token, arguments.role, pin))
+        return 0
     elif arguments.command == "trace":
         print(as_json(trace(vault, arguments.id)))
         return 0
@@ -818,6 +909,9 @@ def main():
         commands.add_parser(name)
     for name in ("show", "trace"):
         commands.add_parser(name).add_argument("--id", required=True)
+    pin = commands.add_parser("pin")
+    pin.add_argument("--token", required=True)
+    pin.add_argument("--role", required=True, choices=ROLES)
     try:
         return run(parser.parse_args())
     except (Refused, OSError) as error:

@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""Writes the worked example of docs/format.md from a frozen vault: write_example.py FIXTURE DOC.
+"""Writes the worked example of docs/format.md from two frozen vaults, of which the second has PINs:
+write_example.py FIXTURE FIXTURE DOC.
 
 The values come from strongroom_reader.py; tests/tests/format.rs checks them in the document.
 """
@@ -8,7 +9,7 @@ import json
 import os
 import sys
 
-from strongroom_reader import Kit, Vault, check_policies, check_policy_file, trace
+from strongroom_reader import Kit, Vault, check_policies, check_policy_file, pin_auth, trace
 
 BEGIN = "<!-- worked-example:"
 END = "<!-- end of worked-example -->"
@@ -70,6 +71,17 @@ so that N held
 ```values
 {content}
 ```
+
+### PINs
+
+The vault of this part is the one in `{pins_fixture}`, whose token `{token}` has PINs: its user's is `{user}`, and its
+security officer's `{officer}`. The user's index has its branches 5 and 6 from the Name of the security officer's.
+
+```pin-values
+{pins}
+```
+
+The policy of P behind the PIN is in the public area of `tokens.{token}.pins.storage-key`.
 """
 
 MAC = ["K_vault", "SHA-256(K_vault)", "object MAC key", "length of the MAC's input"]
@@ -83,8 +95,31 @@ def lines(values):
     return "\n".join(f"{name:{width}} = {value}" for name, value in shown.items())
 
 
+def pins_of(fixture):
+    """What the example says of a vault with PINs."""
+    with open(os.path.join(fixture, "expected.json"), encoding="utf-8") as file:
+        pins = json.load(file)["pins"]
+    vault = Vault(os.path.join(fixture, "backup"), Kit(os.path.join(fixture, "recovery-kit")))
+    token = pins["token"]
+    values = {"id": vault.manifest["id"]}
+    for role in ("user", "security-officer"):
+        auth = pin_auth(vault.manifest, token, role, pins[role].encode())
+        values[f"authorisation value, {role}"] = auth
+    steps = check_policies(vault)
+    for name in ("Name of K_rec", "policy of P"):
+        values[name] = steps[name]
+    values.update({name: step for name, step in steps.items() if f" of {token}" in name})
+    return {
+        "pins_fixture": "tests/fixtures/" + os.path.basename(os.path.normpath(fixture)),
+        "token": token,
+        "user": pins["user"],
+        "officer": pins["security-officer"],
+        "pins": lines(values),
+    }
+
+
 def main():
-    fixture, document = sys.argv[1:]
+    fixture, pins_fixture, document = sys.argv[1:]
     kit_file = os.path.join(fixture, "recovery-kit")
     with open(kit_file, encoding="utf-8") as file:
         kit = file.read()
@@ -107,6 +142,7 @@ def main():
         policies=lines(check_policies(vault)),
         policy_file=policy,
         content=lines(check_policy_file(policy_file)),
+        **pins_of(pins_fixture),
     )
     with open(document, encoding="utf-8") as file:
         text = file.read()

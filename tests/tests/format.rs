@@ -13,11 +13,18 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use strongroom::key::{Curve, KeyAlgorithm};
-use strongroom::object::{Kind, NewObject, ObjectId, TokenName};
+use strongroom::object::{Kind, NewObject, ObjectId, PIN, TokenName};
+use strongroom::pin::{Pin, Role};
 use strongroom::recovery::RecoveryKit;
+use strongroom::vault::{NewToken, Recovered};
 use strongroom::{Secret, Tcti, Unlocked, Vault};
 use strongroom_tests::truenas_fixture::{Fixture, Generation};
+use strongroom_tests::vault_files::KeyFile;
 use strongroom_tests::{Output, Run, Swtpm, TestVault};
+
+/// The PINs of the token `guarded`.
+const USER: &str = "größer als 1234";
+const OFFICER: &str = "87654321";
 
 /// Debian's own Python, whatever else is on the PATH: it has Debian's python3-cryptography.
 const PYTHON: &str = "/usr/bin/python3";
@@ -134,10 +141,7 @@ fn a_stranger_reads_keys_and_certificates() {
 
     // On another TPM: the imported ones are there, those that were made are lost with theirs.
     vault.replace_tpm(Swtpm::measured());
-    let kit = RecoveryKit::read(&vault.recovery()).expect("the kit");
-    let recovered = Vault::open(&vault.dir())
-        .and_then(|opened| opened.recover(&tcti(&vault), &kit, None, |_, _| ()))
-        .expect("recover");
+    let recovered = recover_here(&vault);
     assert_eq!((recovered.objects, recovered.lost.len()), (4, 2));
     for (id, file) in files {
         let (before, object) = (&first[id], read_json(file));
@@ -178,16 +182,7 @@ impl Keys {
             // The TPM does not take it: a key in memory.
             ("in memory", "RSA", "rsa_keygen_pubexp:3"),
         ] {
-            let pem = Run::new("openssl")
-                .args(["genpkey", "-quiet", "-algorithm", algorithm])
-                .args(["-pkeyopt", option])
-                .ok()
-                .stdout;
-            let pkcs8 = Run::new("openssl")
-                .args(["pkcs8", "-topk8", "-nocrypt", "-outform", "DER"])
-                .stdin(pem)
-                .ok()
-                .stdout;
+            let pkcs8 = new_pkcs8(algorithm, option);
             let imported = unlocked.import_key(key(label), &Secret::copy_of(&pkcs8));
             secrets.insert(imported.expect("import").to_string(), pkcs8);
         }
@@ -334,6 +329,249 @@ fn keys_are_what_they_say(vault: &TestVault, imported: &Path, made: &Path) {
         write_json(file, &before);
     }
     Reader::of(vault, &vault.dir()).policy();
+}
+
+#[test]
+fn a_stranger_reads_what_is_behind_a_pin() {
+    let mut vault = TestVault::new();
+    let guarded = Guarded::make(&vault);
+    let file = vault.dir().join("vault.json");
+    let manifest = || read_json(&file);
+    assert_eq!(manifest()["format"], 2);
+    guarded.agree(&vault);
+
+    // What the TPM counts, and takes for the PIN, is what the document says.
+    let (before, names) = (manifest(), pins_agree(&vault, [(0, 10), (0, 10)]));
+    for (role, index, pin) in [(Role::User, 0, USER), (Role::SecurityOfficer, 1, OFFICER)] {
+        give_to_the_tpm(&vault, role, "wrong").fails_with(1);
+        let mut counted = [(0, 10); 2];
+        counted[index].0 = 1;
+        pins_agree(&vault, counted);
+        give_to_the_tpm(&vault, role, pin).ok();
+        pins_agree(&vault, [(0, 10), (0, 10)]);
+    }
+    for (id, asks) in [(&guarded.private, true), (&guarded.public, false)] {
+        let trace = Reader::of(&vault, &vault.dir()).run(&["trace", "--id", id]);
+        let dek = texts(&trace.ok().json())["DEK"].clone();
+        for pin in [Some(USER), None] {
+            let opened = open_at_the_tpm(&vault, id, asks, pin);
+            if asks && pin.is_none() {
+                assert!(!opened.status.success(), "{opened}");
+            } else {
+                assert_eq!(hex::encode(opened.ok().stdout), dek);
+            }
+        }
+    }
+
+    // Removed from the TPM, N and both of them: the kit makes them again, the same.
+    for handle in pin_handles(&before)
+        .into_iter()
+        .chain([hex_handle(&before["index"])])
+    {
+        vault.tpm().tpm2(&["nvundefine", &handle]).ok();
+    }
+    assert!(!recover_here(&vault).moved);
+    for (role, pin) in [(Role::SecurityOfficer, OFFICER), (Role::User, USER)] {
+        set_pin_by_recovery(&vault, role, pin);
+    }
+    assert_eq!(manifest(), before);
+    assert_eq!(pins_agree(&vault, [(0, 10), (0, 10)]), names);
+    guarded.agree(&vault);
+
+    // On another TPM they are made anew, and nobody knows them until the kit has set them.
+    vault.replace_tpm(Swtpm::measured());
+    let recovered = recover_here(&vault);
+    assert_eq!(recovered.lost.len(), 1, "the key that was made in the TPM");
+    let moved = manifest();
+    let (old, new) = (&before["tokens"]["guarded"], &moved["tokens"]["guarded"]);
+    assert_eq!(moved["format"], 2);
+    assert_eq!(old["label"], new["label"]);
+    assert_eq!(old["write-protected"], new["write-protected"]);
+    for part in [
+        "/pins/storage-key",
+        "/pins/indices/user/first-writer",
+        "/pins/indices/security-officer/first-writer",
+    ] {
+        assert_ne!(old.pointer(part), new.pointer(part), "{part}");
+    }
+    let moved = pins_agree(&vault, [(0, 0), (0, 0)]);
+    assert_ne!(moved, names);
+    set_pin_by_recovery(&vault, Role::User, USER);
+    assert_eq!(pins_agree(&vault, [(0, 10), (0, 0)]), moved);
+    give_to_the_tpm(&vault, Role::User, USER).ok();
+    open_at_the_tpm(&vault, &guarded.private, true, Some(USER)).ok();
+    guarded.agree(&vault);
+}
+
+/// What is in a token with PINs.
+struct Guarded {
+    private: String,
+    public: String,
+    /// Payloads, by id.
+    secrets: BTreeMap<String, Vec<u8>>,
+}
+
+impl Guarded {
+    fn make(vault: &TestVault) -> Self {
+        let mut unlocked = add_guarded_token(vault);
+        let mut seal = |label, needs: &str| {
+            let object = in_guarded(label, Kind::Credential).with_attribute(PIN, needs);
+            let sealed = unlocked.seal(object, &Secret::copy_of(label.as_bytes()));
+            sealed.expect("seal").to_string()
+        };
+        let (private, public) = (seal("private", "true"), seal("public", "false"));
+        let pkcs8 = new_pkcs8("EC", "ec_paramgen_curve:P-256");
+        let key = || in_guarded("key", Kind::PrivateKey);
+        let imported = unlocked.import_key(key(), &Secret::copy_of(&pkcs8));
+        let imported = imported.expect("import").to_string();
+        let made = unlocked.generate_key(key(), KeyAlgorithm::Ec(Curve::P256));
+        let certificate = in_guarded("key", Kind::Certificate);
+        let certificate = certificate.with_attribute("certificate", BASE64.encode("x"));
+        let certificate = unlocked.store(certificate).expect("store").to_string();
+        let needs = |id: &str| {
+            let file = vault.dir().join(format!("objects/guarded/{id}.json"));
+            read_json(&file)["metadata"]["attributes"]["pin"].clone()
+        };
+        for id in [&private, &imported, &made.expect("generate").to_string()] {
+            assert_eq!(needs(id), "true");
+        }
+        assert_eq!(needs(&public), "false");
+        assert_eq!(needs(&certificate), Value::Null);
+        let secrets = [
+            (private.clone(), b"private".to_vec()),
+            (public.clone(), b"public".to_vec()),
+            (imported, pkcs8),
+        ];
+        Self {
+            private,
+            public,
+            secrets: secrets.into(),
+        }
+    }
+
+    /// What the reader and the programs say of it.
+    fn agree(&self, vault: &TestVault) {
+        for source in [vault.dir(), back_up(vault)] {
+            let read = Reader::of(vault, &source);
+            assert_eq!(sorted(read.list()), sorted(listed(vault)));
+            let digests = self
+                .secrets
+                .iter()
+                .map(|(id, secret)| (id.clone(), hex::encode(Sha256::digest(secret))));
+            assert_eq!(read.digests(), digests.collect());
+            for (id, secret) in &self.secrets {
+                assert!(read.show(id) == *secret, "{id}");
+            }
+            read.policy();
+        }
+    }
+}
+
+/// The Names of the user's and the security officer's index in the TPM, which are the reader's; and
+/// their counters are these.
+fn pins_agree(vault: &TestVault, counters: [(u32, u32); 2]) -> [String; 2] {
+    let steps = Reader::of(vault, &vault.dir()).policy();
+    let handles = pin_handles(&read_json(&vault.dir().join("vault.json")));
+    let names = ["the user's", "the security officer's"]
+        .map(|whose| steps[&format!("Name of {whose} index of guarded")].clone());
+    for ((handle, name), (count, limit)) in handles.iter().zip(&names).zip(counters) {
+        let public = vault.tpm().tpm2(&["nvreadpublic", handle]).ok().text();
+        assert!(public.contains(name), "{name}: {public}");
+        let read = ["nvread", handle, "-C", "o", "-s", "8"];
+        let content = vault.tpm().tpm2(&read).ok().stdout;
+        assert_eq!(hex::encode(content), format!("{count:08x}{limit:08x}"));
+    }
+    names
+}
+
+/// A PIN as the document makes an authorisation value of it.
+fn pin_auth(vault: &TestVault, role: Role, text: &str) -> String {
+    let role = match role {
+        Role::User => "user",
+        Role::SecurityOfficer => "security-officer",
+    };
+    let computed = python("strongroom_reader.py", &vault.recovery(), &vault.dir())
+        .args(["pin", "--token", "guarded", "--role", role])
+        .stdin(text)
+        .ok();
+    computed.text().trim().to_owned()
+}
+
+/// Has the TPM compare a PIN, by other hands.
+fn give_to_the_tpm(vault: &TestVault, role: Role, text: &str) -> Output {
+    let [user, officer] = pin_handles(&read_json(&vault.dir().join("vault.json")));
+    let handle = match role {
+        Role::User => user,
+        Role::SecurityOfficer => officer,
+    };
+    let auth = pin_auth(vault, role, text);
+    let read = ["nvread", &handle, "-C", &handle, "-s", "8", "-P", &auth];
+    vault.tpm().tpm2(&read)
+}
+
+/// The DEK of an object of the token `guarded`, unsealed by the document and tpm2-tools, which know
+/// nothing of Strongroom.
+fn open_at_the_tpm(vault: &TestVault, id: &str, behind_pin: bool, pin: Option<&str>) -> Output {
+    let manifest = read_json(&vault.dir().join("vault.json"));
+    let object = read_json(&vault.dir().join(format!("objects/guarded/{id}.json")));
+    let token = &manifest["tokens"]["guarded"];
+    let parent = if behind_pin { &token["pins"] } else { token };
+    let folder = tempfile::tempdir().expect("create a folder");
+    let at = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    KeyFile::parse(&parent["storage-key"]).write(Path::new(&at("parent")));
+    KeyFile::parse(&object["slots"][0]["key-file"]).write(Path::new(&at("sealed")));
+    let tpm2 = |args: &[&str]| {
+        let output = vault.tpm().tpm2(args);
+        vault.tpm().tpm2(&["flushcontext", "-t"]).ok();
+        output
+    };
+    let (session, auth) = (at("session"), format!("session:{}", at("session")));
+    let load = |name: &str| ["pub", "priv", "ctx"].map(|part| at(&format!("{name}.{part}")));
+    let [public, private, parent] = load("parent");
+    let under = ["-u", &public, "-r", &private, "-c", &parent];
+    tpm2(&[&["load", "-C", "0x81000001"][..], &under].concat()).ok();
+    tpm2(&["startauthsession", "--policy-session", "-S", &session]).ok();
+    tpm2(&["policypcr", "-S", &session, "-l", "sha256:7,9,11"]).ok();
+    let n = hex_handle(&manifest["index"]);
+    tpm2(&["policyauthorizenv", "-S", &session, "-C", &n, &n]).ok();
+    if let Some(pin) = pin.filter(|_| behind_pin) {
+        let [user, _] = pin_handles(&manifest);
+        let pin = pin_auth(vault, Role::User, pin);
+        tpm2(&["policysecret", "-S", &session, "-c", &user, &pin]).ok();
+    }
+    let [public, private, sealed] = load("sealed");
+    let under = ["-u", &public, "-r", &private, "-c", &sealed, "-P", &auth];
+    let loaded = tpm2(&[&["load", "-C", &parent][..], &under].concat());
+    tpm2(&["flushcontext", &session]).ok();
+    if loaded.status.success() {
+        tpm2(&["unseal", "-c", &sealed])
+    } else {
+        loaded
+    }
+}
+
+#[test]
+fn a_backup_is_not_written_over_with_what_a_removed_token_held() {
+    let vault = TestVault::new();
+    let guarded = Guarded::make(&vault);
+    let backup = back_up(&vault);
+    let before = fs::read(&backup).expect("the backup is there");
+    let mut unlocked = unlock(&vault);
+    for object in listed(&vault) {
+        let id: ObjectId = object["id"].as_str().expect("an id").parse().expect("one");
+        unlocked.remove(id).expect("removed");
+    }
+    unlocked.remove_token(&guarded_token()).expect("removed");
+    drop(unlocked);
+    let refused = vault.strongroom(&["backup"]).arg(&backup);
+    refused.fails_with(7).says("token guarded");
+    assert!(fs::read(&backup).expect("the backup is there") == before);
+    let read = Reader::of(&vault, &backup);
+    assert_eq!(read.digests().len(), guarded.secrets.len());
+    // And what has no place in the vault any more is not put into it.
+    let restored = restore(&vault, &backup).ok();
+    assert!(!vault.dir().join("objects/guarded").exists(), "{restored}");
+    assert!(listed(&vault).is_empty());
 }
 
 #[test]
@@ -533,6 +771,72 @@ fn a_manifest_has_one_spelling() {
 }
 
 #[test]
+fn a_manifest_of_format_2_has_one_spelling() {
+    let vault = TestVault::new();
+    let id = vault.seal("credentials", "offsite", b"x");
+    let manifest = vault.dir().join("vault.json");
+    let first = read_json(&manifest);
+    // A label that is the name says nothing, and is not written.
+    let mut unlocked = unlock(&vault);
+    let plain = NewToken {
+        name: "plain".parse().expect("a name"),
+        label: Some("plain".parse().expect("a label")),
+        officer: None,
+    };
+    unlocked.add_token(&plain).expect("a token");
+    let plain = read_json(&manifest);
+    assert_eq!(plain["format"], 1);
+    assert_eq!(plain["tokens"]["plain"]["label"], Value::Null);
+    drop(unlocked);
+    drop(add_guarded_token(&vault));
+    let good = read_json(&manifest);
+    let mut bad = Bad::of(&vault, &manifest);
+    // The format is the oldest that has all of it: neither older nor newer.
+    bad.signed(with(&good, "/format", json!(1)));
+    bad.signed(with(&first, "/format", json!(2)));
+    let (token, user) = ("/tokens/guarded", "/tokens/guarded/pins/indices/user");
+    for part in [
+        token,
+        "/tokens/guarded/pins",
+        "/tokens/guarded/pins/indices",
+        user,
+    ] {
+        bad.doubled(part);
+    }
+    for member in ["label", "write-protected", "pins"] {
+        bad.null("/tokens/keys", member);
+    }
+    bad.as_array("/tokens/guarded/pins", &["indices", "storage-key"]);
+    bad.as_array(
+        "/tokens/guarded/pins/indices",
+        &["user", "security-officer"],
+    );
+    bad.as_array(user, &["handle", "first-writer"]);
+    let long = "a".repeat(33);
+    for label in ["", " a", "a ", "a\u{2003}", "a\tb", "guarded", &long] {
+        bad.signed(with(&good, "/tokens/guarded/label", json!(label)));
+    }
+    for (part, value) in [
+        ("label", json!(1)),
+        ("write-protected", json!("true")),
+        ("write-protected", json!(1)),
+        ("pins", json!({})),
+        ("pins/new", json!(1)),
+        ("pins/indices", json!({})),
+        ("pins/indices/new", json!({})),
+        ("pins/indices/user/new", json!(1)),
+        ("pins/indices/user/handle", json!(0x017F_FFFF)),
+        ("pins/indices/security-officer/handle", json!(0x01C0_0000)),
+        ("pins/indices/user/first-writer", json!("AB==")),
+    ] {
+        bad.signed(with(&good, &format!("{token}/{part}"), value));
+    }
+    let unseal = ["unseal", "--id", &id];
+    let by_kit = ["unseal", "--id", &id, "--recovery"];
+    bad.refused_by_both(&["list"], &[&unseal, &by_kit]);
+}
+
+#[test]
 fn a_list_of_boots_has_one_spelling() {
     let vault = TestVault::new();
     let id = vault.seal("credentials", "offsite", b"x");
@@ -704,14 +1008,18 @@ fn what_is_newer_is_called_newer() {
     let id = vault.seal("credentials", "offsite", b"x");
     let backup = back_up(&vault);
     let good = read_json(&backup);
-    for part in ["/format", "/manifest/format", "/objects/0/metadata/format"] {
+    for (part, format) in [
+        ("/format", 2),
+        ("/manifest/format", 3),
+        ("/objects/0/metadata/format", 2),
+    ] {
         // Authentic, and with a member that only a newer program can know.
-        let newer = with(&good, part, json!(2));
+        let newer = with(&good, part, json!(format));
         let newer = with(&newer, &part.replace("format", "new"), json!(1));
         write_json(&backup, &signed(&vault, &newer));
         // Whatever else a newer program made of it.
         let twice =
-            json!([good["objects"][0], good["objects"][0], { "metadata": { "format": 2 } }]);
+            json!([good["objects"][0], good["objects"][0], { "metadata": { "format": format } }]);
         for newer in [
             newer.clone(),
             with(&newer, "/new", json!(1)),
@@ -719,28 +1027,38 @@ fn what_is_newer_is_called_newer() {
         ] {
             write_json(&backup, &newer);
             let refused = Reader::of(&vault, &backup).run(&["list"]);
-            refused.fails_with(5).says("newer").says("format 2");
+            refused
+                .fails_with(5)
+                .says("newer")
+                .says(&format!("format {format}"));
             restore(&vault, &backup)
                 .fails_with(5)
                 .says(&backup.display().to_string())
-                .says("has format 2");
+                .says(&format!("has format {format}"));
         }
     }
     assert_eq!(vault.unseal_id(&id), b"x", "nothing of it was put back");
-    for (file, part) in [
-        (format!("objects/credentials/{id}.json"), "/metadata/format"),
-        ("vault.json".to_owned(), "/format"),
+    for (file, part, format) in [
+        (
+            format!("objects/credentials/{id}.json"),
+            "/metadata/format",
+            2,
+        ),
+        ("vault.json".to_owned(), "/format", 3),
     ] {
         let file = vault.dir().join(file);
-        let newer = with(&read_json(&file), part, json!(2));
+        let newer = with(&read_json(&file), part, json!(format));
         let newer = with(&newer, "/new", json!(1));
         let newer = signed(&vault, &newer);
         write_json(&file, &newer);
         let read = Reader::of(&vault, &vault.dir());
         let refused = read.run(&["show", "--id", &id]);
-        refused.fails_with(5).says("newer").says("format 2");
+        refused
+            .fails_with(5)
+            .says("newer")
+            .says(&format!("format {format}"));
         let refused = vault.strongroom(&["unseal", "--id", &id]);
-        refused.fails_with(5).says("has format 2");
+        refused.fails_with(5).says(&format!("has format {format}"));
     }
 }
 
@@ -802,7 +1120,7 @@ fn the_worked_example_of_the_document_checks_out() {
     };
     let mut computed = texts(&read.run(&["trace", "--id", &id]).ok().json());
     computed.extend(read.policy());
-    assert_eq!(document.values(), computed);
+    assert_eq!(document.values("values"), computed);
 
     // The reader's arithmetic is checked by the programs; what the document says of it is not.
     let value = |name: &str| hex::decode(&computed[name]).expect("hexadecimal digits");
@@ -823,22 +1141,93 @@ fn the_worked_example_of_the_document_checks_out() {
 }
 
 #[test]
+fn the_worked_example_of_pins_checks_out() {
+    let document = Document::read();
+    let frozen = Frozen::version_2();
+    let read = Reader {
+        kit: frozen.kit(),
+        source: frozen.backup(),
+    };
+    let mut computed: BTreeMap<_, _> = read
+        .policy()
+        .into_iter()
+        .filter(|(name, _)| {
+            name.contains(" of guarded") || ["Name of K_rec", "policy of P"].contains(&&name[..])
+        })
+        .collect();
+    let id = read_json(&frozen.backup())["manifest"]["id"].clone();
+    let id = id.as_str().expect("an id").to_owned();
+    // Once more by hand: the reader's is what the TPM takes, see above.
+    for (role, byte, pin) in [("user", 0, USER), ("security-officer", 1, OFFICER)] {
+        assert!(document.0.contains(&format!("`{pin}`")));
+        let digest = Sha256::new()
+            .chain_update(format!("strongroom v1 PIN\0{id}\0guarded\0"))
+            .chain_update([byte])
+            .chain_update(pin)
+            .finalize();
+        let name = format!("authorisation value, {role}");
+        computed.insert(name, hex::encode(&digest[..16]));
+    }
+    computed.insert("id".to_owned(), id);
+    assert_eq!(document.values("pin-values"), computed);
+}
+
+#[test]
 fn a_vault_of_format_1_is_recovered_with_every_byte_the_same() {
     let frozen = Frozen::version_1();
-    let vault = TestVault::without_init(Swtpm::measured());
-    fs::copy(frozen.kit(), vault.recovery()).expect("the kit can be copied");
-    recover(&vault, &["--backup", &frozen.backup().to_string_lossy()]);
-
-    let listed = listed(&vault);
-    assert_eq!(sorted(listed), sorted(frozen.metadata()));
+    let vault = frozen.recovered();
+    assert_eq!(read_json(&vault.dir().join("vault.json"))["format"], 1);
     for (id, payload) in frozen.payloads() {
         assert!(vault.unseal_id(&id) == payload, "{id}");
     }
-    // It is a vault like any other: it takes more, and a stranger reads it all.
-    let new = vault.seal("credentials", "new", b"new");
-    let digests = Reader::of(&vault, &vault.dir()).digests();
-    assert_eq!(digests.len(), frozen.payloads().len() + 1);
-    assert_eq!(digests[&new], hex::encode(Sha256::digest("new")));
+    frozen.takes_more(&vault);
+}
+
+#[test]
+fn a_vault_of_format_2_is_recovered_with_every_byte_the_same() {
+    let frozen = Frozen::version_2();
+    let vault = frozen.recovered();
+    assert_eq!(read_json(&vault.dir().join("vault.json"))["format"], 2);
+    let token = Vault::open(&vault.dir()).and_then(|opened| opened.token(&guarded_token()));
+    let token = token.expect("the token is there");
+    assert_eq!(token.label.expect("a label").as_str(), GUARDED_LABEL);
+    assert!(token.write_protected && token.has_pins);
+    // By the kit without a PIN, all of it; and by the TPM once the kit has set the PIN.
+    set_pin_by_recovery(&vault, Role::User, USER);
+    let mut unlocked = unlock(&vault);
+    let (mut behind, mut keys) = (0, 0);
+    for (id, payload) in frozen.payloads() {
+        let by_kit = vault.strongroom(&["unseal", "--id", &id, "--recovery"]);
+        assert!(by_kit.arg(vault.recovery()).ok().stdout == payload, "{id}");
+        let metadata = frozen.metadata();
+        let metadata = metadata.iter().find(|metadata| metadata["id"] == *id);
+        let metadata = metadata.expect("it is there");
+        let id: ObjectId = id.parse().expect("an id");
+        let asks = metadata["attributes"]["pin"] == "true";
+        if asks {
+            behind += 1;
+            unlocked.forget_pin(&guarded_token()).expect("forgotten");
+            let refused = match metadata["kind"].as_str() {
+                Some("private-key") => unlocked.load_key(id).map(|_| ()),
+                _ => unlocked.unseal(id).map(|_| ()),
+            };
+            assert!(matches!(refused, Err(strongroom::Error::PinRequired(_))));
+            unlocked
+                .give_pin(&guarded_token(), &pin(USER))
+                .expect("one");
+        }
+        if metadata["kind"] == "private-key" {
+            keys += 1;
+            let loaded = unlocked.load_key(id).expect("it loads");
+            unlocked.unload_key(loaded).expect("it unloads");
+        } else {
+            let unsealed = unlocked.unseal(id).expect("it opens");
+            assert!(unsealed.expose() == payload, "{id}");
+        }
+    }
+    assert!(behind >= 2 && keys == 1, "{behind} {keys}");
+    drop(unlocked);
+    frozen.takes_more(&vault);
 }
 
 /// Not a test: makes the frozen vault of a new format, in the new folder that STRONGROOM_FREEZE
@@ -851,26 +1240,47 @@ fn freeze_a_vault_of_the_present_format() {
     };
     fs::create_dir(&folder).expect("a frozen vault is never made twice");
     let vault = TestVault::new();
-    let example = seal_dataset_key(&vault, "tank/größe", "passphrase", b"correct horse battery");
+    seal_dataset_key(&vault, "tank/größe", "passphrase", b"correct horse battery");
     seal_dataset_key(&vault, "tank/raw", "raw", &Sha256::digest("raw"));
     for (label, secret) in labels() {
         vault.seal("credentials", label, secret.as_bytes());
     }
     migrate(&vault, Generation::V25_10);
+    let guarded = Guarded::make(&vault);
     // With what no command of today writes.
     let secret: Vec<u8> = (0..=255).collect();
     write_as_a_stranger(&vault, &odd_object(), Some(&secret));
     write_as_a_stranger(&vault, &certificate(), None);
     recover(&vault, &[]);
+    // A key that was made in the TPM is in no frozen vault.
+    let mut unlocked = unlock(&vault);
+    for object in listed(&vault) {
+        if object["attributes"]["local"] == "true" {
+            let id: ObjectId = object["id"].as_str().expect("an id").parse().expect("one");
+            unlocked.remove(id).expect("removed");
+        }
+    }
+    drop(unlocked);
 
     let objects: Vec<Value> = listed(&vault)
         .into_iter()
         .map(|metadata| {
-            let payload = vault.unseal_id(metadata["id"].as_str().expect("an id"));
-            json!({ "metadata": metadata, "payload": BASE64.encode(payload) })
+            let id = metadata["id"].as_str().expect("an id");
+            let unseal = vault.strongroom(&["unseal", "--id", id, "--recovery"]);
+            let unsealed = unseal.arg(vault.recovery()).finish();
+            if unsealed.status.success() {
+                json!({ "metadata": metadata, "payload": BASE64.encode(unsealed.stdout) })
+            } else {
+                unsealed.fails_with(7).says("no secret");
+                json!({ "metadata": metadata })
+            }
         })
         .collect();
-    let expected = json!({ "worked-example": example, "objects": objects });
+    let expected = json!({
+        "worked-example": guarded.private,
+        "pins": { "token": guarded_token().as_str(), "user": USER, "security-officer": OFFICER },
+        "objects": objects,
+    });
     write_json(&folder.join("expected.json"), &expected);
     vault
         .strongroom(&["backup"])
@@ -1070,9 +1480,9 @@ impl Document {
         serde_json::from_str(&self.blocks("json")[place]).expect("the document's JSON is JSON")
     }
 
-    /// Every `name = value`.
-    fn values(&self) -> BTreeMap<String, String> {
-        let blocks = self.blocks("values").concat();
+    /// Every `name = value` in the blocks of a language.
+    fn values(&self, language: &str) -> BTreeMap<String, String> {
+        let blocks = self.blocks(language).concat();
         let pairs = blocks
             .lines()
             .map(|line| line.split_once(" = ").expect("name = value"));
@@ -1090,7 +1500,15 @@ struct Frozen {
 
 impl Frozen {
     fn version_1() -> Self {
-        let folder = here("fixtures/vault-v1");
+        Self::of("fixtures/vault-v1")
+    }
+
+    fn version_2() -> Self {
+        Self::of("fixtures/vault-v2")
+    }
+
+    fn of(folder: &str) -> Self {
+        let folder = here(folder);
         let expected = read_json(&folder.join("expected.json"));
         let objects = expected["objects"].as_array().expect("a list").clone();
         Self { folder, objects }
@@ -1109,10 +1527,29 @@ impl Frozen {
         objects.map(|object| object["metadata"].clone()).collect()
     }
 
+    /// A vault on a new TPM, recovered from the frozen one.
+    fn recovered(&self) -> TestVault {
+        let vault = TestVault::without_init(Swtpm::measured());
+        fs::copy(self.kit(), vault.recovery()).expect("the kit can be copied");
+        recover(&vault, &["--backup", &self.backup().to_string_lossy()]);
+        assert_eq!(sorted(listed(&vault)), sorted(self.metadata()));
+        vault
+    }
+
+    /// It is a vault like any other: it takes more, and a stranger reads it all.
+    fn takes_more(&self, vault: &TestVault) {
+        let new = vault.seal("credentials", "new", b"new");
+        let digests = Reader::of(vault, &vault.dir()).digests();
+        assert_eq!(digests.len(), self.payloads().len() + 1);
+        assert_eq!(digests[&new], hex::encode(Sha256::digest("new")));
+    }
+
+    /// What opens, by id.
     fn payloads(&self) -> BTreeMap<String, Vec<u8>> {
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
         let objects = self.objects.iter();
         objects
+            .filter(|object| !object["payload"].is_null())
             .map(|object| {
                 let payload = BASE64.decode(text(&object["payload"])).expect("base64");
                 (text(&object["metadata"]["id"]), payload)
@@ -1205,9 +1642,77 @@ fn unlock(vault: &TestVault) -> Unlocked {
     opened.unlock(&tcti(vault)).expect("unlock")
 }
 
+/// A private key that was made elsewhere.
+fn new_pkcs8(algorithm: &str, option: &str) -> Vec<u8> {
+    let pem = Run::new("openssl")
+        .args(["genpkey", "-quiet", "-algorithm", algorithm])
+        .args(["-pkeyopt", option])
+        .ok()
+        .stdout;
+    Run::new("openssl")
+        .args(["pkcs8", "-topk8", "-nocrypt", "-outform", "DER"])
+        .stdin(pem)
+        .ok()
+        .stdout
+}
+
 fn key(label: &str) -> NewObject {
     let label = label.parse().expect("a label");
     NewObject::new(TokenName::keys(), label, Kind::PrivateKey)
+}
+
+/// A token with all that a manifest of format 2 has, and its user's PIN given.
+fn add_guarded_token(vault: &TestVault) -> Unlocked {
+    let mut unlocked = unlock(vault);
+    let token = NewToken {
+        name: guarded_token(),
+        label: Some(GUARDED_LABEL.parse().expect("a label")),
+        officer: Some(pin(OFFICER)),
+    };
+    unlocked.add_token(&token).expect("a token");
+    unlocked
+        .set_pin(&guarded_token(), &pin(OFFICER), &pin(USER))
+        .expect("the user's PIN");
+    unlocked
+        .protect_token(&guarded_token(), true)
+        .expect("protected");
+    unlocked
+        .give_pin(&guarded_token(), &pin(USER))
+        .expect("one");
+    unlocked
+}
+
+const GUARDED_LABEL: &str = "Größe 🦀";
+
+fn guarded_token() -> TokenName {
+    "guarded".parse().expect("a name")
+}
+
+fn in_guarded(label: &str, kind: Kind) -> NewObject {
+    NewObject::new(guarded_token(), label.parse().expect("a label"), kind)
+}
+
+fn pin(text: &str) -> Pin {
+    Pin::new(Secret::copy_of(text.as_bytes())).expect("a PIN")
+}
+
+fn set_pin_by_recovery(vault: &TestVault, role: Role, text: &str) {
+    let kit = RecoveryKit::read(&vault.recovery()).expect("the kit");
+    Vault::open(&vault.dir())
+        .and_then(|opened| {
+            opened.set_pin_by_recovery(&tcti(vault), &kit, &guarded_token(), role, &pin(text))
+        })
+        .expect("set");
+}
+
+/// The handles of the user's and the security officer's index of `guarded`, as tpm2-tools take them.
+fn pin_handles(manifest: &Value) -> [String; 2] {
+    let indices = &manifest["tokens"]["guarded"]["pins"]["indices"];
+    ["user", "security-officer"].map(|role| hex_handle(&indices[role]["handle"]))
+}
+
+fn hex_handle(handle: &Value) -> String {
+    format!("{:#x}", handle.as_u64().expect("a handle"))
 }
 
 fn seal_dataset_key(vault: &TestVault, label: &str, form: &str, key: &[u8]) -> String {
@@ -1248,6 +1753,14 @@ fn recover(vault: &TestVault, options: &[&str]) {
         .arg(vault.recovery())
         .args(options)
         .ok();
+}
+
+/// A recovery by the library, which loses keys unasked.
+fn recover_here(vault: &TestVault) -> Recovered {
+    let kit = RecoveryKit::read(&vault.recovery()).expect("the kit");
+    Vault::open(&vault.dir())
+        .and_then(|opened| opened.recover(&tcti(vault), &kit, None, |_, _| ()))
+        .expect("recover")
 }
 
 /// `strongroom recover` from a backup, whatever comes of it.
