@@ -24,7 +24,7 @@ use cryptoki_sys::{
 use strongroom::key::{DecryptScheme, SignScheme};
 use strongroom::object::{Metadata, ObjectId, TokenName};
 use strongroom::pin::Role;
-use strongroom::{Damaged, ErrorKind, Secret};
+use strongroom::{Damaged, Error, Secret};
 
 use crate::attributes::{Attribute, Class, Content, Face, Given, Held, Listed, Object};
 use crate::creation::Privacy;
@@ -555,13 +555,10 @@ fn allows(key: &Object, kind: CK_MECHANISM_TYPE) -> bool {
 }
 
 /// What the library refuses as input is the caller's input; a key that is gone had a handle.
-fn refused(
-    object: &Metadata,
-    code: cryptoki_sys::CK_RV,
-) -> impl FnOnce(strongroom::Error) -> Fault {
+fn refused(object: &Metadata, code: cryptoki_sys::CK_RV) -> impl FnOnce(Error) -> Fault {
     let subject = describe(object);
-    move |error| match error.kind() {
-        ErrorKind::Input => {
+    move |error| match error {
+        Error::Input { .. } => {
             log::info!("{subject}: {error}");
             Fault::Code(code)
         }

@@ -161,6 +161,25 @@ fn wrong_pins_are_counted_lock_it_and_are_told_apart_from_a_lockout() {
 }
 
 #[test]
+fn a_locked_pin_is_not_found_out_by_changing_it() {
+    let bench = Bench::new();
+    let mut vault = bench.unlock();
+    for role in [Role::User, Role::SecurityOfficer] {
+        let right = if role == Role::User { USER } else { OFFICER };
+        for _ in 0..LIMIT {
+            let wrong = vault.change_pin(&token(), role, &pin("wrong"), &pin("never"));
+            assert!(matches!(wrong, Err(Error::PinIncorrect { .. })), "{role}");
+        }
+        // A TPM compares an authorisation value all the same where a policy asks for it.
+        for guess in ["wrong", right] {
+            let locked = vault.change_pin(&token(), role, &pin(guess), &pin(guess));
+            assert!(matches!(locked, Err(Error::PinLocked { .. })), "{role}");
+        }
+        assert_eq!(failures(&bench, role), LIMIT);
+    }
+}
+
+#[test]
 fn a_pin_is_changed_by_whoever_knows_it_and_the_old_one_is_dead() {
     let bench = Bench::new();
     let (private, _) = bench.seal_both();
