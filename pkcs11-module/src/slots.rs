@@ -21,22 +21,34 @@ pub(crate) struct Token {
     /// Its name, and label.
     pub(crate) name: TokenName,
     serial: [u8; 16],
+    /// Whether this process may write the token's folder.
+    may_write: bool,
 }
 
 impl Token {
-    /// The token of this name in the vault of this id.
-    pub(crate) fn new(vault: &str, name: TokenName) -> Self {
+    /// The token of this name in the vault of this id, and whether this process may write it.
+    pub(crate) fn new(vault: &str, name: TokenName, may_write: bool) -> Self {
         // The serial number is the same for as long as the vault lives, and another vault's
         // token of the same name has another.
         let digest = Sha256::digest(format!("{vault}/{name}"));
         let mut serial = [0; 16];
         hex::encode_to_slice(&digest[..8], &mut serial).expect("16 digits for 8 bytes");
-        Self { name, serial }
+        Self {
+            name,
+            serial,
+            may_write,
+        }
     }
 
-    /// Whether its objects can be read and used, and not made, changed or destroyed.
+    /// Whether its objects can be read and used, and not made, changed or destroyed: by anybody, or
+    /// by this process.
     pub(crate) fn is_write_protected(&self) -> bool {
-        is_write_protected(&self.name)
+        !self.may_write || is_write_protected(&self.name)
+    }
+
+    /// Whether it holds keys to be used, and not only what is to be read.
+    pub(crate) fn has_mechanisms(&self) -> bool {
+        !is_write_protected(&self.name)
     }
 }
 

@@ -18,8 +18,13 @@ pub(crate) trait Source: Send {
     /// The vault's id.
     fn id(&self) -> String;
 
-    /// The vault's tokens, in the order of their slots.
+    /// The vault's tokens that this process may read, in the order of their slots.
     fn tokens(&self) -> Vec<TokenName>;
+
+    /// Whether this process may write what a token holds.
+    fn may_write(&self, _token: &TokenName) -> bool {
+        true
+    }
 
     /// What there is now. Touches no TPM.
     fn list(&self) -> Result<Listing>;
@@ -203,7 +208,22 @@ impl Source for VaultSource {
     }
 
     fn tokens(&self) -> Vec<TokenName> {
-        self.vault.tokens()
+        let (readable, others): (Vec<_>, Vec<_>) = self
+            .vault
+            .tokens()
+            .into_iter()
+            .partition(|token| self.vault.may_read(token));
+        for token in &others {
+            log::info!("token {token} is left out: this user may not read it");
+        }
+        if readable.is_empty() && !others.is_empty() {
+            log::error!("there are no tokens: this user may read none of the vault's");
+        }
+        readable
+    }
+
+    fn may_write(&self, token: &TokenName) -> bool {
+        self.vault.may_write(token)
     }
 
     fn list(&self) -> Result<Listing> {

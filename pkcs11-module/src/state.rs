@@ -141,7 +141,10 @@ impl Module {
             self.tokens = source
                 .tokens()
                 .into_iter()
-                .map(|name| Token::new(&source.id(), name))
+                .map(|name| {
+                    let may_write = source.may_write(&name);
+                    Token::new(&source.id(), name, may_write)
+                })
                 .collect();
             self.source = Some(source);
         }
@@ -297,7 +300,7 @@ impl Module {
 
     /// Refuses mechanisms where the token of a session has none.
     pub(crate) fn check_has_mechanisms(&mut self, session: CK_SESSION_HANDLE) -> Answer {
-        if self.token_of(session)?.is_write_protected() {
+        if !self.token_of(session)?.has_mechanisms() {
             return Err(Fault::Code(CKR_MECHANISM_INVALID));
         }
         Ok(())
