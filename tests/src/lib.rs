@@ -25,6 +25,7 @@ pub mod swtpm;
 pub mod token;
 mod tpm_commands;
 pub mod truenas_fixture;
+pub mod unit;
 pub mod vault;
 pub mod vault_files;
 pub mod webdav;
