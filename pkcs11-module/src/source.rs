@@ -58,6 +58,11 @@ pub(crate) trait Source: Send {
     /// Sets the user's PIN, by that of the security officer who is logged in.
     fn set_pin(&mut self, token: &TokenName, new: &Pin) -> Result<()>;
 
+    /// Whether this process may write what a token holds.
+    fn may_write(&self, _token: &TokenName) -> bool {
+        true
+    }
+
     /// What there is now. Touches no TPM.
     fn list(&self) -> Result<Listing>;
 
@@ -289,11 +294,19 @@ impl Source for VaultSource {
             let place = usual.iter().position(|it| it == name);
             (place.unwrap_or(usual.len()), name.clone())
         });
-        names.iter().map(|name| self.vault.token(name)).collect()
+        let (readable, others): (Vec<_>, Vec<_>) =
+            (names.into_iter()).partition(|token| self.vault.may_read(token));
+        for token in &others {
+            log::info!("token {token} is left out: this user may not read it");
+        }
+        if readable.is_empty() && !others.is_empty() {
+            log::error!("there are no tokens: this user may read none of the vault's");
+        }
+        readable.iter().map(|name| self.vault.token(name)).collect()
     }
 
     fn takes_tokens(&self) -> bool {
-        self.vault.may_write()
+        self.vault.takes_tokens()
     }
 
     fn add_token(&mut self, token: &NewToken) -> Result<()> {
@@ -363,6 +376,10 @@ impl Source for VaultSource {
             self.logins.insert(token.clone(), login);
         }
         set
+    }
+
+    fn may_write(&self, token: &TokenName) -> bool {
+        self.vault.may_write(token)
     }
 
     fn list(&self) -> Result<Listing> {

@@ -862,6 +862,7 @@ impl Source for Fake {
                 file: PathBuf::from(format!("objects/keys/{DAMAGED}.json")),
                 reason: "as this test wants".to_owned(),
             }],
+            unreadable: Vec::new(),
         })
     }
 

@@ -31,7 +31,7 @@ use crate::pin::PinAuth;
 use crate::policy::{Branches, PcrSelection, PcrValues, Refusal};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::secret::Secret;
-use crate::store::{self, Damaged, Store, WriteLock};
+use crate::store::{self, Damaged, Store, TokenAccess, WriteLock};
 use crate::tpm::pin::Guard;
 use crate::tpm::root_key::RootKey;
 use crate::tpm::session::Gate;
@@ -43,6 +43,8 @@ pub use self::tokens::{NewToken, Token};
 
 use self::recovering::dek_by_recovery;
 use self::sealing::Content;
+
+pub use crate::store::Listing;
 
 /// A vault's folder and manifest.
 #[derive(Clone)]
@@ -85,15 +87,6 @@ pub struct InitOptions {
     pub pcrs: Option<PcrSelection>,
     /// The tokens to make.
     pub tokens: Vec<TokenName>,
-}
-
-/// What is in a vault.
-#[derive(Debug)]
-pub struct Listing {
-    /// The objects, by token and label.
-    pub objects: Vec<Metadata>,
-    /// Files that are no usable objects.
-    pub damaged: Vec<Damaged>,
 }
 
 /// How to change the list of allowed boots.
@@ -222,9 +215,9 @@ impl Vault {
         self.store.manifest_file()
     }
 
-    /// Whether this user may write to the vault, as far as its folder says.
-    pub fn may_write(&self) -> bool {
-        self.store.may_write()
+    /// Whether this user may add tokens, as far as the vault's folder says.
+    pub fn takes_tokens(&self) -> bool {
+        self.store.takes_tokens()
     }
 
     /// The vault's tokens.
@@ -232,13 +225,55 @@ impl Vault {
         self.manifest.tokens.keys().cloned().collect()
     }
 
-    /// Everything in the vault. Labels are authenticated when an object is opened, not here.
+    /// Everything in the vault that this process may read. Labels are authenticated when an object
+    /// is opened, not here.
     ///
     /// # Errors
-    /// [`Error::Io`] where a folder cannot be read; a bad file is listed as damaged.
+    /// [`Error::Io`] where a folder cannot be read for another reason than whose it is; a bad file
+    /// is listed as damaged.
     pub fn list(&self) -> Result<Listing> {
-        let (objects, damaged) = self.store.list(self.tokens())?;
-        Ok(Listing { objects, damaged })
+        self.store.list(self.tokens())
+    }
+
+    /// Whether this process may read a token's objects.
+    pub fn may_read(&self, token: &TokenName) -> bool {
+        self.store.may_read(token)
+    }
+
+    /// Whether this process may make, change and remove a token's objects.
+    pub fn may_write(&self, token: &TokenName) -> bool {
+        self.store.may_write(token)
+    }
+
+    /// Who may read a token's objects, as the file system has it.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchToken`]; [`Error::Io`].
+    pub fn access(&self, token: &TokenName) -> Result<TokenAccess> {
+        self.check_has(token)?;
+        self.store.access(token)
+    }
+
+    /// Gives a token to a group of this system, and to no other any more: its members may read its
+    /// objects' files, and so, with the TPM and in an allowed boot, use and open them. The manifest
+    /// and the list of allowed boots, which are no secrets, can be read by everybody then.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchToken`]; [`Error::VaultBusy`]; [`Error::Io`].
+    pub fn allow(&self, token: &TokenName, gid: u32) -> Result<()> {
+        self.check_has(token)?;
+        let _lock = self.lock()?;
+        self.store.allow(token, gid)
+    }
+
+    /// Takes a token back from its group. With the last one, the vault is its owner's alone again.
+    ///
+    /// # Errors
+    /// As for [`Vault::allow`].
+    pub fn deny(&self, token: &TokenName) -> Result<()> {
+        self.check_has(token)?;
+        let _lock = self.lock()?;
+        self.store.deny(token, self.tokens())
     }
 
     /// The one object that a selector means. Of several versions of one thing it is the newest.

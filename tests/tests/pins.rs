@@ -59,7 +59,7 @@ fn private_keys_are_made_imported_loaded_and_used_behind_the_pin() {
     vault.unload_key(loaded).expect("unloaded");
     vault
         .update(id, |object| {
-            object.label = "another".parse().expect("a label")
+            object.label = "another".parse().expect("a label");
         })
         .expect("another label");
     drop(vault);

@@ -260,7 +260,8 @@ impl Unlocked {
         let Listing {
             objects,
             mut damaged,
-        } = self.vault.list()?;
+            ..
+        } = self.vault.list_all()?;
         let (mut usable, mut sealed) = (0, 0);
         let (mut lost, mut unchecked) = (Vec::new(), Vec::new());
         for (done, object) in objects.iter().enumerate() {
@@ -322,7 +323,7 @@ impl Unlocked {
     /// Takes the slots of TPMs but the first out of every object. The first is the one that was
     /// made last, on the TPM that the vault is on now.
     fn forget_other_tpms(&self) -> Result<()> {
-        for object in self.vault.list()?.objects {
+        for object in self.vault.list_all()?.objects {
             let Ok(mut file) = self.genuine(&object) else {
                 continue;
             };
