@@ -8,6 +8,7 @@ mod failure;
 mod groups;
 mod migration;
 mod output;
+mod pins;
 mod truenas;
 
 use std::process::ExitCode;

@@ -316,6 +316,19 @@ impl Vault {
         })
     }
 
+    /// Whether a TPM is the one that the vault is on, by its root key: whatever else it has lost,
+    /// `recover` brings back in place. One command.
+    pub fn is_on(&self, tcti: &Tcti) -> Result<bool> {
+        let opened = Tpm::with_room(tcti, || {
+            self.manifest.root_key.open(&mut Tpm::connect(tcti)?)
+        });
+        match opened {
+            Ok(_) => Ok(true),
+            Err(Error::ForeignTpm(_) | Error::RootKey { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// How the present boot stands to the policy. Three TPM commands and a PCR_Read.
     pub fn boot_state(&self, tcti: &Tcti) -> Result<BootState> {
         let mut connection = self.connect(tcti)?;

@@ -154,12 +154,23 @@ fn a_token_that_is_taken_back_is_its_owners_alone() {
         .strongroom(&["token", "allow", "keys", "--group", groups::OTHER_NAME])
         .ok();
     let listed = vault.strongroom(&["token", "list", "--json"]).ok().json();
+    let row = |token: &str, objects, group: Option<&str>, mode: &str| {
+        json!({
+            "token": token,
+            "label": null,
+            "objects": objects,
+            "group": group,
+            "mode": mode,
+            "pins": false,
+            "write_protected": token != "keys",
+        })
+    };
     assert_eq!(
         listed["tokens"],
         json!([
-            { "token": "credentials", "objects": 1, "group": groups::TOKEN_NAME, "mode": "2750" },
-            { "token": "datasets", "objects": 0, "group": null, "mode": "0700" },
-            { "token": "keys", "objects": 1, "group": groups::OTHER_NAME, "mode": "2750" },
+            row("credentials", 1, Some(groups::TOKEN_NAME), "2750"),
+            row("datasets", 0, None, "0700"),
+            row("keys", 1, Some(groups::OTHER_NAME), "2750"),
         ])
     );
     let table = vault.strongroom(&["token", "list"]).ok().text();
