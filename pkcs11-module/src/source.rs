@@ -38,7 +38,7 @@ pub(crate) trait Source: Send {
     ) -> Result<()>;
 
     /// How the PINs of a token stand.
-    fn pin_states(&self, token: &TokenName) -> Result<Option<PinStates>>;
+    fn pin_states(&mut self, token: &TokenName) -> Result<Option<PinStates>>;
 
     /// Who is logged in to a token.
     fn login(&self, token: &TokenName) -> Option<Role>;
@@ -328,8 +328,12 @@ impl Source for VaultSource {
         outcome
     }
 
-    fn pin_states(&self, token: &TokenName) -> Result<Option<PinStates>> {
-        self.vault.pin_states(&self.tcti, token)
+    fn pin_states(&mut self, token: &TokenName) -> Result<Option<PinStates>> {
+        // The kernel's own device has one opener at a time.
+        match &mut self.holding {
+            Some(holding) => holding.unlocked.pin_states(token),
+            None => self.vault.pin_states(&self.tcti, token),
+        }
     }
 
     fn login(&self, token: &TokenName) -> Option<Role> {
