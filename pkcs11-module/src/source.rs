@@ -3,15 +3,13 @@
 //! A key stays in the TPM for a while after it was used, so that a signature costs one command;
 //! see [`VaultSource`].
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
 use strongroom::key::{DecryptScheme, KeyAlgorithm, LoadedKey, SignScheme};
 use strongroom::object::{Metadata, NewObject, ObjectId, TokenName};
 use strongroom::vault::Listing;
-use strongroom::{Error, ErrorKind, Result, Secret, Tcti, Unlocked, Vault};
+use strongroom::{ErrorKind, Result, Secret, Tcti, Unlocked, Vault};
 
 /// What the module needs of a vault.
 pub(crate) trait Source: Send {
@@ -77,20 +75,16 @@ pub(crate) const IDLE: Duration = Duration::from_millis(100);
 /// have been written again since.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// The same where others wait for their turn, and how long they wait.
+/// The same where others wait for their turn, and how long one then steps aside.
 const LONGEST_TURN: Duration = Duration::from_millis(400);
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How often one looks whether it is one's turn, and how long one steps aside.
-const GLANCE: Duration = Duration::from_millis(5);
 const STEP_ASIDE: Duration = Duration::from_millis(15);
 
 /// The vault in a folder.
 ///
 /// What a call loads into the TPM, a session, a storage key and a private key, stays there for
 /// [`IDLE`] after the last call, and [`LONGEST`] altogether. A simulator has room for no more
-/// than that, and no resource manager: there the processes that use this module take [`Turn`]s,
-/// and each turn is over after [`LONGEST_TURN`].
+/// than that, and no resource manager: there processes take turns, and ours is over after
+/// [`LONGEST_TURN`].
 pub(crate) struct VaultSource {
     vault: Vault,
     dir: PathBuf,
@@ -104,7 +98,6 @@ struct Holding {
     key: Option<(Metadata, LoadedKey)>,
     begun: Instant,
     used: Instant,
-    turn: Option<Turn>,
 }
 
 impl VaultSource {
@@ -134,7 +127,7 @@ impl VaultSource {
 
     fn attempt<T>(&mut self, action: &impl Fn(&mut Holding) -> Result<T>) -> Result<T> {
         if let Some(holding) = &self.holding {
-            let has_turn = holding.turn.is_some();
+            let has_turn = holding.unlocked.keeps_tpm_from_others();
             let longest = if has_turn { LONGEST_TURN } else { LONGEST };
             if holding.begun.elapsed() > longest {
                 self.let_go();
@@ -155,26 +148,24 @@ impl VaultSource {
         outcome
     }
 
-    /// The same for what writes: nothing is kept afterwards, for a writer keeps others off.
-    fn write<T>(&mut self, action: impl Fn(&mut Unlocked) -> Result<T>) -> Result<T> {
-        let outcome = self.with(|holding| action(holding.without_key()?));
+    /// The same for what writes. Nothing is kept afterwards, for a writer keeps others off; nor
+    /// before, while it waits for other writers, which may be waiting for the TPM.
+    fn write<T>(&mut self, action: impl FnOnce(&mut Unlocked) -> Result<T>) -> Result<T> {
         self.let_go();
-        outcome
+        action(&mut Vault::open(&self.dir)?.unlock_to_write(&self.tcti)?)
     }
 }
 
 impl Holding {
     fn begin(dir: &Path, tcti: &Tcti) -> Result<Self> {
         // Opened anew, because hosts live long.
-        let vault = Vault::open(dir)?;
-        let turn = Turn::wait(&vault, tcti)?;
+        let unlocked = Vault::open(dir)?.unlock(tcti)?;
         let now = Instant::now();
         Ok(Self {
-            unlocked: vault.unlock(tcti)?,
+            unlocked,
             key: None,
             begun: now,
             used: now,
-            turn,
         })
     }
 
@@ -219,19 +210,19 @@ impl Source for VaultSource {
     }
 
     fn seal(&mut self, object: NewObject, payload: &Secret) -> Result<ObjectId> {
-        self.write(|vault| vault.seal(object.clone(), payload))
+        self.write(|vault| vault.seal(object, payload))
     }
 
     fn store(&mut self, object: NewObject) -> Result<ObjectId> {
-        self.write(|vault| vault.store(object.clone()))
+        self.write(|vault| vault.store(object))
     }
 
     fn generate_key(&mut self, object: NewObject, algorithm: KeyAlgorithm) -> Result<ObjectId> {
-        self.write(|vault| vault.generate_key(object.clone(), algorithm))
+        self.write(|vault| vault.generate_key(object, algorithm))
     }
 
     fn import_key(&mut self, object: NewObject, pkcs8: &Secret) -> Result<ObjectId> {
-        self.write(|vault| vault.import_key(object.clone(), pkcs8))
+        self.write(|vault| vault.import_key(object, pkcs8))
     }
 
     fn update(&mut self, object: &Metadata, change: &dyn Fn(&mut NewObject)) -> Result<()> {
@@ -277,10 +268,6 @@ impl Source for VaultSource {
             if let Err(error) = holding.without_key() {
                 log::info!("a key may be left in the TPM: {error}");
             }
-            // The vault goes first, with its session and storage key, and then the turn.
-            let Holding { unlocked, turn, .. } = holding;
-            drop(unlocked);
-            drop(turn);
         }
     }
 }
@@ -289,49 +276,6 @@ impl Drop for VaultSource {
     fn drop(&mut self) {
         self.let_go();
     }
-}
-
-/// The right to use a TPM in which there is room for one process: a lock on the vault's manifest,
-/// which is read and never written in place.
-struct Turn(File);
-
-impl Turn {
-    fn wait(vault: &Vault, tcti: &Tcti) -> Result<Option<Self>> {
-        if !takes_turns(&tcti.to_string()) {
-            return Ok(None);
-        }
-        let path = vault.manifest_file();
-        let file = File::open(&path).map_err(Error::io("open", &path))?;
-        let start = Instant::now();
-        while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            if error != rustix::io::Errno::WOULDBLOCK {
-                return Err(Error::io("lock", &path)(error.into()));
-            }
-            if start.elapsed() > PATIENCE {
-                return Err(Error::TpmUnavailable {
-                    operation: "unlocking the vault",
-                    state: "in use by another process, and has no resource manager",
-                    remedy: "end that process, or use a TPM with a resource manager",
-                });
-            }
-            std::thread::sleep(GLANCE);
-        }
-        Ok(Some(Self(file)))
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        // Closing would do, were there not perhaps a child that inherited the descriptor.
-        let _ = flock(&self.0, FlockOperation::Unlock);
-    }
-}
-
-/// Whether processes must take turns: not behind a resource manager, and not at the kernel's own
-/// device, which has one opener at a time and a managed one beside it.
-fn takes_turns(tcti: &str) -> bool {
-    let shared = ["tabrmd", "device"];
-    !shared.iter().any(|name| tcti.starts_with(name))
 }
 
 /// The TPM for hosts of the module. Unless `STRONGROOM_TCTI` says otherwise, that is the kernel's

@@ -12,7 +12,7 @@ use crate::tpm::root_key::{RootKey, RootKeyRecord};
 use crate::tpm::session::{Gate, Session};
 use crate::tpm::storage::StorageKey;
 use crate::tpm::writer::{OpenRecoveryKey, RecoveryKey, Writers};
-use crate::tpm::{Tcti, Tpm};
+use crate::tpm::{Tpm, Turn};
 
 /// What a vault brings along.
 pub(crate) struct Request<'a> {
@@ -32,9 +32,9 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Connects, finds or makes the root key, makes X and N, and writes N.
-    pub(crate) fn prepare(tcti: &Tcti, request: &Request<'_>) -> Result<(Tpm, Self)> {
-        Tpm::with_room(tcti, || {
-            let mut tpm = Tpm::connect(tcti)?;
+    pub(crate) fn prepare(turn: &Turn, request: &Request<'_>) -> Result<(Tpm, Self)> {
+        Tpm::with_room(turn, || {
+            let mut tpm = Tpm::connect(turn)?;
             let machine = Self::make(&mut tpm, request)?;
             Ok((tpm, machine))
         })

@@ -200,11 +200,6 @@ impl Vault {
         &self.manifest.id
     }
 
-    /// The manifest's file.
-    pub fn manifest_file(&self) -> PathBuf {
-        self.store.manifest_file()
-    }
-
     /// The vault's tokens.
     pub fn tokens(&self) -> Vec<TokenName> {
         self.manifest.tokens.keys().cloned().collect()
@@ -240,7 +235,17 @@ impl Vault {
     /// [`Error::PolicyRefused`] with the PCRs that differ; [`Error::ForeignTpm`] and
     /// [`Error::RootKey`] on another TPM; [`Error::VaultForged`].
     pub fn unlock(&self, tcti: &Tcti) -> Result<Unlocked> {
-        Tpm::with_room(tcti, || self.try_unlock(tcti))
+        self.unlock_in(&self.turn(tcti)?)
+    }
+
+    /// The same for who writes: waits for the right to write first, and unlocks the vault as it is
+    /// then.
+    ///
+    /// # Errors
+    /// As [`Vault::unlock`], and [`Error::VaultBusy`] after ten seconds.
+    pub fn unlock_to_write(&self, tcti: &Tcti) -> Result<Unlocked> {
+        let lock = self.lock()?;
+        Ok(self.reread()?.unlock(tcti)?.holding(lock))
     }
 
     /// Opens the vault with the recovery kit, in any boot and without a TPM.
@@ -261,7 +266,7 @@ impl Vault {
 
     /// How the present boot stands to the policy. Three TPM commands and a PCR_Read.
     pub fn boot_state(&self, tcti: &Tcti) -> Result<BootState> {
-        let mut connection = self.connect(tcti)?;
+        let mut connection = self.connect(&self.turn(tcti)?)?;
         let branches = self.branches(&connection.in_force)?;
         let present = connection.tpm.pcr_values(&branches.all_pcrs())?;
         let allowed = branches
@@ -283,11 +288,12 @@ impl Vault {
     pub fn rebind(&self, tcti: &Tcti, change: &Change) -> Result<Rebound> {
         let _lock = self.lock()?;
         let vault = self.reread()?;
+        let turn = vault.turn(tcti)?;
         if vault.expected.is_some() {
             // What the owner has named, only K_vault shows; without it, it need not be unsealed.
-            vault.unlock(tcti)?;
+            vault.unlock_in(&turn)?;
         }
-        Tpm::with_room(tcti, || vault.try_rebind(tcti, change))
+        Tpm::with_room(&turn, || vault.try_rebind(&turn, change))
     }
 
     /// Changes the list of allowed boots with the recovery kit, in any boot.
@@ -302,7 +308,8 @@ impl Vault {
     ) -> Result<Rebound> {
         let _lock = self.lock()?;
         let vault = self.reread()?;
-        Tpm::with_room(tcti, || vault.rebind_locked(tcti, kit, change))
+        let turn = vault.turn(tcti)?;
+        Tpm::with_room(&turn, || vault.rebind_locked(&turn, kit, change))
     }
 
     /// Puts a vault's folder in order from a backup file: a folder that is gone is made again; in
@@ -342,7 +349,8 @@ impl Vault {
         progress: impl FnMut(usize, usize),
     ) -> Result<Recovered> {
         let lock = self.lock()?;
-        self.reread()?.recover_here(tcti, kit, pcrs, lock, progress)
+        let vault = self.reread()?;
+        vault.recover_here(&vault.turn(tcti)?, kit, pcrs, lock, progress)
     }
 }
 
@@ -350,6 +358,12 @@ impl Unlocked {
     /// The vault that this is.
     pub fn vault(&self) -> &Vault {
         &self.vault
+    }
+
+    /// Whether others may be waiting for the TPM until this is dropped, because nothing shares it
+    /// out.
+    pub fn keeps_tpm_from_others(&self) -> bool {
+        self.tpm.keeps_others_off()
     }
 
     /// Keeps other writers off until this is dropped, with a lock that the caller has already.

@@ -13,7 +13,7 @@ use crate::policy::{Branches, PcrSelection, PolicyFile};
 use crate::provision;
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::store::{self, Damaged, Store, WriteLock};
-use crate::tpm::{Tcti, Tpm};
+use crate::tpm::{Tpm, Turn};
 
 impl Vault {
     pub(super) fn restore_from(
@@ -66,7 +66,7 @@ impl Vault {
 
     pub(super) fn recover_here(
         &self,
-        tcti: &Tcti,
+        turn: &Turn,
         kit: &RecoveryKit,
         pcrs: Option<&PcrSelection>,
         lock: WriteLock,
@@ -77,10 +77,10 @@ impl Vault {
         self.check_expected(&key)?;
         let rebind = || {
             let change = Change::PresentBoot(pcrs.cloned());
-            Tpm::with_room(tcti, || self.rebind_locked(tcti, kit, &change))?;
-            self.reread()?.unlock(tcti)
+            Tpm::with_room(turn, || self.rebind_locked(turn, kit, &change))?;
+            self.reread()?.unlock_in(turn)
         };
-        let unlocked = match self.unlock(tcti) {
+        let unlocked = match self.unlock_in(turn) {
             // It opens, but not over the PCRs that were asked for.
             Ok(open) if pcrs.is_some() => {
                 drop(open);
@@ -101,7 +101,7 @@ impl Vault {
                 | Error::RootKey { .. }
                 | Error::NotLoadable { .. }
                 | Error::VaultForged { .. },
-            ) => self.move_here(tcti, kit, key, pcrs, lock, progress),
+            ) => self.move_here(turn, kit, key, pcrs, lock, progress),
             Err(error) => Err(error),
         }
     }
@@ -109,7 +109,7 @@ impl Vault {
     /// Brings the vault onto another TPM than the one that its manifest names.
     fn move_here(
         &self,
-        tcti: &Tcti,
+        turn: &Turn,
         kit: &RecoveryKit,
         key: VaultKey,
         pcrs: Option<&PcrSelection>,
@@ -117,7 +117,7 @@ impl Vault {
         progress: impl FnMut(usize, usize),
     ) -> Result<Recovered> {
         let open_k_rec = self.manifest.writers.k_rec.open(&kit.identity)?;
-        let mut tpm = Tpm::connect(tcti)?;
+        let mut tpm = Tpm::connect(turn)?;
         tpm.check_commands()?;
         let present = match pcrs {
             Some(_) => provision::present_boot(&mut tpm, pcrs)?,
@@ -131,7 +131,7 @@ impl Vault {
             branches: &branches,
         };
         drop(tpm);
-        let (mut tpm, machine) = provision::Machine::prepare(tcti, &request)?;
+        let (mut tpm, machine) = provision::Machine::prepare(turn, &request)?;
         let root = machine.root;
         let (on_tpm, gate) = machine.complete(&mut tpm, &key, self.tokens())?;
         let index = gate.index.index;
@@ -158,7 +158,7 @@ impl Vault {
             Err(error) => {
                 // Its connection is closed. Where the TPM is gone, so is what was to be removed,
                 // and what failed first is what is said.
-                if let Ok(mut tpm) = Tpm::connect(tcti) {
+                if let Ok(mut tpm) = Tpm::connect(turn) {
                     provision::remove_index(&mut tpm, index);
                 }
                 Err(error)
