@@ -108,6 +108,17 @@ pub(crate) enum Command {
     )]
     Remove(Remove),
 
+    /// Say who may use a token of the vault; needs no TPM
+    #[command(
+        after_help = "Examples:\n  strongroom token list\n  strongroom token allow keys --group \
+        www-data\n  strongroom token deny keys"
+    )]
+    Token {
+        /// What to do
+        #[command(subcommand)]
+        action: TokenAction,
+    },
+
     /// Make the vault open on this TPM with the recovery kit: after a new mainboard, a cleared TPM,
     /// lost or damaged files
     #[command(after_help = "Example:\n  strongroom recover --recovery recovery.txt \
@@ -274,6 +285,46 @@ pub(crate) struct Remove {
     pub(crate) yes: bool,
 }
 
+/// What to do with a token.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenAction {
+    /// List the tokens: how many objects, and which group may use them
+    #[command(after_help = "Example:\n  strongroom token list --json")]
+    List,
+
+    /// Let the members of a group use a token's objects, and no other group any more
+    #[command(after_help = "\
+Example:
+  strongroom token allow keys --group www-data
+
+Members may read the files of the token's objects: where they have the TPM too (group tss), they can
+use and unseal these, in an allowed boot. vault.json and policy.json, which hold no secret, can then
+be read by everybody. All other tokens stay the owner's alone.")]
+    Allow(TokenAllow),
+
+    /// Take a token back from its group
+    #[command(after_help = "\
+Example:
+  strongroom token deny keys
+
+With the last token that is taken back, the whole vault is its owner's alone again. What a member
+has copied before, they still have.")]
+    Deny {
+        /// The token
+        token: TokenName,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenAllow {
+    /// The token
+    pub(crate) token: TokenName,
+
+    /// The group, by name or number
+    #[arg(long)]
+    pub(crate) group: String,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Recover {
     /// The recovery kit (- for standard input)
@@ -324,13 +375,16 @@ mod tests {
 
     #[test]
     fn every_command_has_an_example() {
-        for command in super::Cli::command().get_subcommands() {
+        let cli = super::Cli::command();
+        let mut commands: Vec<_> = cli.get_subcommands().collect();
+        while let Some(command) = commands.pop() {
             let help = command.get_after_help().map(ToString::to_string);
             assert!(
                 help.is_some_and(|help| help.contains("Example")),
                 "{}",
                 command.get_name()
             );
+            commands.extend(command.get_subcommands());
         }
     }
 }

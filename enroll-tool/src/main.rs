@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod disk;
 mod failure;
+mod groups;
 mod migration;
 mod output;
 mod truenas;

@@ -23,6 +23,7 @@
 //! PKCS#11 URI (RFC 7512) and `pkcs11-tool --id` look for.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -43,15 +44,14 @@ use cryptoki_sys::{
     CKA_VERIFY_RECOVER, CKA_WRAP, CKA_WRAP_WITH_TRUSTED, CKC_X_509, CKK_AES, CKK_EC,
     CKK_GENERIC_SECRET, CKK_RSA, CKM_AES_KEY_GEN, CKM_EC_KEY_PAIR_GEN, CKM_GENERIC_SECRET_KEY_GEN,
     CKM_RSA_PKCS_KEY_PAIR_GEN, CKO_CERTIFICATE, CKO_DATA, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY,
-    CKO_SECRET_KEY, CKR_ATTRIBUTE_READ_ONLY, CKR_ATTRIBUTE_TYPE_INVALID, CKR_TEMPLATE_INCONSISTENT,
+    CKO_SECRET_KEY, CKR_ATTRIBUTE_READ_ONLY, CKR_ATTRIBUTE_TYPE_INVALID,
 };
 use strongroom::Secret;
-use strongroom::object::{KEYFORMAT, Kind, Metadata};
+use strongroom::object::{KEYFORMAT, Kind, Metadata, PIN};
 
 use crate::certificate::Certificate;
 use crate::fault::{Answer, Fault};
 use crate::public_key::{ec_parameters, octet_string};
-use crate::slots::is_write_protected;
 use crate::template::{Template, invalid, read_flag, read_number};
 use strongroom::key::{KeyAlgorithm, LOCAL, PUBLIC_KEY, PublicKey};
 
@@ -87,11 +87,26 @@ pub(crate) enum Face {
     Public,
 }
 
+/// An object of the vault, as it was listed.
+pub(crate) struct Listed {
+    pub(crate) metadata: Metadata,
+    /// Whether its token is write-protected.
+    pub(crate) protected: bool,
+}
+
+impl Deref for Listed {
+    type Target = Metadata;
+
+    fn deref(&self) -> &Metadata {
+        &self.metadata
+    }
+}
+
 /// An object as PKCS#11 has it.
 #[derive(Clone)]
 pub(crate) enum Object {
     /// In the vault: a token object.
-    Sealed(Arc<Metadata>, Face),
+    Sealed(Arc<Listed>, Face),
     /// In the module's memory: a session object.
     Held(Held),
 }
@@ -105,6 +120,8 @@ pub(crate) struct Held {
     /// Tells it from all others of the process.
     pub(crate) number: u64,
     pub(crate) class: Class,
+    /// Whether it is for the token's user alone.
+    pub(crate) private: bool,
     /// What was said of it.
     pub(crate) given: Given,
     pub(crate) content: Arc<Content>,
@@ -357,6 +374,19 @@ impl Object {
         }
     }
 
+    /// Whether it is for those alone who have logged in as the token's user. A public key out of a
+    /// private one is not, unless that was asked for.
+    pub(crate) fn is_private(&self) -> bool {
+        match self {
+            Self::Sealed(object, Face::Itself) => object.needs_pin(),
+            Self::Sealed(object, Face::Public) => {
+                object.attributes.contains_key(PIN)
+                    && self.given(CKA_PRIVATE).is_some_and(|it| it == flag(true))
+            }
+            Self::Held(held) => held.private,
+        }
+    }
+
     /// Whether it is in the vault.
     pub(crate) fn is_token_object(&self) -> bool {
         matches!(self, Self::Sealed(..))
@@ -408,8 +438,13 @@ impl Object {
         let known = match kind {
             CKA_CLASS => number(class.number()),
             CKA_TOKEN => flag(self.is_token_object()),
-            // There is no login yet that could guard it, nor a C_CopyObject.
-            CKA_PRIVATE | CKA_COPYABLE | CKA_TRUSTED | CKA_ALWAYS_AUTHENTICATE => flag(false),
+            CKA_PRIVATE => flag(self.is_private()),
+            // Without a login there is none that could come before each use.
+            CKA_ALWAYS_AUTHENTICATE if self.is_private() => {
+                self.given(kind).unwrap_or_else(|| flag(false))
+            }
+            // There is no C_CopyObject yet.
+            CKA_COPYABLE | CKA_TRUSTED | CKA_ALWAYS_AUTHENTICATE => flag(false),
             CKA_MODIFIABLE | CKA_DESTROYABLE if self.is_protected() => flag(false),
             CKA_MODIFIABLE | CKA_DESTROYABLE => self.given(kind).unwrap_or_else(|| flag(true)),
             CKA_UNIQUE_ID => self.unique_id().into_bytes(),
@@ -455,7 +490,7 @@ impl Object {
 
     fn is_protected(&self) -> bool {
         match self {
-            Self::Sealed(object, _) => is_write_protected(&object.token),
+            Self::Sealed(object, _) => object.protected,
             Self::Held(_) => false,
         }
     }
@@ -631,10 +666,6 @@ pub(crate) fn given_by(
                 return Err(Fault::Code(CKR_ATTRIBUTE_READ_ONLY));
             }
             _ => {}
-        }
-        // There is no login that could come before each use.
-        if kind == CKA_ALWAYS_AUTHENTICATE && template.flag(kind)? == Some(true) {
-            return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
         }
         let bytes = bytes.ok_or_else(invalid)?;
         // Checks its form.

@@ -4,16 +4,17 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_KEY_TYPE, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE,
-    CK_ULONG, CKA_ALWAYS_SENSITIVE, CKA_APPLICATION, CKA_CERTIFICATE_TYPE, CKA_CLASS,
-    CKA_DESTROYABLE, CKA_EC_PARAMS, CKA_EXTRACTABLE, CKA_KEY_TYPE, CKA_LABEL, CKA_MODIFIABLE,
-    CKA_MODULUS_BITS, CKA_NEVER_EXTRACTABLE, CKA_PUBLIC_EXPONENT, CKA_PUBLIC_KEY_INFO,
-    CKA_SENSITIVE, CKA_TOKEN, CKA_VALUE, CKA_VALUE_LEN, CKC_X_509, CKK_AES, CKK_GENERIC_SECRET,
-    CKR_ACTION_PROHIBITED, CKR_ATTRIBUTE_VALUE_INVALID, CKR_SESSION_READ_ONLY,
+    CK_ULONG, CKA_ALWAYS_AUTHENTICATE, CKA_ALWAYS_SENSITIVE, CKA_APPLICATION, CKA_CERTIFICATE_TYPE,
+    CKA_CLASS, CKA_DESTROYABLE, CKA_EC_PARAMS, CKA_EXTRACTABLE, CKA_KEY_TYPE, CKA_LABEL,
+    CKA_MODIFIABLE, CKA_MODULUS_BITS, CKA_NEVER_EXTRACTABLE, CKA_PRIVATE, CKA_PUBLIC_EXPONENT,
+    CKA_PUBLIC_KEY_INFO, CKA_SENSITIVE, CKA_TOKEN, CKA_VALUE, CKA_VALUE_LEN, CKC_X_509, CKK_AES,
+    CKK_GENERIC_SECRET, CKR_ACTION_PROHIBITED, CKR_ATTRIBUTE_VALUE_INVALID, CKR_SESSION_READ_ONLY,
     CKR_TEMPLATE_INCOMPLETE, CKR_TEMPLATE_INCONSISTENT, CKR_TOKEN_WRITE_PROTECTED,
+    CKR_USER_NOT_LOGGED_IN,
 };
 use strongroom::Secret;
 use strongroom::key::{KeyAlgorithm, LOCAL, PUBLIC_KEY, PublicKey};
-use strongroom::object::{Kind, Label, NewObject};
+use strongroom::object::{Kind, Label, NewObject, PIN};
 
 use crate::attributes::{
     CERTIFICATE, Class, Content, Face, Given, Object, PUBLIC_DESTROYED, changed_by, flag, given_by,
@@ -151,6 +152,54 @@ pub(crate) unsafe extern "C" fn set_attribute_value(
     })
 }
 
+/// Whether a new object is for the token's user alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Privacy {
+    /// The token has no PIN that could guard it.
+    None,
+    /// It is, or is not.
+    Guarded(bool),
+}
+
+impl Privacy {
+    /// What a template has as CKA_PRIVATE; unless it says so, secrets are private and what can be
+    /// read by anyone is not.
+    ///
+    /// # Errors
+    /// `CKR_USER_NOT_LOGGED_IN` for a private object of whoever is not the user.
+    fn of(
+        module: &mut Module,
+        session: CK_SESSION_HANDLE,
+        class: Class,
+        given: &Given,
+    ) -> Answer<Self> {
+        let is = |kind| given.get(&kind).map(|bytes| flag_of(bytes)).transpose();
+        let asks = is(CKA_ALWAYS_AUTHENTICATE)?.unwrap_or(false);
+        let slot = module.session(session)?.slot();
+        if !module.token(slot)?.has_pins {
+            // No login could come before each use.
+            return if asks {
+                Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT))
+            } else {
+                Ok(Self::None)
+            };
+        }
+        let secret = ![Class::Certificate, Class::PublicKey].contains(&class);
+        let private = is(CKA_PRIVATE)?.unwrap_or(secret);
+        if asks && !private {
+            return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+        }
+        if private && !module.is_user(slot) {
+            return Err(Fault::Code(CKR_USER_NOT_LOGGED_IN));
+        }
+        Ok(Self::Guarded(private))
+    }
+
+    pub(crate) fn is_private(self) -> bool {
+        self == Self::Guarded(true)
+    }
+}
+
 /// Where the value of a new secret key comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
@@ -203,15 +252,16 @@ pub(crate) fn create_secret_key(
     given.insert(CKA_ALWAYS_SENSITIVE, flag(always_sensitive));
     given.insert(CKA_NEVER_EXTRACTABLE, flag(never_extractable));
     let local = origin == Origin::Generated;
+    let privacy = Privacy::of(module, session, class, &given)?;
     if !to_vault {
         let content = Content {
             secrets: [(CKA_VALUE, value)].into(),
             local,
             ..Content::default()
         };
-        return module.hold(session, class, given, content);
+        return module.hold(session, class, privacy, given, content);
     }
-    let mut object = new_object(module, session, Kind::SecretKey, &given, class)?;
+    let mut object = new_object(module, session, Kind::SecretKey, privacy, &given, class)?;
     object
         .attributes
         .insert(LOCAL.to_owned(), local.to_string());
@@ -254,15 +304,24 @@ pub(crate) fn create_key_pair(
     ];
     let for_public = given_by(public_template, Class::PublicKey, &besides)?;
     let for_private = given_by(private_template, Class::PrivateKey, &besides)?;
+    let public_privacy = Privacy::of(module, session, Class::PublicKey, &for_public)?;
+    let privacy = Privacy::of(module, session, Class::PrivateKey, &for_private)?;
     if !to_vault {
         let key = PrivateKey::generate(algorithm)?;
-        return hold_key_pair(module, session, &key, for_public, for_private);
+        return hold_key_pair(
+            module,
+            session,
+            &key,
+            (for_public, public_privacy),
+            (for_private, privacy),
+        );
     }
     check_stays_in_vault(&for_private)?;
     let mut object = new_object(
         module,
         session,
         Kind::PrivateKey,
+        privacy,
         &for_private,
         Class::PrivateKey,
     )?;
@@ -293,7 +352,7 @@ fn goes_to_vault(
 }
 
 fn check_may_write(module: &mut Module, session: CK_SESSION_HANDLE) -> Answer {
-    if module.token_of(session)?.is_write_protected() {
+    if module.token_of(session)?.write_protected {
         return Err(Fault::Code(CKR_TOKEN_WRITE_PROTECTED));
     }
     if !module.session(session)?.may_write() {
@@ -323,14 +382,15 @@ fn create_data(
     let class = Class::Data;
     let mut given = given_by(&template, class, &[])?;
     given.entry(CKA_APPLICATION).or_default();
+    let privacy = Privacy::of(module, session, class, &given)?;
     if !to_vault {
         let content = Content {
             secrets: [(CKA_VALUE, value)].into(),
             ..Content::default()
         };
-        return module.hold(session, class, given, content);
+        return module.hold(session, class, privacy, given, content);
     }
-    let object = new_object(module, session, Kind::Credential, &given, class)?;
+    let object = new_object(module, session, Kind::Credential, privacy, &given, class)?;
     let id = module.source()?.seal(object, &value)?;
     module.handle_of(id, Face::Itself)
 }
@@ -350,14 +410,15 @@ fn create_certificate(
     let certificate = Certificate::parse(der.expose()).ok_or_else(invalid)?;
     let class = Class::Certificate;
     let given = given_by(&template, class, &[CKA_CERTIFICATE_TYPE])?;
+    let privacy = Privacy::of(module, session, class, &given)?;
     if !to_vault {
         let content = Content {
             certificate: Some(certificate),
             ..Content::default()
         };
-        return module.hold(session, class, given, content);
+        return module.hold(session, class, privacy, given, content);
     }
-    let mut object = new_object(module, session, Kind::Certificate, &given, class)?;
+    let mut object = new_object(module, session, Kind::Certificate, privacy, &given, class)?;
     object
         .attributes
         .insert(CERTIFICATE.to_owned(), STANDARD.encode(&certificate.der));
@@ -376,12 +437,13 @@ fn create_public_key(
     check_public_key_info(template, &public)?;
     let class = Class::PublicKey;
     let given = given_by(template, class, &KEY_PARTS)?;
+    let privacy = Privacy::of(module, session, class, &given)?;
     if !to_vault {
         let content = Content {
             public: Some(public),
             ..Content::default()
         };
-        return module.hold(session, class, given, content);
+        return module.hold(session, class, privacy, given, content);
     }
     if let Some(private) = find_key(module, session, Class::PrivateKey, &public)? {
         let Object::Sealed(metadata, _) = private else {
@@ -407,7 +469,7 @@ fn create_public_key(
             .map_err(Fault::about(describe(&metadata)))?;
         return module.handle_of(metadata.id, Face::Public);
     }
-    let mut object = new_object(module, session, Kind::Credential, &given, class)?;
+    let mut object = new_object(module, session, Kind::Credential, privacy, &given, class)?;
     object
         .attributes
         .insert(PUBLIC_KEY.to_owned(), STANDARD.encode(public.spki()));
@@ -426,12 +488,13 @@ fn create_private_key(
     check_public_key_info(template, &public)?;
     let class = Class::PrivateKey;
     let given = given_by(template, class, &KEY_PARTS)?;
+    let privacy = Privacy::of(module, session, class, &given)?;
     if !to_vault {
         let content = content_of(&key, &given, false)?;
-        return module.hold(session, class, given, content);
+        return module.hold(session, class, privacy, given, content);
     }
     check_stays_in_vault(&given)?;
-    let mut object = new_object(module, session, Kind::PrivateKey, &given, class)?;
+    let mut object = new_object(module, session, Kind::PrivateKey, privacy, &given, class)?;
     if find_key(module, session, Class::PublicKey, &public)?.is_some() {
         object
             .attributes
@@ -488,8 +551,8 @@ fn hold_key_pair(
     module: &mut Module,
     session: CK_SESSION_HANDLE,
     key: &PrivateKey,
-    for_public: Given,
-    mut for_private: Given,
+    (for_public, public_privacy): (Given, Privacy),
+    (mut for_private, privacy): (Given, Privacy),
 ) -> Answer<(CK_OBJECT_HANDLE, CK_OBJECT_HANDLE)> {
     let sensitive = flag_of(
         for_private
@@ -510,8 +573,14 @@ fn hold_key_pair(
     };
     let private = content_of(key, &for_private, true)?;
     Ok((
-        module.hold(session, Class::PublicKey, for_public, public)?,
-        module.hold(session, Class::PrivateKey, for_private, private)?,
+        module.hold(
+            session,
+            Class::PublicKey,
+            public_privacy,
+            for_public,
+            public,
+        )?,
+        module.hold(session, Class::PrivateKey, privacy, for_private, private)?,
     ))
 }
 
@@ -541,6 +610,7 @@ fn new_object(
     module: &mut Module,
     session: CK_SESSION_HANDLE,
     kind: Kind,
+    privacy: Privacy,
     given: &Given,
     class: Class,
 ) -> Answer<NewObject> {
@@ -551,6 +621,11 @@ fn new_object(
     // An object without a label has the empty one.
     given.entry(CKA_LABEL).or_default();
     describe_object(&mut object, &given, class, Face::Itself)?;
+    if let Privacy::Guarded(private) = privacy {
+        object
+            .attributes
+            .insert(PIN.to_owned(), private.to_string());
+    }
     Ok(object)
 }
 

@@ -2,9 +2,10 @@
 //! used where they live, public ones in memory.
 
 use cryptoki_sys::{
-    CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CKA_DECRYPT, CKA_ENCRYPT,
-    CKF_DECRYPT, CKF_ENCRYPT, CKR_DATA_LEN_RANGE, CKR_ENCRYPTED_DATA_LEN_RANGE,
-    CKR_KEY_TYPE_INCONSISTENT, CKR_OPERATION_ACTIVE, CKR_OPERATION_NOT_INITIALIZED,
+    CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CKA_ALWAYS_AUTHENTICATE,
+    CKA_DECRYPT, CKA_ENCRYPT, CKF_DECRYPT, CKF_ENCRYPT, CKR_DATA_LEN_RANGE,
+    CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_KEY_TYPE_INCONSISTENT, CKR_OPERATION_ACTIVE,
+    CKR_OPERATION_NOT_INITIALIZED,
 };
 use strongroom::Secret;
 use strongroom::key::{DecryptScheme, PublicKey};
@@ -92,6 +93,11 @@ impl Encrypting {
 }
 
 impl Decrypting {
+    /// Whether a login must come before each decryption.
+    pub(crate) fn asks(&self) -> bool {
+        self.key.has(CKA_ALWAYS_AUTHENTICATE)
+    }
+
     fn new(key: Object, chosen: &Chosen) -> Answer<Self> {
         let public = key
             .public_key()
@@ -138,6 +144,7 @@ impl Decrypting {
                 if self.input.bytes.len() != self.input.limit {
                     return Err(Fault::Code(CKR_ENCRYPTED_DATA_LEN_RANGE));
                 }
+                module.check_authenticated(session, &self.key)?;
                 let plaintext = module.decrypt(&self.key, &self.scheme, &self.input.bytes)?;
                 let outcome = output.room(plaintext.len());
                 self.output = Some(plaintext);
@@ -289,7 +296,9 @@ pub(crate) unsafe extern "C" fn decrypt_init(
                 }
                 None => None,
             };
-            module.session(session)?.decrypting = started;
+            let open = module.session(session)?;
+            open.authenticated = false;
+            open.decrypting = started;
             Ok(())
         })
     })

@@ -19,9 +19,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cryptoki_sys::{
     CK_RV, CKR_DEVICE_ERROR, CKR_GENERAL_ERROR, CKR_OBJECT_HANDLE_INVALID, CKR_OK,
+    CKR_PIN_INCORRECT, CKR_PIN_LOCKED, CKR_USER_NOT_LOGGED_IN, CKR_USER_PIN_NOT_INITIALIZED,
     CKR_VENDOR_DEFINED,
 };
-use strongroom::ErrorKind;
+use strongroom::{Error, ErrorKind};
 
 /// The policy refused: the machine has booted into a state that the vault does not allow.
 pub(crate) const POLICY_REFUSED: CK_RV = CKR_VENDOR_DEFINED | 0x5352_0003;
@@ -42,7 +43,7 @@ pub(crate) enum Fault {
         /// On what, to be put before the error's text; empty if the text says it.
         subject: String,
         /// What failed.
-        error: strongroom::Error,
+        error: Error,
     },
 }
 
@@ -68,16 +69,21 @@ pub(crate) fn answer(function: &str, inside: impl FnOnce() -> Answer) -> CK_RV {
 
 impl Fault {
     /// For `map_err`: the same with what it happened on.
-    pub(crate) fn about(subject: impl ToString) -> impl FnOnce(strongroom::Error) -> Self {
+    pub(crate) fn about(subject: impl ToString) -> impl FnOnce(Error) -> Self {
         move |error| Self::Library {
             subject: subject.to_string(),
             error,
         }
     }
 
-    /// Says at the level that it deserves what failed in the function of this name.
+    /// Says at the level that it deserves what failed in the function of this name. A wrong PIN is
+    /// the user's affair, and told by its code.
     pub(crate) fn log(&self, function: &str) {
         match self {
+            Self::Library {
+                error: error @ (Error::PinIncorrect { .. } | Error::PinRequired(_)),
+                ..
+            } => log::info!("{function}: {error}"),
             Self::Code(code) => log::debug!("{function}: answers {code:#x}"),
             Self::Library { subject, error } if subject.is_empty() => {
                 log::error!("{function}: {error}");
@@ -90,19 +96,25 @@ impl Fault {
     pub(crate) fn code(&self) -> CK_RV {
         match self {
             Self::Code(code) => *code,
-            Self::Library { error, .. } => match error.kind() {
-                ErrorKind::Policy => POLICY_REFUSED,
-                ErrorKind::Tpm => CKR_DEVICE_ERROR,
-                ErrorKind::Vault => VAULT_UNUSABLE,
-                ErrorKind::NoObject => CKR_OBJECT_HANDLE_INVALID,
-                ErrorKind::Input => CONTENT_UNUSABLE,
+            Self::Library { error, .. } => match error {
+                Error::PinIncorrect { .. } => CKR_PIN_INCORRECT,
+                Error::PinLocked { .. } => CKR_PIN_LOCKED,
+                Error::PinNotSet { .. } => CKR_USER_PIN_NOT_INITIALIZED,
+                Error::PinRequired(_) => CKR_USER_NOT_LOGGED_IN,
+                _ => match error.kind() {
+                    ErrorKind::Policy => POLICY_REFUSED,
+                    ErrorKind::Tpm => CKR_DEVICE_ERROR,
+                    ErrorKind::Vault => VAULT_UNUSABLE,
+                    ErrorKind::NoObject => CKR_OBJECT_HANDLE_INVALID,
+                    ErrorKind::Input => CONTENT_UNUSABLE,
+                },
             },
         }
     }
 }
 
-impl From<strongroom::Error> for Fault {
-    fn from(error: strongroom::Error) -> Self {
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
         Self::about("")(error)
     }
 }
@@ -119,12 +131,12 @@ mod tests {
 
     #[test]
     fn kinds_have_codes_of_their_own() {
-        let code = |error: strongroom::Error| answer("C_Test", || Err(error.into()));
-        let missing = strongroom::Error::VaultMissing("/nowhere".into());
+        let code = |error: Error| answer("C_Test", || Err(error.into()));
+        let missing = Error::VaultMissing("/nowhere".into());
         assert_eq!(code(missing), VAULT_UNUSABLE);
-        assert_eq!(code(strongroom::Error::TpmTooOld("NV")), CKR_DEVICE_ERROR);
-        let gone = strongroom::Error::NoSuchObject("x".to_owned());
+        assert_eq!(code(Error::TpmTooOld("NV")), CKR_DEVICE_ERROR);
+        let gone = Error::NoSuchObject("x".to_owned());
         assert_eq!(code(gone), CKR_OBJECT_HANDLE_INVALID);
-        assert_eq!(code(strongroom::Error::input("x", "y")), CONTENT_UNUSABLE);
+        assert_eq!(code(Error::input("x", "y")), CONTENT_UNUSABLE);
     }
 }

@@ -16,8 +16,8 @@ use crate::foreign::Foreign;
 use crate::slots::give_list;
 use crate::unsupported::{not_parallel, unsupported};
 use crate::{
-    creation, digesting, encryption, general, keys, mechanisms, objects, random, sessions, signing,
-    slots,
+    creation, digesting, encryption, general, keys, mechanisms, objects, pins, random, sessions,
+    signing, slots, tokens,
 };
 
 /// C_GetFunctionList, section 5.4.4: the list of version 2.40.
@@ -145,20 +145,20 @@ macro_rules! functions {
             C_GetFunctionList: Some(C_GetFunctionList),
             C_GetSlotList: Some(slots::get_slot_list),
             C_GetSlotInfo: Some(slots::get_slot_info),
-            C_GetTokenInfo: Some(slots::get_token_info),
+            C_GetTokenInfo: Some(tokens::get_token_info),
             C_GetMechanismList: Some(mechanisms::get_mechanism_list),
             C_GetMechanismInfo: Some(mechanisms::get_mechanism_info),
-            C_InitToken: Some(unsupported()),
-            C_InitPIN: Some(unsupported()),
-            C_SetPIN: Some(unsupported()),
+            C_InitToken: Some(tokens::init_token),
+            C_InitPIN: Some(pins::init_pin),
+            C_SetPIN: Some(pins::set_pin),
             C_OpenSession: Some(sessions::open_session),
             C_CloseSession: Some(sessions::close_session),
             C_CloseAllSessions: Some(sessions::close_all_sessions),
             C_GetSessionInfo: Some(sessions::get_session_info),
             C_GetOperationState: Some(unsupported()),
             C_SetOperationState: Some(unsupported()),
-            C_Login: Some(sessions::login),
-            C_Logout: Some(sessions::logout),
+            C_Login: Some(pins::login),
+            C_Logout: Some(pins::logout),
             C_CreateObject: Some(creation::create_object),
             C_CopyObject: Some(unsupported()),
             C_DestroyObject: Some(creation::destroy_object),
@@ -217,7 +217,7 @@ static FUNCTIONS_2_40: CK_FUNCTION_LIST = functions!(CK_FUNCTION_LIST, VERSION_2
 static FUNCTIONS_3_0: CK_FUNCTION_LIST_3_0 = functions!(CK_FUNCTION_LIST_3_0, VERSION_3_0, {
     C_GetInterfaceList: Some(C_GetInterfaceList),
     C_GetInterface: Some(C_GetInterface),
-    C_LoginUser: Some(sessions::login_user),
+    C_LoginUser: Some(pins::login_user),
     C_SessionCancel: Some(sessions::session_cancel),
     C_MessageEncryptInit: Some(unsupported()),
     C_EncryptMessage: Some(unsupported()),

@@ -1,16 +1,16 @@
 //! `libstrongroom_pkcs11.so`: the objects of a vault as PKCS#11 tokens, to be read and used by
 //! whatever speaks PKCS#11.
 //!
-//! Each token of the vault is a slot with a token of the same name; nobody logs in, because the
-//! TPM's policy decides who may read and use what there is. The tokens `datasets` and
+//! Each token of the vault is a slot with a token of the same name. The tokens `datasets` and
 //! `credentials` are there to be read; the others hold keys, which sign and decrypt where they
-//! live, and can be written. Where the vault lies is read from `STRONGROOM_DIR`, the TPM from
+//! live, and can be written. The TPM's policy decides who may read and use what there is, and in a
+//! token with PINs one logs in besides. Where the vault lies is read from `STRONGROOM_DIR`, the TPM from
 //! `STRONGROOM_TCTI`, the log level from `STRONGROOM_LOG` (default `error`), all when the module
 //! starts; a vault that could not be opened then is looked for again when the host asks for the
 //! slots.
 //!
 //! The files follow the chapters of the PKCS#11 specification, version 3.1: [`interface`] and
-//! `general` (5.4), `slots` and `mechanisms` (5.5), `sessions` (5.6), `objects` and `creation`
+//! `general` (5.4), `slots`, `tokens` and `mechanisms` (5.5), `pins` (5.5 and 5.6), `sessions` (5.6), `objects` and `creation`
 //! (5.7), `encryption` (5.8 and 5.10), `digesting` (5.12), `signing` (5.13 and 5.15), `keys`
 //! (5.18), `random` (5.21), `unsupported` (the rest). `attributes` says what PKCS#11 object a
 //! vault's object is (chapter 4), `template` what a caller says of one. `fault` is the one place
@@ -34,6 +34,7 @@ pub mod interface;
 mod keys;
 mod mechanisms;
 mod objects;
+mod pins;
 mod private_key;
 mod public_key;
 mod random;
@@ -45,6 +46,7 @@ mod state;
 mod template;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod unsupported;
 
 /// Wipes every block that the module's own code frees; the host's allocator is not touched.

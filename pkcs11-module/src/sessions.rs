@@ -1,22 +1,20 @@
-//! Sessions (PKCS#11 3.1, section 5.6). Nobody logs in, because the TPM's policy decides who may
-//! read and use what there is.
+//! Sessions (PKCS#11 3.1, section 5.6). Who logs in is in [`crate::pins`].
 
 use std::ffi::c_void;
 use std::vec;
 
 use cryptoki_sys::{
     CK_FLAGS, CK_NOTIFY, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_SESSION_INFO, CK_SLOT_ID,
-    CK_ULONG, CK_USER_TYPE, CK_UTF8CHAR, CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT, CKF_FIND_OBJECTS,
-    CKF_RW_SESSION, CKF_SERIAL_SESSION, CKF_SIGN, CKF_VERIFY, CKR_ARGUMENTS_BAD,
-    CKR_FUNCTION_NOT_SUPPORTED, CKR_OPERATION_CANCEL_FAILED, CKR_OPERATION_NOT_INITIALIZED,
-    CKR_SESSION_PARALLEL_NOT_SUPPORTED, CKR_SESSION_READ_ONLY_EXISTS, CKR_TOKEN_WRITE_PROTECTED,
-    CKR_USER_NOT_LOGGED_IN, CKR_USER_PIN_NOT_INITIALIZED, CKR_USER_TYPE_INVALID,
-    CKS_RO_PUBLIC_SESSION, CKS_RW_PUBLIC_SESSION, CKU_CONTEXT_SPECIFIC, CKU_SO, CKU_USER,
+    CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT, CKF_FIND_OBJECTS, CKF_RW_SESSION, CKF_SERIAL_SESSION,
+    CKF_SIGN, CKF_VERIFY, CKR_OPERATION_CANCEL_FAILED, CKR_SESSION_PARALLEL_NOT_SUPPORTED,
+    CKR_SESSION_READ_WRITE_SO_EXISTS, CKR_TOKEN_WRITE_PROTECTED, CKS_RO_PUBLIC_SESSION,
+    CKS_RO_USER_FUNCTIONS, CKS_RW_PUBLIC_SESSION, CKS_RW_SO_FUNCTIONS, CKS_RW_USER_FUNCTIONS,
 };
+use strongroom::pin::Role;
 
 use crate::digesting::Digesting;
 use crate::encryption::{Decrypting, Encrypting};
-use crate::fault::{Answer, Fault, answer};
+use crate::fault::{Fault, answer};
 use crate::foreign::Foreign;
 use crate::signing::Signing;
 use crate::state::with_module;
@@ -32,6 +30,8 @@ pub(crate) struct Session {
     pub(crate) verifying: Option<Signing>,
     pub(crate) encrypting: Option<Encrypting>,
     pub(crate) decrypting: Option<Decrypting>,
+    /// Whether a login came before the next use of a key that wants one each time.
+    pub(crate) authenticated: bool,
 }
 
 impl Session {
@@ -46,7 +46,19 @@ impl Session {
             verifying: None,
             encrypting: None,
             decrypting: None,
+            authenticated: false,
         }
+    }
+
+    /// Whether an operation goes on that wants a login by itself.
+    pub(crate) fn awaits_login(&self) -> bool {
+        self.signing.as_ref().is_some_and(Signing::asks)
+            || self.decrypting.as_ref().is_some_and(Decrypting::asks)
+    }
+
+    /// Ends what goes on.
+    pub(crate) fn cancel(&mut self) {
+        *self = Self::new(self.slot, self.may_write);
     }
 
     /// Whether it may make, change and destroy token objects.
@@ -72,13 +84,16 @@ pub(crate) unsafe extern "C" fn open_session(
         // SAFETY: the caller's CK_SESSION_HANDLE.
         let session = unsafe { Foreign::one(session) }?;
         with_module(|module| {
-            let protected = module.token(slot)?.is_write_protected();
+            let protected = module.token(slot)?.write_protected;
             if flags & CKF_SERIAL_SESSION == 0 {
                 return Err(Fault::Code(CKR_SESSION_PARALLEL_NOT_SUPPORTED));
             }
             let may_write = flags & CKF_RW_SESSION != 0;
             if may_write && protected {
                 return Err(Fault::Code(CKR_TOKEN_WRITE_PROTECTED));
+            }
+            if !may_write && module.login(slot) == Some(Role::SecurityOfficer) {
+                return Err(Fault::Code(CKR_SESSION_READ_WRITE_SO_EXISTS));
             }
             session.set(0, module.add_session(slot, may_write));
             Ok(())
@@ -118,15 +133,23 @@ pub(crate) unsafe extern "C" fn get_session_info(
         let info = unsafe { Foreign::one(info) }?;
         with_module(|module| {
             let session = module.session(session)?;
-            let (state, flags) = if session.may_write() {
-                (CKS_RW_PUBLIC_SESSION, CKF_SERIAL_SESSION | CKF_RW_SESSION)
+            let (slot, may_write) = (session.slot(), session.may_write());
+            let state = match (module.login(slot), may_write) {
+                (None, true) => CKS_RW_PUBLIC_SESSION,
+                (None, false) => CKS_RO_PUBLIC_SESSION,
+                (Some(Role::User), true) => CKS_RW_USER_FUNCTIONS,
+                (Some(Role::User), false) => CKS_RO_USER_FUNCTIONS,
+                (Some(Role::SecurityOfficer), _) => CKS_RW_SO_FUNCTIONS,
+            };
+            let flags = if may_write {
+                CKF_SERIAL_SESSION | CKF_RW_SESSION
             } else {
-                (CKS_RO_PUBLIC_SESSION, CKF_SERIAL_SESSION)
+                CKF_SERIAL_SESSION
             };
             info.set(
                 0,
                 CK_SESSION_INFO {
-                    slotID: session.slot(),
+                    slotID: slot,
                     state,
                     flags,
                     ulDeviceError: 0,
@@ -175,67 +198,4 @@ pub(crate) unsafe extern "C" fn session_cancel(
             Ok(())
         })
     })
-}
-
-/// C_Login, section 5.6.8: there is nobody to be, for a token without PIN.
-pub(crate) unsafe extern "C" fn login(
-    session: CK_SESSION_HANDLE,
-    user: CK_USER_TYPE,
-    pin: *mut CK_UTF8CHAR,
-    pin_len: CK_ULONG,
-) -> CK_RV {
-    answer("C_Login", || {
-        check_text(pin, pin_len)?;
-        refuse_login(session, user)
-    })
-}
-
-/// C_LoginUser, section 5.6.9.
-pub(crate) unsafe extern "C" fn login_user(
-    session: CK_SESSION_HANDLE,
-    user: CK_USER_TYPE,
-    pin: *mut CK_UTF8CHAR,
-    pin_len: CK_ULONG,
-    name: *mut CK_UTF8CHAR,
-    name_len: CK_ULONG,
-) -> CK_RV {
-    answer("C_LoginUser", || {
-        check_text(pin, pin_len)?;
-        check_text(name, name_len)?;
-        refuse_login(session, user)
-    })
-}
-
-/// C_Logout, section 5.6.10.
-pub(crate) unsafe extern "C" fn logout(session: CK_SESSION_HANDLE) -> CK_RV {
-    answer("C_Logout", || {
-        with_module(|module| {
-            module.session(session)?;
-            Err(Fault::Code(CKR_USER_NOT_LOGGED_IN))
-        })
-    })
-}
-
-fn refuse_login(session: CK_SESSION_HANDLE, user: CK_USER_TYPE) -> Answer {
-    with_module(|module| {
-        let slot = module.session(session)?.slot();
-        let mut others = module.sessions.values().filter(|it| it.slot() == slot);
-        let read_only = others.any(|it| !it.may_write());
-        Err(Fault::Code(match user {
-            CKU_USER => CKR_USER_PIN_NOT_INITIALIZED,
-            CKU_SO if read_only => CKR_SESSION_READ_ONLY_EXISTS,
-            // There is no security officer yet.
-            CKU_SO => CKR_FUNCTION_NOT_SUPPORTED,
-            CKU_CONTEXT_SPECIFIC => CKR_OPERATION_NOT_INITIALIZED,
-            _ => CKR_USER_TYPE_INVALID,
-        }))
-    })
-}
-
-/// No text is read, for none could be right.
-fn check_text(text: *mut CK_UTF8CHAR, len: CK_ULONG) -> Answer {
-    if text.is_null() && len != 0 {
-        return Err(Fault::Code(CKR_ARGUMENTS_BAD));
-    }
-    Ok(())
 }

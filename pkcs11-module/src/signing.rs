@@ -2,8 +2,8 @@
 //! live, public ones in memory.
 
 use cryptoki_sys::{
-    CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CKA_SIGN, CKA_VERIFY,
-    CKF_SIGN, CKF_VERIFY, CKR_DATA_LEN_RANGE, CKR_KEY_TYPE_INCONSISTENT,
+    CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CKA_ALWAYS_AUTHENTICATE,
+    CKA_SIGN, CKA_VERIFY, CKF_SIGN, CKF_VERIFY, CKR_DATA_LEN_RANGE, CKR_KEY_TYPE_INCONSISTENT,
     CKR_MECHANISM_PARAM_INVALID, CKR_OPERATION_ACTIVE, CKR_OPERATION_NOT_INITIALIZED,
 };
 use strongroom::key::{PublicKey, SignScheme};
@@ -106,9 +106,15 @@ impl Signing {
         Ok((self.key, self.public, self.scheme, input))
     }
 
-    fn sign(self, module: &mut Module, output: &Output) -> Answer {
+    fn sign(self, module: &mut Module, session: CK_SESSION_HANDLE, output: &Output) -> Answer {
         let (key, _, scheme, input) = self.finish()?;
+        module.check_authenticated(session, &key)?;
         output.give(&module.sign(&key, &scheme, &input)?)
+    }
+
+    /// Whether a login must come before each signature.
+    pub(crate) fn asks(&self) -> bool {
+        self.key.has(CKA_ALWAYS_AUTHENTICATE)
     }
 
     fn verify(self, signature: &Foreign<u8>) -> Answer {
@@ -142,7 +148,9 @@ pub(crate) unsafe extern "C" fn sign_init(
                 }
                 None => None,
             };
-            module.session(session)?.signing = started;
+            let open = module.session(session)?;
+            open.authenticated = false;
+            open.signing = started;
             Ok(())
         })
     })
@@ -172,7 +180,7 @@ pub(crate) unsafe extern "C" fn sign(
             match output.room(self::signature_len(&signing.public)) {
                 Ok(Room::Enough) => {
                     signing.update(&data)?;
-                    signing.sign(module, &output)
+                    signing.sign(module, session, &output)
                 }
                 other => {
                     module.session(session)?.signing = Some(signing);
@@ -213,7 +221,7 @@ pub(crate) unsafe extern "C" fn sign_final(
             // SAFETY: the caller's memory.
             let output = unsafe { Output::new(signature, signature_len) }?;
             match output.room(self::signature_len(&signing.public)) {
-                Ok(Room::Enough) => signing.sign(module, &output),
+                Ok(Room::Enough) => signing.sign(module, session, &output),
                 other => {
                     module.session(session)?.signing = Some(signing);
                     other.map(|_| ())

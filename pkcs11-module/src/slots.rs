@@ -1,54 +1,22 @@
-//! Slots and tokens (PKCS#11 3.1, section 5.5): each token of the vault, in a slot of its own.
+//! Slots (PKCS#11 3.1, section 5.5): each token of the vault in a slot of its own, and where the
+//! vault can be written, a last one for C_InitToken to make a token in.
 
 use std::ffi::c_void;
 
 use cryptoki_sys::{
-    CK_BBOOL, CK_EFFECTIVELY_INFINITE, CK_FLAGS, CK_RV, CK_SLOT_ID, CK_SLOT_INFO, CK_TOKEN_INFO,
-    CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKF_DONT_BLOCK, CKF_RNG, CKF_TOKEN_INITIALIZED,
-    CKF_TOKEN_PRESENT, CKF_WRITE_PROTECTED, CKR_ARGUMENTS_BAD, CKR_BUFFER_TOO_SMALL,
-    CKR_FUNCTION_NOT_SUPPORTED, CKR_NO_EVENT,
+    CK_BBOOL, CK_FLAGS, CK_RV, CK_SLOT_ID, CK_SLOT_INFO, CK_ULONG, CKF_DONT_BLOCK,
+    CKF_TOKEN_PRESENT, CKR_ARGUMENTS_BAD, CKR_BUFFER_TOO_SMALL, CKR_FUNCTION_NOT_SUPPORTED,
+    CKR_NO_EVENT,
 };
-use sha2::{Digest, Sha256};
-use strongroom::object::TokenName;
 
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, ulong};
 use crate::general::{MANUFACTURER, library_version, padded};
 use crate::state::with_module;
 
-/// A token of the vault.
-pub(crate) struct Token {
-    /// Its name, and label.
-    pub(crate) name: TokenName,
-    serial: [u8; 16],
-}
-
-impl Token {
-    /// The token of this name in the vault of this id.
-    pub(crate) fn new(vault: &str, name: TokenName) -> Self {
-        // The serial number is the same for as long as the vault lives, and another vault's
-        // token of the same name has another.
-        let digest = Sha256::digest(format!("{vault}/{name}"));
-        let mut serial = [0; 16];
-        hex::encode_to_slice(&digest[..8], &mut serial).expect("16 digits for 8 bytes");
-        Self { name, serial }
-    }
-
-    /// Whether its objects can be read and used, and not made, changed or destroyed.
-    pub(crate) fn is_write_protected(&self) -> bool {
-        is_write_protected(&self.name)
-    }
-}
-
-/// Whether a token is write-protected through PKCS#11: no client's mistake must cost a dataset key
-/// or a credential.
-pub(crate) fn is_write_protected(token: &TokenName) -> bool {
-    [TokenName::datasets(), TokenName::credentials()].contains(token)
-}
-
-/// C_GetSlotList, section 5.5.1. Every slot has a token. A vault that could not be opened so far
-/// is tried again where the specification lets the list change: when only its length is asked
-/// for.
+/// C_GetSlotList, section 5.5.1. Every slot has a token, if one that is not initialized. What
+/// tokens there are is looked at again where the specification lets the list change: when only its
+/// length is asked for.
 pub(crate) unsafe extern "C" fn get_slot_list(
     _token_present: CK_BBOOL,
     list: *mut CK_SLOT_ID,
@@ -59,12 +27,12 @@ pub(crate) unsafe extern "C" fn get_slot_list(
         let count = unsafe { Foreign::one(count) }?;
         with_module(|module| {
             if list.is_null() {
-                // The reason was logged as an error when the module started.
-                if let Err(error) = module.open_vault() {
-                    log::debug!("there are still no tokens: {error}");
+                // Where there never were tokens, an error said why when the module started.
+                if let Err(fault) = module.look_for_tokens() {
+                    log::debug!("there are no other tokens than before: {fault:?}");
                 }
             }
-            let slots: Vec<CK_SLOT_ID> = (0..module.tokens().len()).map(ulong).collect();
+            let slots: Vec<CK_SLOT_ID> = (0..module.slot_count()).map(ulong).collect();
             // SAFETY: the caller's list, as long as the caller says.
             unsafe { give_list(&slots, list, &count) }
         })
@@ -77,61 +45,18 @@ pub(crate) unsafe extern "C" fn get_slot_info(slot: CK_SLOT_ID, info: *mut CK_SL
         // SAFETY: the caller's CK_SLOT_INFO.
         let info = unsafe { Foreign::one(info) }?;
         with_module(|module| {
-            let token = module.token(slot)?;
+            let description = match module.slot(slot)? {
+                Some(token) => format!("Strongroom vault, token {}", token.name),
+                None => "Strongroom vault, for a new token".to_owned(),
+            };
             info.set(
                 0,
                 CK_SLOT_INFO {
-                    slotDescription: padded(&format!("Strongroom vault, token {}", token.name)),
+                    slotDescription: padded(&description),
                     manufacturerID: padded(MANUFACTURER),
                     flags: CKF_TOKEN_PRESENT,
                     hardwareVersion: library_version(),
                     firmwareVersion: library_version(),
-                },
-            );
-            Ok(())
-        })
-    })
-}
-
-/// C_GetTokenInfo, section 5.5.3.
-pub(crate) unsafe extern "C" fn get_token_info(
-    slot: CK_SLOT_ID,
-    info: *mut CK_TOKEN_INFO,
-) -> CK_RV {
-    answer("C_GetTokenInfo", || {
-        // SAFETY: the caller's CK_TOKEN_INFO.
-        let info = unsafe { Foreign::one(info) }?;
-        with_module(|module| {
-            let token = module.token(slot)?;
-            let sessions = || module.sessions.values().filter(|it| it.slot() == slot);
-            let flags = CKF_TOKEN_INITIALIZED | CKF_RNG;
-            let (flags, max_writing) = if token.is_write_protected() {
-                // Zero would mean infinitely many.
-                (flags | CKF_WRITE_PROTECTED, CK_UNAVAILABLE_INFORMATION)
-            } else {
-                (flags, CK_EFFECTIVELY_INFINITE)
-            };
-            info.set(
-                0,
-                CK_TOKEN_INFO {
-                    label: padded(token.name.as_str()),
-                    manufacturerID: padded(MANUFACTURER),
-                    model: padded("TPM 2.0 vault"),
-                    serialNumber: token.serial,
-                    flags,
-                    ulMaxSessionCount: CK_EFFECTIVELY_INFINITE,
-                    ulSessionCount: ulong(sessions().count()),
-                    ulMaxRwSessionCount: max_writing,
-                    ulRwSessionCount: ulong(sessions().filter(|it| it.may_write()).count()),
-                    ulMaxPinLen: 0,
-                    ulMinPinLen: 0,
-                    ulTotalPublicMemory: CK_UNAVAILABLE_INFORMATION,
-                    ulFreePublicMemory: CK_UNAVAILABLE_INFORMATION,
-                    ulTotalPrivateMemory: CK_UNAVAILABLE_INFORMATION,
-                    ulFreePrivateMemory: CK_UNAVAILABLE_INFORMATION,
-                    hardwareVersion: library_version(),
-                    firmwareVersion: library_version(),
-                    utcTime: padded(""),
                 },
             );
             Ok(())

@@ -3,21 +3,63 @@
 //! A key stays in the TPM for a while after it was used, so that a signature costs one command;
 //! see [`VaultSource`].
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use strongroom::key::{DecryptScheme, KeyAlgorithm, LoadedKey, SignScheme};
-use strongroom::object::{Metadata, NewObject, ObjectId, TokenName};
-use strongroom::vault::Listing;
-use strongroom::{ErrorKind, Result, Secret, Tcti, Unlocked, Vault};
+use strongroom::object::{Metadata, NewObject, ObjectId, TokenLabel, TokenName};
+use strongroom::pin::{Pin, Role};
+use strongroom::vault::{Listing, NewToken, PinStates, Token};
+use strongroom::{Error, ErrorKind, Result, Secret, Tcti, Unlocked, Vault};
 
 /// What the module needs of a vault.
 pub(crate) trait Source: Send {
     /// The vault's id.
     fn id(&self) -> String;
 
-    /// The vault's tokens, in the order of their slots.
-    fn tokens(&self) -> Vec<TokenName>;
+    /// The vault's tokens as they are now, in the order of their slots. Touches no TPM.
+    fn tokens(&mut self) -> Result<Vec<Token>>;
+
+    /// Whether tokens can be added.
+    fn takes_tokens(&self) -> bool;
+
+    /// Adds a token.
+    fn add_token(&mut self, token: &NewToken) -> Result<()>;
+
+    /// Begins a token anew, whose objects go as far as they are destroyable.
+    fn begin_token_anew(
+        &mut self,
+        token: &TokenName,
+        label: Option<&TokenLabel>,
+        officer: &Pin,
+    ) -> Result<()>;
+
+    /// How the PINs of a token stand.
+    fn pin_states(&self, token: &TokenName) -> Result<Option<PinStates>>;
+
+    /// Who is logged in to a token.
+    fn login(&self, token: &TokenName) -> Option<Role>;
+
+    /// Logs in, if the PIN is right.
+    fn log_in(&mut self, token: &TokenName, role: Role, pin: Pin) -> Result<()>;
+
+    /// Logs out.
+    fn log_out(&mut self, token: &TokenName);
+
+    /// Compares the PIN of the user once more.
+    fn check_pin(&mut self, token: &TokenName, pin: &Pin) -> Result<()>;
+
+    /// Changes a PIN, by the old one.
+    fn change_pin(&mut self, token: &TokenName, role: Role, old: &Pin, new: Pin) -> Result<()>;
+
+    /// Sets the user's PIN, by that of the security officer who is logged in.
+    fn set_pin(&mut self, token: &TokenName, new: &Pin) -> Result<()>;
+
+    /// Whether this process may write what a token holds.
+    fn may_write(&self, _token: &TokenName) -> bool {
+        true
+    }
 
     /// What there is now. Touches no TPM.
     fn list(&self) -> Result<Listing>;
@@ -90,6 +132,8 @@ pub(crate) struct VaultSource {
     dir: PathBuf,
     tcti: Tcti,
     holding: Option<Holding>,
+    /// Who has logged in, with the PIN, which is asked for at each thing that is behind it.
+    logins: BTreeMap<TokenName, (Role, Pin)>,
 }
 
 /// What is in the TPM.
@@ -109,15 +153,39 @@ impl VaultSource {
             dir,
             tcti,
             holding: None,
+            logins: BTreeMap::new(),
         })
     }
 
     /// Does something with the unlocked vault. Where the TPM has lost what it held, once more with
     /// a vault that is unlocked anew.
     fn with<T>(&mut self, action: impl Fn(&mut Holding) -> Result<T>) -> Result<T> {
-        let again = self.holding.is_some();
+        match self.with_pin(action) {
+            // Somebody has changed it since the login. No second try: the TPM counts.
+            Err(
+                Error::PinIncorrect { token, .. }
+                | Error::PinLocked { token, .. }
+                | Error::PinNotSet { token, .. },
+            ) => {
+                log::error!("the PIN of token {token} was changed since the login");
+                if let Ok(token) = token.parse() {
+                    self.log_out(&token);
+                }
+                Err(Error::PinRequired(format!("token {token}")))
+            }
+            other => other,
+        }
+    }
+
+    /// The same for what is itself about a PIN.
+    fn with_pin<T>(&mut self, action: impl Fn(&mut Holding) -> Result<T>) -> Result<T> {
+        let again = self.holding.as_ref().is_some_and(|it| it.used > it.begun);
         match self.attempt(&action) {
-            Err(error) if again && error.kind() == ErrorKind::Tpm => {
+            Err(error)
+                if again
+                    && error.kind() == ErrorKind::Tpm
+                    && !matches!(error, Error::PinLocked { .. }) =>
+            {
                 log::info!("once more, with the vault unlocked anew: {error}");
                 self.attempt(&action)
             }
@@ -136,9 +204,10 @@ impl VaultSource {
                 }
             }
         }
-        let holding = match &mut self.holding {
-            Some(holding) => holding,
-            None => self.holding.insert(Holding::begin(&self.dir, &self.tcti)?),
+        let holding = if let Some(holding) = &mut self.holding {
+            holding
+        } else {
+            self.begin(|vault, tcti| vault.unlock(tcti))?
         };
         let outcome = action(holding);
         holding.used = Instant::now();
@@ -150,25 +219,41 @@ impl VaultSource {
 
     /// The same for what writes. Nothing is kept afterwards, for a writer keeps others off; nor
     /// before, while it waits for other writers, which may be waiting for the TPM.
-    fn write<T>(&mut self, action: impl FnOnce(&mut Unlocked) -> Result<T>) -> Result<T> {
+    fn write<T>(&mut self, action: impl Fn(&mut Unlocked) -> Result<T>) -> Result<T> {
+        self.begin_to_write()?;
+        let outcome = self.with(|holding| action(holding.without_key()?));
         self.let_go();
-        action(&mut Vault::open(&self.dir)?.unlock_to_write(&self.tcti)?)
+        outcome
     }
-}
 
-impl Holding {
-    fn begin(dir: &Path, tcti: &Tcti) -> Result<Self> {
-        // Opened anew, because hosts live long.
-        let unlocked = Vault::open(dir)?.unlock(tcti)?;
+    fn begin_to_write(&mut self) -> Result<()> {
+        self.let_go();
+        self.begin(|vault, tcti| vault.unlock_to_write(tcti))?;
+        Ok(())
+    }
+
+    /// Unlocks the vault, opened anew, because hosts live long.
+    fn begin(
+        &mut self,
+        unlock: impl FnOnce(&Vault, &Tcti) -> Result<Unlocked>,
+    ) -> Result<&mut Holding> {
+        let mut unlocked = unlock(&Vault::open(&self.dir)?, &self.tcti)?;
+        for (token, (role, pin)) in &self.logins {
+            if *role == Role::User {
+                unlocked.give_pin(token, pin)?;
+            }
+        }
         let now = Instant::now();
-        Ok(Self {
+        Ok(self.holding.insert(Holding {
             unlocked,
             key: None,
             begun: now,
             used: now,
-        })
+        }))
     }
+}
 
+impl Holding {
     /// The vault with a private key loaded, and no other.
     fn with_key(&mut self, object: &Metadata) -> Result<(&mut Unlocked, &LoadedKey)> {
         if self.key.as_ref().is_none_or(|(loaded, _)| loaded != object) {
@@ -193,8 +278,110 @@ impl Source for VaultSource {
         self.vault.id().to_owned()
     }
 
-    fn tokens(&self) -> Vec<TokenName> {
-        self.vault.tokens()
+    fn tokens(&mut self) -> Result<Vec<Token>> {
+        let vault = Vault::open(&self.dir)?;
+        if vault.id() != self.vault.id() {
+            return Err(Error::VaultExists(self.dir.clone(), "another vault"));
+        }
+        self.vault = vault;
+        let mut names = self.vault.tokens();
+        // Those that every vault has come first, so that their slots stay as others come.
+        let usual = [
+            TokenName::credentials(),
+            TokenName::datasets(),
+            TokenName::keys(),
+        ];
+        names.sort_by_key(|name| {
+            let place = usual.iter().position(|it| it == name);
+            (place.unwrap_or(usual.len()), name.clone())
+        });
+        let (readable, others): (Vec<_>, Vec<_>) =
+            (names.into_iter()).partition(|token| self.vault.may_read(token));
+        for token in &others {
+            log::info!("token {token} is left out: this user may not read it");
+        }
+        if readable.is_empty() && !others.is_empty() {
+            log::error!("there are no tokens: this user may read none of the vault's");
+        }
+        readable.iter().map(|name| self.vault.token(name)).collect()
+    }
+
+    fn takes_tokens(&self) -> bool {
+        self.vault.takes_tokens()
+    }
+
+    fn add_token(&mut self, token: &NewToken) -> Result<()> {
+        self.write(|vault| vault.add_token(token))
+    }
+
+    fn begin_token_anew(
+        &mut self,
+        token: &TokenName,
+        label: Option<&TokenLabel>,
+        officer: &Pin,
+    ) -> Result<()> {
+        self.begin_to_write()?;
+        let outcome = self.with_pin(|holding| {
+            holding
+                .without_key()?
+                .begin_token_anew(token, label, officer, is_destroyable)
+        });
+        self.let_go();
+        outcome
+    }
+
+    fn pin_states(&self, token: &TokenName) -> Result<Option<PinStates>> {
+        self.vault.pin_states(&self.tcti, token)
+    }
+
+    fn login(&self, token: &TokenName) -> Option<Role> {
+        self.logins.get(token).map(|(role, _)| *role)
+    }
+
+    fn log_in(&mut self, token: &TokenName, role: Role, pin: Pin) -> Result<()> {
+        self.with_pin(|holding| match role {
+            Role::User => holding.without_key()?.log_in(token, &pin),
+            Role::SecurityOfficer => holding.without_key()?.check_pin(token, role, &pin),
+        })?;
+        self.logins.insert(token.clone(), (role, pin));
+        Ok(())
+    }
+
+    fn log_out(&mut self, token: &TokenName) {
+        if self.logins.remove(token).is_some() {
+            self.let_go();
+        }
+    }
+
+    fn check_pin(&mut self, token: &TokenName, pin: &Pin) -> Result<()> {
+        self.with_pin(|holding| holding.without_key()?.check_pin(token, Role::User, pin))
+    }
+
+    fn change_pin(&mut self, token: &TokenName, role: Role, old: &Pin, new: Pin) -> Result<()> {
+        self.with_pin(|holding| holding.without_key()?.change_pin(token, role, old, &new))?;
+        if let Some((now, pin)) = self.logins.get_mut(token) {
+            if *now == role {
+                *pin = new;
+            }
+        }
+        self.let_go();
+        Ok(())
+    }
+
+    fn set_pin(&mut self, token: &TokenName, new: &Pin) -> Result<()> {
+        let Some((Role::SecurityOfficer, officer)) = self.logins.remove(token) else {
+            return Err(Error::PinRequired(format!("token {token}")));
+        };
+        let set = self.with_pin(|holding| holding.without_key()?.set_pin(token, &officer, new));
+        if !matches!(set, Err(Error::PinIncorrect { .. })) {
+            let login = (Role::SecurityOfficer, officer);
+            self.logins.insert(token.clone(), login);
+        }
+        set
+    }
+
+    fn may_write(&self, token: &TokenName) -> bool {
+        self.vault.may_write(token)
     }
 
     fn list(&self) -> Result<Listing> {
@@ -210,19 +397,19 @@ impl Source for VaultSource {
     }
 
     fn seal(&mut self, object: NewObject, payload: &Secret) -> Result<ObjectId> {
-        self.write(|vault| vault.seal(object, payload))
+        self.write(|vault| vault.seal(object.clone(), payload))
     }
 
     fn store(&mut self, object: NewObject) -> Result<ObjectId> {
-        self.write(|vault| vault.store(object))
+        self.write(|vault| vault.store(object.clone()))
     }
 
     fn generate_key(&mut self, object: NewObject, algorithm: KeyAlgorithm) -> Result<ObjectId> {
-        self.write(|vault| vault.generate_key(object, algorithm))
+        self.write(|vault| vault.generate_key(object.clone(), algorithm))
     }
 
     fn import_key(&mut self, object: NewObject, pkcs8: &Secret) -> Result<ObjectId> {
-        self.write(|vault| vault.import_key(object, pkcs8))
+        self.write(|vault| vault.import_key(object.clone(), pkcs8))
     }
 
     fn update(&mut self, object: &Metadata, change: &dyn Fn(&mut NewObject)) -> Result<()> {
@@ -276,6 +463,14 @@ impl Drop for VaultSource {
     fn drop(&mut self) {
         self.let_go();
     }
+}
+
+/// Whether C_InitToken destroys an object.
+fn is_destroyable(object: &Metadata) -> bool {
+    object
+        .attributes
+        .get("cka.destroyable")
+        .is_none_or(|it| it != "false")
 }
 
 /// The TPM for hosts of the module. Unless `STRONGROOM_TCTI` says otherwise, that is the kernel's

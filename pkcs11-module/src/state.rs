@@ -14,24 +14,28 @@ use std::time::Duration;
 
 use cryptoki_sys::{
     CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CK_SLOT_ID,
-    CKA_ALLOWED_MECHANISMS, CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_CRYPTOKI_NOT_INITIALIZED,
-    CKR_DATA_LEN_RANGE, CKR_DEVICE_REMOVED, CKR_ENCRYPTED_DATA_INVALID,
-    CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_KEY_HANDLE_INVALID, CKR_KEY_TYPE_INCONSISTENT,
-    CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID, CKR_OBJECT_HANDLE_INVALID,
-    CKR_SESSION_HANDLE_INVALID, CKR_SLOT_ID_INVALID,
+    CKA_ALLOWED_MECHANISMS, CKA_ALWAYS_AUTHENTICATE, CKR_CRYPTOKI_ALREADY_INITIALIZED,
+    CKR_CRYPTOKI_NOT_INITIALIZED, CKR_DATA_LEN_RANGE, CKR_DEVICE_REMOVED,
+    CKR_ENCRYPTED_DATA_INVALID, CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_KEY_HANDLE_INVALID,
+    CKR_KEY_TYPE_INCONSISTENT, CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID,
+    CKR_OBJECT_HANDLE_INVALID, CKR_SESSION_HANDLE_INVALID, CKR_SLOT_ID_INVALID,
+    CKR_TOKEN_NOT_RECOGNIZED, CKR_USER_NOT_LOGGED_IN,
 };
 use strongroom::key::{DecryptScheme, SignScheme};
 use strongroom::object::{Metadata, ObjectId, TokenName};
-use strongroom::{Damaged, ErrorKind, Secret};
+use strongroom::pin::Role;
+use strongroom::{Damaged, Error, Secret};
 
-use crate::attributes::{Attribute, Class, Content, Face, Given, Held, Object};
+use crate::attributes::{Attribute, Class, Content, Face, Given, Held, Listed, Object};
+use crate::creation::Privacy;
 use crate::fault::{Answer, Fault};
 use crate::idle::Watch;
 use crate::mechanisms::Chosen;
 use crate::private_key::PrivateKey;
 use crate::sessions::Session;
-use crate::slots::Token;
+
 use crate::source::{IDLE, Source, describe};
+use crate::tokens::Token;
 
 /// The module between `C_Initialize` and `C_Finalize`.
 pub(crate) struct Module {
@@ -40,7 +44,8 @@ pub(crate) struct Module {
     watch: Option<Watch>,
     /// Whether the thread will look by itself.
     watching: bool,
-    tokens: Vec<Token>,
+    /// The slots with their tokens; one without is for a new one.
+    slots: Vec<Option<Token>>,
     /// The open sessions by handle.
     pub(crate) sessions: BTreeMap<CK_SESSION_HANDLE, Session>,
     last_session: CK_SESSION_HANDLE,
@@ -121,30 +126,64 @@ impl Module {
             source: None,
             watch: None,
             watching: false,
-            tokens: Vec::new(),
+            slots: Vec::new(),
             sessions: BTreeMap::new(),
             last_session: 0,
             objects: Objects::default(),
             damaged: Vec::new(),
             named_damage: BTreeSet::new(),
         };
-        if let Err(error) = module.open_vault() {
-            log::error!("there are no tokens: {error}");
+        if let Err(fault) = module.look_for_tokens() {
+            fault.log("C_Initialize: there are no tokens");
         }
         module
     }
 
-    /// Tries to open the vault if that has not been possible so far.
-    pub(crate) fn open_vault(&mut self) -> strongroom::Result<()> {
+    fn open_vault(&mut self) -> Answer {
         if self.source.is_none() {
-            let source = (self.open)()?;
-            self.tokens = source
-                .tokens()
-                .into_iter()
-                .map(|name| Token::new(&source.id(), name))
-                .collect();
-            self.source = Some(source);
+            self.source = Some((self.open)()?);
         }
+        self.refresh_tokens()
+    }
+
+    /// Looks which tokens there are now, and tries to open the vault if that has not been possible
+    /// so far. A token keeps its slot for as long as the module runs.
+    pub(crate) fn look_for_tokens(&mut self) -> Answer {
+        self.open_vault()?;
+        let takes_tokens = self.source()?.takes_tokens();
+        if takes_tokens && self.slots.iter().all(Option::is_some) {
+            self.slots.push(None);
+        }
+        Ok(())
+    }
+
+    /// Reads anew what is known of the tokens.
+    pub(crate) fn refresh_tokens(&mut self) -> Answer {
+        let source = self.source()?;
+        let vault = source.id();
+        let tokens = source.tokens()?;
+        for token in tokens {
+            let may_write = self.source()?.may_write(&token.name);
+            let token = Token::new(&vault, token, may_write);
+            let known = self.slots.iter_mut().flatten();
+            match known.into_iter().find(|known| known.name == token.name) {
+                Some(known) => *known = token,
+                None => self.slots.push(Some(token)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a new token where the host asked for it.
+    pub(crate) fn put_token_in(&mut self, slot: CK_SLOT_ID, name: &TokenName) -> Answer {
+        let source = self.source()?;
+        let vault = source.id();
+        let token = source.tokens()?.into_iter().find(|it| it.name == *name);
+        let slot = usize::try_from(slot)
+            .ok()
+            .and_then(|slot| self.slots.get_mut(slot))
+            .ok_or(Fault::Code(CKR_SLOT_ID_INVALID))?;
+        *slot = token.map(|token| Token::new(&vault, token, true));
         Ok(())
     }
 
@@ -177,17 +216,72 @@ impl Module {
         }
     }
 
-    /// The tokens; each lies in the slot of its index.
-    pub(crate) fn tokens(&self) -> &[Token] {
-        &self.tokens
+    /// How many slots there are.
+    pub(crate) fn slot_count(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The tokens and their slots.
+    pub(crate) fn tokens(&self) -> impl Iterator<Item = (CK_SLOT_ID, &Token)> {
+        (0..)
+            .zip(&self.slots)
+            .filter_map(|(slot, token)| Some((slot, token.as_ref()?)))
+    }
+
+    /// What is in a slot: a token, or room for one.
+    pub(crate) fn slot(&self, slot: CK_SLOT_ID) -> Answer<Option<&Token>> {
+        usize::try_from(slot)
+            .ok()
+            .and_then(|slot| self.slots.get(slot))
+            .map(Option::as_ref)
+            .ok_or(Fault::Code(CKR_SLOT_ID_INVALID))
     }
 
     /// The token in a slot.
     pub(crate) fn token(&self, slot: CK_SLOT_ID) -> Answer<&Token> {
-        usize::try_from(slot)
-            .ok()
-            .and_then(|slot| self.tokens.get(slot))
-            .ok_or(Fault::Code(CKR_SLOT_ID_INVALID))
+        self.slot(slot)?
+            .ok_or(Fault::Code(CKR_TOKEN_NOT_RECOGNIZED))
+    }
+
+    /// Who is logged in to the token in a slot.
+    pub(crate) fn login(&self, slot: CK_SLOT_ID) -> Option<Role> {
+        let token = self.slot(slot).ok()??;
+        self.source.as_ref()?.login(&token.name)
+    }
+
+    /// Whether that is its user.
+    pub(crate) fn is_user(&self, slot: CK_SLOT_ID) -> bool {
+        self.login(slot) == Some(Role::User)
+    }
+
+    /// Logs out: private objects lose their handles, and private session objects and what goes on
+    /// end.
+    pub(crate) fn log_out(&mut self, slot: CK_SLOT_ID) {
+        let Ok(Some(token)) = self.slot(slot) else {
+            return;
+        };
+        let name = token.name.clone();
+        if let Some(source) = &mut self.source {
+            source.log_out(&name);
+        }
+        for session in self.sessions.values_mut().filter(|it| it.slot() == slot) {
+            session.cancel();
+        }
+        self.objects
+            .forget(|object| object.is_private() && is_in(object, slot, &name));
+    }
+
+    /// Refuses to use a key that wants a login before each use, and has not had it.
+    pub(crate) fn check_authenticated(
+        &mut self,
+        session: CK_SESSION_HANDLE,
+        key: &Object,
+    ) -> Answer {
+        let authenticated = std::mem::take(&mut self.session(session)?.authenticated);
+        if key.has(CKA_ALWAYS_AUTHENTICATE) && !authenticated {
+            return Err(Fault::Code(CKR_USER_NOT_LOGGED_IN));
+        }
+        Ok(())
     }
 
     /// The token of a session.
@@ -207,8 +301,14 @@ impl Module {
     /// Ends sessions, with their operations and objects; and with the last one, what the TPM
     /// holds.
     pub(crate) fn end_sessions(&mut self, ends: impl Fn(CK_SESSION_HANDLE, &Session) -> bool) {
+        let before: BTreeSet<_> = self.sessions.values().map(Session::slot).collect();
         self.sessions
             .retain(|handle, session| !ends(*handle, session));
+        for slot in before {
+            if !self.sessions.values().any(|session| session.slot() == slot) {
+                self.log_out(slot);
+            }
+        }
         let sessions = &self.sessions;
         self.objects
             .retain_held(|held| sessions.contains_key(&held.session));
@@ -243,7 +343,16 @@ impl Module {
             }
         }
         self.damaged = listing.damaged;
-        self.objects.refresh(listing.objects);
+        let protected: BTreeSet<_> = self
+            .tokens()
+            .filter(|(_, token)| token.write_protected)
+            .map(|(_, token)| token.name.clone())
+            .collect();
+        let listed = listing.objects.into_iter().map(|metadata| Listed {
+            protected: protected.contains(&metadata.token),
+            metadata,
+        });
+        self.objects.refresh(listed);
         Ok(())
     }
 
@@ -258,11 +367,13 @@ impl Module {
     /// The objects that a session of a slot has, as last read.
     pub(crate) fn objects_in(&self, slot: CK_SLOT_ID) -> Answer<Vec<(CK_OBJECT_HANDLE, Object)>> {
         let token = &self.token(slot)?.name;
+        let is_user = self.is_user(slot);
         Ok(self
             .objects
             .known
             .iter()
             .filter(|(_, object)| is_in(object, slot, token))
+            .filter(|(_, object)| is_user || !object.is_private())
             .map(|(handle, object)| (*handle, object.clone()))
             .collect())
     }
@@ -275,10 +386,12 @@ impl Module {
     ) -> Answer<Object> {
         let slot = self.session(session)?.slot();
         let token = &self.token(slot)?.name;
+        let is_user = self.is_user(slot);
         self.objects
             .known
             .get(&handle)
             .filter(|object| is_in(object, slot, token))
+            .filter(|object| is_user || !object.is_private())
             .cloned()
             .ok_or(Fault::Code(CKR_OBJECT_HANDLE_INVALID))
     }
@@ -297,7 +410,7 @@ impl Module {
 
     /// Refuses mechanisms where the token of a session has none.
     pub(crate) fn check_has_mechanisms(&mut self, session: CK_SESSION_HANDLE) -> Answer {
-        if self.token_of(session)?.is_write_protected() {
+        if !self.token_of(session)?.has_mechanisms {
             return Err(Fault::Code(CKR_MECHANISM_INVALID));
         }
         Ok(())
@@ -372,6 +485,7 @@ impl Module {
         &mut self,
         session: CK_SESSION_HANDLE,
         class: Class,
+        privacy: Privacy,
         given: Given,
         content: Content,
     ) -> Answer<CK_OBJECT_HANDLE> {
@@ -382,6 +496,7 @@ impl Module {
             slot,
             number,
             class,
+            private: privacy.is_private(),
             given,
             content: Arc::new(content),
         })))
@@ -442,13 +557,10 @@ fn allows(key: &Object, kind: CK_MECHANISM_TYPE) -> bool {
 }
 
 /// What the library refuses as input is the caller's input; a key that is gone had a handle.
-fn refused(
-    object: &Metadata,
-    code: cryptoki_sys::CK_RV,
-) -> impl FnOnce(strongroom::Error) -> Fault {
+fn refused(object: &Metadata, code: cryptoki_sys::CK_RV) -> impl FnOnce(Error) -> Fault {
     let subject = describe(object);
-    move |error| match error.kind() {
-        ErrorKind::Input => {
+    move |error| match error {
+        Error::Input { .. } => {
             log::info!("{subject}: {error}");
             Fault::Code(code)
         }
@@ -479,7 +591,7 @@ impl Objects {
         self.last
     }
 
-    fn refresh(&mut self, listed: Vec<Metadata>) {
+    fn refresh(&mut self, listed: impl Iterator<Item = Listed>) {
         self.known
             .retain(|_, object| matches!(object, Object::Held(_)));
         for object in listed {
@@ -493,6 +605,19 @@ impl Objects {
                     .insert(handle, Object::Sealed(Arc::clone(&object), *face));
             }
         }
+    }
+
+    /// Forgets objects, and their handles for ever.
+    fn forget(&mut self, which: impl Fn(&Object) -> bool) {
+        let mut forgotten = BTreeSet::new();
+        self.known.retain(|handle, object| {
+            let keep = !which(object);
+            if !keep {
+                forgotten.insert(*handle);
+            }
+            keep
+        });
+        self.handles.retain(|_, handle| !forgotten.contains(handle));
     }
 
     fn retain_held(&mut self, keep: impl Fn(&Held) -> bool) {

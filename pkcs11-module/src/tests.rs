@@ -3,6 +3,7 @@
 //!
 //! PKCS#11 gives a process one module, so the tests take turns: see [`Host`].
 
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::path::PathBuf;
 use std::ptr;
@@ -15,9 +16,10 @@ use base64::engine::general_purpose::STANDARD;
 use cryptoki_sys::*;
 use strongroom::key::{DecryptScheme, KeyAlgorithm, LOCAL, PUBLIC_KEY, PublicKey, SignScheme};
 use strongroom::object::{
-    KEYFORMAT, Kind, Metadata, NewObject, OBJECT_FORMAT, ObjectId, TokenName,
+    KEYFORMAT, Kind, Metadata, NewObject, OBJECT_FORMAT, ObjectId, TokenLabel, TokenName,
 };
-use strongroom::vault::Listing;
+use strongroom::pin::{Pin, PinState, Role};
+use strongroom::vault::{Listing, NewToken, PinStates, Token};
 use strongroom::{Damaged, Error, Result, Secret};
 
 use crate::fault::VAULT_UNUSABLE;
@@ -663,6 +665,10 @@ struct Fake {
     used: Option<Instant>,
     decrypted: Arc<AtomicUsize>,
     let_go: Arc<AtomicUsize>,
+    tokens: Vec<Token>,
+    takes_tokens: bool,
+    logins: BTreeMap<TokenName, Role>,
+    user: PinState,
 }
 
 impl Fake {
@@ -722,6 +728,24 @@ impl Default for Fake {
             used: None,
             decrypted: Arc::default(),
             let_go: Arc::default(),
+            tokens: [
+                (TokenName::datasets(), true),
+                (TokenName::credentials(), true),
+                (TokenName::keys(), false),
+            ]
+            .map(|(name, write_protected)| Token {
+                name,
+                label: None,
+                write_protected,
+                has_pins: false,
+            })
+            .into(),
+            takes_tokens: false,
+            logins: BTreeMap::new(),
+            user: PinState {
+                failures: 0,
+                limit: 0,
+            },
         };
         for (token, kind, label, keyformat, payload) in [
             (&credentials, Kind::Credential, "backup", None, PASSWORD),
@@ -757,12 +781,74 @@ impl Source for Fake {
         "7f2c".to_owned()
     }
 
-    fn tokens(&self) -> Vec<TokenName> {
-        vec![
-            TokenName::datasets(),
-            TokenName::credentials(),
-            TokenName::keys(),
-        ]
+    fn tokens(&mut self) -> Result<Vec<Token>> {
+        Ok(self.tokens.clone())
+    }
+
+    fn takes_tokens(&self) -> bool {
+        self.takes_tokens
+    }
+
+    fn add_token(&mut self, token: &NewToken) -> Result<()> {
+        self.tokens.push(Token {
+            name: token.name.clone(),
+            label: token.label.clone(),
+            write_protected: false,
+            has_pins: token.officer.is_some(),
+        });
+        Ok(())
+    }
+
+    fn begin_token_anew(
+        &mut self,
+        token: &TokenName,
+        label: Option<&TokenLabel>,
+        _: &Pin,
+    ) -> Result<()> {
+        let found = self.tokens.iter_mut().find(|it| it.name == *token);
+        let found = found.expect("it is there");
+        found.label = label.cloned();
+        found.has_pins = true;
+        Ok(())
+    }
+
+    fn pin_states(&self, token: &TokenName) -> Result<Option<PinStates>> {
+        let found = self.tokens.iter().find(|it| it.name == *token);
+        let security_officer = PinState {
+            failures: 0,
+            limit: 10,
+        };
+        Ok(found.filter(|it| it.has_pins).map(|_| PinStates {
+            user: self.user,
+            security_officer,
+        }))
+    }
+
+    fn login(&self, token: &TokenName) -> Option<Role> {
+        self.logins.get(token).copied()
+    }
+
+    /// Every PIN is right; what the TPM says of wrong ones is tested over one.
+    fn log_in(&mut self, token: &TokenName, role: Role, _: Pin) -> Result<()> {
+        self.logins.insert(token.clone(), role);
+        Ok(())
+    }
+
+    fn log_out(&mut self, token: &TokenName) {
+        self.logins.remove(token);
+    }
+
+    fn check_pin(&mut self, _: &TokenName, _: &Pin) -> Result<()> {
+        Ok(())
+    }
+
+    fn change_pin(&mut self, _: &TokenName, _: Role, _: &Pin, _: Pin) -> Result<()> {
+        Ok(())
+    }
+
+    fn set_pin(&mut self, _: &TokenName, _: &Pin) -> Result<()> {
+        self.user.limit = 10;
+        Ok(())
     }
 
     fn list(&self) -> Result<Listing> {
@@ -776,6 +862,7 @@ impl Source for Fake {
                 file: PathBuf::from(format!("objects/keys/{DAMAGED}.json")),
                 reason: "as this test wants".to_owned(),
             }],
+            unreadable: Vec::new(),
         })
     }
 

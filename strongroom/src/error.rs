@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::pin::Role;
 use crate::policy::Refusal;
 
 /// The library's result.
@@ -212,6 +213,55 @@ pub enum Error {
     #[error("the vault has no token {0}")]
     NoSuchToken(String),
 
+    /// A PIN is not the right one.
+    #[error("this is not the PIN of the {role} of token {token}; too many wrong ones lock it")]
+    PinIncorrect {
+        /// The token's name.
+        token: String,
+        /// Whose PIN.
+        role: Role,
+    },
+
+    /// A PIN was wrong too often.
+    #[error(
+        "the PIN of the {role} of token {token} is locked after too many wrong ones; {}",
+        unlocking(*role)
+    )]
+    PinLocked {
+        /// The token's name.
+        token: String,
+        /// Whose PIN.
+        role: Role,
+    },
+
+    /// Nobody has set the PIN.
+    #[error("the {role} of token {token} has no PIN yet; {}", unlocking(*role))]
+    PinNotSet {
+        /// The token's name.
+        token: String,
+        /// Whose PIN.
+        role: Role,
+    },
+
+    /// A private object of a token with a PIN, and nobody has given that.
+    #[error("{0} is private, and opens with the PIN of its token's user")]
+    PinRequired(String),
+
+    /// The NV index of a PIN is gone, or another.
+    #[error(
+        "the PIN of the {role} of token {token} cannot be used: of its NV index {handle:#010x}, {reason};          `strongroom token set-pin --recovery FILE` makes it again"
+    )]
+    PinUnusable {
+        /// The token's name.
+        token: String,
+        /// Whose PIN.
+        role: Role,
+        /// The index's handle.
+        handle: u32,
+        /// What is wrong.
+        reason: String,
+    },
+
     /// The recovery identity does not open this vault.
     #[error(
         "this recovery identity does not open the vault ({0}); use the one that `strongroom init` gave out"
@@ -280,7 +330,9 @@ impl Error {
             | Self::Tpm { .. }
             | Self::TpmTooOld(_)
             | Self::ForeignTpm(_)
-            | Self::RootKey { .. } => ErrorKind::Tpm,
+            | Self::RootKey { .. }
+            | Self::PinLocked { .. }
+            | Self::PinUnusable { .. } => ErrorKind::Tpm,
             Self::VaultMissing(_)
             | Self::VaultExists(..)
             | Self::VaultBusy(_)
@@ -295,7 +347,11 @@ impl Error {
             Self::NoSuchObject(_) | Self::AmbiguousObject { .. } | Self::NoSuchToken(_) => {
                 ErrorKind::NoObject
             }
-            Self::RecoveryIdentity(_) | Self::Input { .. } => ErrorKind::Input,
+            Self::RecoveryIdentity(_)
+            | Self::PinIncorrect { .. }
+            | Self::PinNotSet { .. }
+            | Self::PinRequired(_)
+            | Self::Input { .. } => ErrorKind::Input,
         }
     }
 
@@ -315,5 +371,16 @@ impl Error {
             path,
             source,
         }
+    }
+}
+
+/// Who sets a PIN anew.
+fn unlocking(role: Role) -> &'static str {
+    match role {
+        Role::User => {
+            "the security officer sets it anew (C_InitPIN), or \
+             `strongroom token set-pin --recovery FILE`"
+        }
+        Role::SecurityOfficer => "`strongroom token set-pin --so --recovery FILE` sets it anew",
     }
 }

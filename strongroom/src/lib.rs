@@ -13,6 +13,7 @@ pub mod key;
 pub mod logging;
 mod manifest;
 pub mod object;
+pub mod pin;
 pub mod policy;
 pub mod process;
 mod provision;
@@ -27,7 +28,7 @@ use std::path::PathBuf;
 
 pub use error::{Error, ErrorKind, Result};
 pub use secret::Secret;
-pub use store::{Damaged, WriteLock};
+pub use store::{Damaged, TokenAccess, WriteLock};
 pub use tpm::Tcti;
 pub use vault::{Unlocked, Vault};
 

@@ -9,17 +9,19 @@ use uuid::Uuid;
 use crate::encoding::Base64;
 use crate::envelope::{Purpose, VaultKey};
 use crate::error::{Error, Result};
-use crate::object::TokenName;
+use crate::object::{TokenLabel, TokenName};
 use crate::policy::PcrSelection;
 use crate::recovery::{RecoveryKit, RecoveryRecipient};
 use crate::store;
 use crate::tpm::index::{Index, IndexHandle};
 use crate::tpm::key_file::KeyFile;
+use crate::tpm::pin::{Owner, PinIndices, Pins};
 use crate::tpm::root_key::RootKeyRecord;
 use crate::tpm::writer::Writers;
 
-/// The newest format that this library reads, and the one that it writes.
-pub(crate) const FORMAT: u64 = 1;
+/// The newest format that this library reads. A manifest is written in the oldest that has all of
+/// it: 2 where some token has a PIN, a label or a word on its protection, 1 otherwise.
+pub(crate) const FORMAT: u64 = 2;
 
 /// The manifest. Parsed, but not to be believed before [`Manifest::authenticate`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,8 +58,32 @@ pub(crate) struct VaultKeySlots {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct TokenRecord {
-    /// The storage key that the token's objects are sealed under.
+    /// The storage key that the token's objects are sealed under; where it has a PIN, those that
+    /// do without.
     pub(crate) storage_key: Base64,
+    /// What it is called, where that is not its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) label: Option<TokenLabel>,
+    /// Whether it is write-protected through PKCS#11, where its owner has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) write_protected: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pins: Option<PinsRecord>,
+}
+
+/// What a token with a PIN has besides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct PinsRecord {
+    /// The storage key whose policy asks for the user's PIN.
+    pub(crate) storage_key: Base64,
+    pub(crate) indices: PinIndices,
+}
+
+impl TokenRecord {
+    fn is_of_format_1(&self) -> bool {
+        self.label.is_none() && self.write_protected.is_none() && self.pins.is_none()
+    }
 }
 
 /// What is made anew when a vault comes to a TPM; all else stays for a vault's life.
@@ -80,7 +106,7 @@ impl Manifest {
         on_tpm: OnTpm,
         key: &VaultKey,
     ) -> Self {
-        let mut manifest = Self {
+        let manifest = Self {
             format: FORMAT,
             id,
             recovery_recipient: recipient,
@@ -96,13 +122,28 @@ impl Manifest {
             tokens: on_tpm.tokens,
             mac: Base64::default(),
         };
-        manifest.mac = key.mac(Purpose::Manifest, &manifest);
-        manifest
+        manifest.authenticated(key)
     }
 
     /// The same, bound to other PCRs.
     pub(crate) fn with_pcrs(mut self, pcrs: PcrSelection, key: &VaultKey) -> Self {
         self.pcrs = pcrs;
+        self.authenticated(key)
+    }
+
+    /// The same with other tokens.
+    pub(crate) fn with_tokens(
+        mut self,
+        change: impl FnOnce(&mut BTreeMap<TokenName, TokenRecord>),
+        key: &VaultKey,
+    ) -> Self {
+        change(&mut self.tokens);
+        self.authenticated(key)
+    }
+
+    fn authenticated(mut self, key: &VaultKey) -> Self {
+        let first = self.tokens.values().all(TokenRecord::is_of_format_1);
+        self.format = if first { 1 } else { FORMAT };
         self.mac = key.mac(Purpose::Manifest, &self);
         self
     }
@@ -173,13 +214,45 @@ impl Manifest {
         self.writers.index(self.index, &self.id)
     }
 
-    /// A token's storage key.
-    pub(crate) fn token_key(&self, token: &TokenName, file: &Path) -> Result<KeyFile> {
-        let record = self
-            .tokens
+    /// What a token is made of.
+    pub(crate) fn token(&self, token: &TokenName) -> Result<&TokenRecord> {
+        self.tokens
             .get(token)
-            .ok_or_else(|| Error::NoSuchToken(token.to_string()))?;
-        key_file(&record.storage_key, file)
+            .ok_or_else(|| Error::NoSuchToken(token.to_string()))
+    }
+
+    /// A token's PINs, as this manifest has them; `None` where it has none.
+    pub(crate) fn pins(&self, token: &TokenName) -> Result<Option<Pins>> {
+        let owner = Owner {
+            vault_id: &self.id,
+            k_rec: &self.writers.k_rec,
+            token,
+        };
+        let pins = &self.token(token)?.pins;
+        pins.as_ref()
+            .map(|pins| pins.indices.pins(owner))
+            .transpose()
+    }
+
+    /// A token's storage key: the one behind its PIN, or the other.
+    pub(crate) fn token_key(
+        &self,
+        token: &TokenName,
+        behind_pin: bool,
+        file: &Path,
+    ) -> Result<KeyFile> {
+        let record = self.token(token)?;
+        let key = match (&record.pins, behind_pin) {
+            (_, false) => &record.storage_key,
+            (Some(pins), true) => &pins.storage_key,
+            (None, true) => {
+                return Err(Error::input(
+                    format!("token {token}"),
+                    "it has no PIN, so that nothing in it can ask for one",
+                ));
+            }
+        };
+        key_file(key, file)
     }
 }
 

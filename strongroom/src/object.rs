@@ -126,6 +126,56 @@ impl From<TokenName> for String {
     }
 }
 
+/// What people call a token, where that is no [`TokenName`]: 1 to 32 bytes of UTF-8 without control
+/// characters and without a blank at either end, as PKCS#11 has room for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TokenLabel(String);
+
+impl TokenLabel {
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TokenLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for TokenLabel {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let fits = (1..=32).contains(&text.len())
+            && text.trim() == text
+            && !text.chars().any(char::is_control);
+        if !fits {
+            return Err(Error::input(
+                format!("token label {text:?}"),
+                "it must be 1 to 32 bytes, without control characters and blanks at its ends",
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for TokenLabel {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<TokenLabel> for String {
+    fn from(label: TokenLabel) -> Self {
+        label.0
+    }
+}
+
 /// A name that people give an object: 1 to 1,024 bytes of UTF-8 without control characters.
 /// A dataset key's label is the dataset's name. Labels need not be unique.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -242,6 +292,11 @@ pub const KEYFORMAT: &str = "keyformat";
 /// `truenas:storage_encrypteddataset/7`.
 pub const ORIGIN: &str = "origin";
 
+/// Attribute of what has a secret, in a token that has a PIN: whether that takes the PIN (`true`,
+/// unless something else was said) or an allowed boot alone (`false`). It is what the object is
+/// sealed under, and does not change.
+pub const PIN: &str = "pin";
+
 /// What is said of an object before it is sealed.
 #[derive(Clone, Debug)]
 pub struct NewObject {
@@ -356,6 +411,11 @@ impl Metadata {
     /// Where the object came from, as its attribute [`ORIGIN`] says.
     pub fn origin(&self) -> Option<&str> {
         self.attributes.get(ORIGIN).map(String::as_str)
+    }
+
+    /// Whether it opens for those alone who give the PIN of its token's user.
+    pub fn needs_pin(&self) -> bool {
+        self.attributes.get(PIN).is_some_and(|pin| pin == "true")
     }
 
     /// Whether `self` is a newer version of what `other` is.

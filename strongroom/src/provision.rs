@@ -1,17 +1,24 @@
 //! Bringing a vault onto a TPM: what `init` does for a new vault and `recover` for one that comes
 //! from another TPM.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::encoding::Base64;
 use crate::envelope::VaultKey;
 use crate::error::{Error, Result};
-use crate::manifest::{OnTpm, TokenRecord};
-use crate::object::TokenName;
-use crate::policy::{Branches, PcrSelection, PcrValues};
+use crate::manifest::{OnTpm, PinsRecord, TokenRecord};
+use crate::object::{TokenLabel, TokenName};
+use crate::pin::PinAuth;
+use crate::policy::{Branches, PcrSelection, PcrValues, PolicyDigest};
 use crate::tpm::index::Index;
 use crate::tpm::key_file::PARENT_UNNAMED;
+use crate::tpm::pin::{Owner, PinIndices};
 use crate::tpm::root_key::{RootKey, RootKeyRecord};
 use crate::tpm::session::{Gate, Session};
+use crate::tpm::signer::{OpenRecoveryKey, RecoveryKey};
 use crate::tpm::storage::StorageKey;
-use crate::tpm::writer::{OpenRecoveryKey, RecoveryKey, Writers};
+use crate::tpm::writer::Writers;
 use crate::tpm::{Tpm, Turn};
 
 /// What a vault brings along.
@@ -64,50 +71,178 @@ impl Machine {
         })
     }
 
-    /// Makes the storage keys and seals K_vault under the first. If it cannot, N is removed again.
+    /// Makes the storage keys and seals K_vault under the first. If it cannot, what was begun is
+    /// removed again.
     pub(crate) fn complete(
         self,
         tpm: &mut Tpm,
+        request: &Request<'_>,
         key: &VaultKey,
-        tokens: impl IntoIterator<Item = TokenName>,
+        tokens: impl IntoIterator<Item = TokenPlan>,
     ) -> Result<(OnTpm, Gate)> {
         let index = self.gate.index;
-        self.make_keys(tpm, key, tokens).inspect_err(|_| {
-            if let Err(left) = index.undefine(tpm) {
-                log::warn!("an NV index of what could not be finished stays behind: {left}");
+        let mut made = BTreeMap::new();
+        let key = self.make_vault_key(tpm, key);
+        let made_all = key.and_then(|key| {
+            for plan in tokens {
+                let maker = Maker {
+                    root: self.root,
+                    session: self.gate.session,
+                    boot: index.index.policy(),
+                    vault_id: request.vault_id,
+                    k_rec: request.k_rec,
+                };
+                let record = maker.token(tpm, &plan)?;
+                made.insert(plan.name, record);
             }
-        })
+            Ok(key)
+        });
+        match made_all {
+            Ok((storage_key, sealed_vault_key)) => Ok((
+                OnTpm {
+                    pcrs: self.gate.branches.all_pcrs(),
+                    root_key: self.root_key,
+                    index: index.index.handle(),
+                    writers: self.writers,
+                    storage_key,
+                    sealed_vault_key,
+                    tokens: made,
+                },
+                self.gate,
+            )),
+            Err(error) => {
+                for (token, record) in &made {
+                    remove_pins(tpm, request.vault_id, request.k_rec, token, record);
+                }
+                if let Err(left) = index.undefine(tpm) {
+                    log::warn!("an NV index of what could not be finished stays behind: {left}");
+                }
+                Err(error)
+            }
+        }
     }
 
-    fn make_keys(
-        self,
-        tpm: &mut Tpm,
-        key: &VaultKey,
-        tokens: impl IntoIterator<Item = TokenName>,
-    ) -> Result<(OnTpm, Gate)> {
-        let index = self.gate.index.index;
-        let storage_key = StorageKey::create(tpm, self.root, self.gate.session, &index)?;
+    /// A storage key, and K_vault sealed under it.
+    fn make_vault_key(&self, tpm: &mut Tpm, key: &VaultKey) -> Result<(Base64, Base64)> {
+        let policy = self.gate.index.index.policy();
+        let storage_key = StorageKey::create(tpm, self.root, self.gate.session, policy)?;
         let loaded = StorageKey::load(tpm, self.root, &storage_key)?;
         let sealed = loaded.seal(tpm, &self.gate, key.expose());
         loaded.unload(tpm)?;
-        let tokens = tokens
-            .into_iter()
-            .map(|token| {
-                let key = StorageKey::create(tpm, self.root, self.gate.session, &index)?;
-                let storage_key = key.to_der(self.root.persistent)?;
-                Ok((token, TokenRecord { storage_key }))
-            })
-            .collect::<Result<_>>()?;
-        let on_tpm = OnTpm {
-            pcrs: self.gate.branches.all_pcrs(),
-            root_key: self.root_key,
-            index: index.handle,
-            writers: self.writers,
-            storage_key: storage_key.to_der(self.root.persistent)?,
-            sealed_vault_key: sealed?.to_der(PARENT_UNNAMED)?,
-            tokens,
+        Ok((
+            storage_key.to_der(self.root.persistent)?,
+            sealed?.to_der(PARENT_UNNAMED)?,
+        ))
+    }
+}
+
+/// A token to be made.
+pub(crate) struct TokenPlan {
+    pub(crate) name: TokenName,
+    pub(crate) label: Option<TokenLabel>,
+    pub(crate) write_protected: Option<bool>,
+    pub(crate) pins: Option<FirstPins>,
+}
+
+/// What PINs begin as. One that is not given can be used by nobody until it is set.
+pub(crate) struct FirstPins {
+    pub(crate) user: Option<Arc<PinAuth>>,
+    pub(crate) security_officer: Option<Arc<PinAuth>>,
+}
+
+impl TokenPlan {
+    /// A token without PIN, of which nothing is said.
+    pub(crate) fn plain(name: TokenName) -> Self {
+        Self {
+            name,
+            label: None,
+            write_protected: None,
+            pins: None,
+        }
+    }
+}
+
+/// What makes tokens on a TPM.
+pub(crate) struct Maker<'a> {
+    pub(crate) root: RootKey,
+    pub(crate) session: Session,
+    /// The policy of the boot, which N holds.
+    pub(crate) boot: PolicyDigest,
+    pub(crate) vault_id: &'a str,
+    pub(crate) k_rec: &'a RecoveryKey,
+}
+
+impl Maker<'_> {
+    pub(crate) fn token(&self, tpm: &mut Tpm, plan: &TokenPlan) -> Result<TokenRecord> {
+        let storage_key = self.storage_key(tpm, self.boot)?;
+        let pins = match &plan.pins {
+            Some(first) => Some(self.pins(tpm, &plan.name, first)?),
+            None => None,
         };
-        Ok((on_tpm, self.gate))
+        Ok(TokenRecord {
+            storage_key,
+            label: plan.label.clone(),
+            write_protected: plan.write_protected,
+            pins,
+        })
+    }
+
+    /// What a token with a PIN has besides.
+    pub(crate) fn pins(
+        &self,
+        tpm: &mut Tpm,
+        token: &TokenName,
+        first: &FirstPins,
+    ) -> Result<PinsRecord> {
+        let owner = Owner {
+            vault_id: self.vault_id,
+            k_rec: self.k_rec,
+            token,
+        };
+        let (indices, pins) = PinIndices::make(
+            tpm,
+            self.root,
+            self.session,
+            owner,
+            first.security_officer.as_deref(),
+            first.user.as_deref(),
+        )?;
+        match self.storage_key(tpm, pins.policy(self.boot)) {
+            Ok(storage_key) => Ok(PinsRecord {
+                storage_key,
+                indices,
+            }),
+            Err(error) => {
+                pins.undefine(tpm);
+                Err(error)
+            }
+        }
+    }
+
+    fn storage_key(&self, tpm: &mut Tpm, policy: PolicyDigest) -> Result<Base64> {
+        StorageKey::create(tpm, self.root, self.session, policy)?.to_der(self.root.persistent)
+    }
+}
+
+/// Removes the PINs of a token that a vault will not use after all, as far as that can be done.
+pub(crate) fn remove_pins(
+    tpm: &mut Tpm,
+    vault_id: &str,
+    k_rec: &RecoveryKey,
+    token: &TokenName,
+    record: &TokenRecord,
+) {
+    let owner = Owner {
+        vault_id,
+        k_rec,
+        token,
+    };
+    let Some(pins) = &record.pins else {
+        return;
+    };
+    match pins.indices.pins(owner) {
+        Ok(pins) => pins.undefine(tpm),
+        Err(error) => log::warn!("a PIN's NV index may stay behind: {error}"),
     }
 }
 

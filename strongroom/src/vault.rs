@@ -12,29 +12,39 @@ mod finding;
 mod keys;
 mod making;
 mod opening;
+mod pins;
 mod rebinding;
 mod recovering;
 mod sealing;
+mod tokens;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::backup::Backup;
 use crate::envelope::{TAG_LEN, VaultKey};
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::object::{Meant, Metadata, NewObject, ObjectId, TokenName};
+use crate::pin::PinAuth;
 use crate::policy::{Branches, PcrSelection, PcrValues, Refusal};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::secret::Secret;
-use crate::store::{self, Damaged, Store, WriteLock};
+use crate::store::{self, Damaged, Store, TokenAccess, WriteLock};
+use crate::tpm::pin::Guard;
 use crate::tpm::root_key::RootKey;
 use crate::tpm::session::Gate;
 use crate::tpm::storage::StorageKey;
 use crate::tpm::{Tcti, Tpm};
 
+pub use self::pins::PinStates;
+pub use self::tokens::{NewToken, Token};
+
 use self::recovering::dek_by_recovery;
 use self::sealing::Content;
+
+pub use crate::store::Listing;
 
 /// A vault's folder and manifest.
 #[derive(Clone)]
@@ -52,8 +62,13 @@ pub struct Unlocked {
     tpm: Tpm,
     root: RootKey,
     gate: Gate,
-    /// The token whose storage key is loaded: one at a time, for a TPM has three slots.
-    loaded: Option<(TokenName, StorageKey)>,
+    /// The token whose storage key is loaded, and whether it is the one behind the PIN: one at a
+    /// time, for a TPM has three slots.
+    loaded: Option<(TokenName, bool, StorageKey)>,
+    /// The PINs that were given, of users of tokens. The TPM says whether they are right.
+    pins: BTreeMap<TokenName, Arc<PinAuth>>,
+    /// The one of them that was presented to the TPM: one at a time too.
+    presented: Option<(TokenName, Arc<Guard>)>,
     lock: Option<WriteLock>,
     /// The genuine objects, once something is written: nobody else writes meanwhile.
     known: Option<Vec<Metadata>>,
@@ -72,15 +87,6 @@ pub struct InitOptions {
     pub pcrs: Option<PcrSelection>,
     /// The tokens to make.
     pub tokens: Vec<TokenName>,
-}
-
-/// What is in a vault.
-#[derive(Debug)]
-pub struct Listing {
-    /// The objects, by token and label.
-    pub objects: Vec<Metadata>,
-    /// Files that are no usable objects.
-    pub damaged: Vec<Damaged>,
 }
 
 /// How to change the list of allowed boots.
@@ -123,6 +129,10 @@ pub struct Recovered {
     pub moved: bool,
     /// Objects that do not open: their files, and why.
     pub damaged: Vec<Damaged>,
+    /// Objects behind a PIN, which was not given: they were left as they are.
+    pub unchecked: Vec<Metadata>,
+    /// Tokens whose PINs are to be set anew, because the vault has come to another TPM.
+    pub pins_to_set: Vec<TokenName>,
     /// Keys that were made in the TPM that the vault comes from, and are lost with it. Nothing is
     /// wrong with their files, and no backup brings them back.
     pub lost: Vec<Metadata>,
@@ -200,18 +210,65 @@ impl Vault {
         &self.manifest.id
     }
 
+    /// Whether this user may add tokens, as far as the vault's folder says.
+    pub fn takes_tokens(&self) -> bool {
+        self.store.takes_tokens()
+    }
+
     /// The vault's tokens.
     pub fn tokens(&self) -> Vec<TokenName> {
         self.manifest.tokens.keys().cloned().collect()
     }
 
-    /// Everything in the vault. Labels are authenticated when an object is opened, not here.
+    /// Everything in the vault that this process may read. Labels are authenticated when an object
+    /// is opened, not here.
     ///
     /// # Errors
-    /// [`Error::Io`] where a folder cannot be read; a bad file is listed as damaged.
+    /// [`Error::Io`] where a folder cannot be read for another reason than whose it is; a bad file
+    /// is listed as damaged.
     pub fn list(&self) -> Result<Listing> {
-        let (objects, damaged) = self.store.list(self.tokens())?;
-        Ok(Listing { objects, damaged })
+        self.store.list(self.tokens())
+    }
+
+    /// Whether this process may read a token's objects.
+    pub fn may_read(&self, token: &TokenName) -> bool {
+        self.store.may_read(token)
+    }
+
+    /// Whether this process may make, change and remove a token's objects.
+    pub fn may_write(&self, token: &TokenName) -> bool {
+        self.store.may_write(token)
+    }
+
+    /// Who may read a token's objects, as the file system has it.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchToken`]; [`Error::Io`].
+    pub fn access(&self, token: &TokenName) -> Result<TokenAccess> {
+        self.check_has(token)?;
+        self.store.access(token)
+    }
+
+    /// Gives a token to a group of this system, and to no other any more: its members may read its
+    /// objects' files, and so, with the TPM and in an allowed boot, use and open them. The manifest
+    /// and the list of allowed boots, which are no secrets, can be read by everybody then.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchToken`]; [`Error::VaultBusy`]; [`Error::Io`].
+    pub fn allow(&self, token: &TokenName, gid: u32) -> Result<()> {
+        self.check_has(token)?;
+        let _lock = self.lock()?;
+        self.store.allow(token, gid)
+    }
+
+    /// Takes a token back from its group. With the last one, the vault is its owner's alone again.
+    ///
+    /// # Errors
+    /// As for [`Vault::allow`].
+    pub fn deny(&self, token: &TokenName) -> Result<()> {
+        self.check_has(token)?;
+        let _lock = self.lock()?;
+        self.store.deny(token, self.tokens())
     }
 
     /// The one object that a selector means. Of several versions of one thing it is the newest.

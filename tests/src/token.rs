@@ -6,7 +6,8 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -14,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::{Daemon, Run, TestVault};
+use crate::someone::{copy_for_all, give, groups, set_mode};
+use crate::unit::ServiceUnit;
+use crate::{Daemon, Run, Someone, TestVault};
 
 /// A kind of key pair that a token makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +57,11 @@ pub struct Token {
     server: Option<Daemon>,
     device: Device,
     folder: TempDir,
+    pin: Option<&'static str>,
     module: PathBuf,
     environment: Vec<(&'static str, OsString)>,
+    /// Who the clients are, if not the test itself.
+    client: Option<Someone>,
 }
 
 enum Device {
@@ -66,11 +72,24 @@ enum Device {
 }
 
 const LABEL: &str = "keys";
-const SOFTHSM_PIN: &str = "1234";
+const PIN: &str = "1234";
+const OFFICER_PIN: &str = "5678";
+
+/// Hands standard input on as systemd does a socket: as descriptor 3, to the process that it says.
+const AS_SYSTEMD: &str = "exec 3<&0 0</dev/null; \
+    export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
 
 impl Token {
-    /// An empty token.
+    /// An empty token; with PINs where `STRONGROOM_TEST_PIN` says so.
     pub fn new() -> Self {
+        if env::var_os("STRONGROOM_TEST_PIN").is_some() {
+            Self::guarded()
+        } else {
+            Self::without_pin()
+        }
+    }
+
+    fn without_pin() -> Self {
         let folder = tempfile::tempdir().expect("create a folder for the test");
         if let Some(peer) = env::var_os("STRONGROOM_TEST_PEER") {
             let config = folder.path().join("softhsm2.conf");
@@ -78,8 +97,10 @@ impl Token {
                 server: None,
                 device: Device::SoftHsm,
                 folder,
+                pin: Some(PIN),
                 module: peer.into(),
                 environment: vec![("SOFTHSM2_CONF", config.into())],
+                client: None,
             };
             token.initialize_softhsm();
             return token;
@@ -88,13 +109,24 @@ impl Token {
         Self {
             server: None,
             folder,
+            pin: None,
             module: vault.programs().pkcs11_module(),
             environment: vec![
                 ("STRONGROOM_DIR", vault.dir().into()),
                 ("STRONGROOM_TCTI", vault.recorder().tcti().into()),
             ],
             device: Device::Vault(Box::new(vault)),
+            client: None,
         }
+    }
+
+    /// An empty token with PINs.
+    pub fn guarded() -> Self {
+        let mut token = Self::without_pin();
+        if !token.is_peer() {
+            token.begin_with_pins();
+        }
+        token
     }
 
     /// The same token, which clients now reach through p11-kit: the module is in a process of
@@ -121,6 +153,62 @@ impl Token {
         self
     }
 
+    /// The same token, served by the units of `systemd/` as they stand there, to clients that are
+    /// in no group but the socket's. The server runs as the service's user does: it may use the
+    /// TPM and read this token.
+    #[must_use]
+    pub fn served_by_unit(mut self) -> Self {
+        let vault = self.vault().expect("the units serve a vault's token");
+        vault
+            .strongroom(&["token", "allow", LABEL, "--group", groups::TOKEN_NAME])
+            .ok();
+        vault.recorder().let_in(groups::TPM);
+        set_mode(vault.folder(), 0o711);
+        let module = copy_for_all(&self.module, vault.folder());
+        // Clients write their results here.
+        set_mode(self.folder.path(), 0o777);
+
+        let user = Someone::new(64_100, &[groups::TPM, groups::TOKEN]);
+        let unit = ServiceUnit::read("strongroom-p11-kit@.service", LABEL);
+        let command = unit
+            .exec_start()
+            .into_iter()
+            .map(|word| match word.as_str() {
+                "libstrongroom_pkcs11.so" => module.display().to_string(),
+                _ => word,
+            });
+        let socket = self.file("p11-kit");
+        let listener = UnixListener::bind(&socket).expect("the folder can be written");
+        give(&socket, groups::SOCKET, 0o660);
+        let mut launcher = self.daemon("sh");
+        launcher.args(["-c", AS_SYSTEMD, "sh"]).args(user.prefix());
+        launcher.args(command);
+        let log = self.file("p11-kit.log");
+        let listener = OwnedFd::from(listener).into();
+        let mut server = Daemon::spawn_with(launcher, listener, &log);
+        server.wait_until("the server listens", |server| {
+            server.log().contains("Listening on").then_some(())
+        });
+        let address = format!("unix:path={}", socket.display());
+        self.server = Some(server);
+        self.environment = vec![("P11_KIT_SERVER_ADDRESS", address.into())];
+        self.module = in_library_folder("pkcs11/p11-kit-client.so");
+        self.client = Some(Someone::nobody(&[groups::SOCKET]));
+        self
+    }
+
+    /// What the server has printed, if there is one.
+    pub fn server_log(&self) -> String {
+        self.server.as_ref().map(Daemon::log).unwrap_or_default()
+    }
+
+    /// Other clients from now on.
+    #[must_use]
+    pub fn for_client(mut self, client: Someone) -> Self {
+        self.client = Some(client);
+        self
+    }
+
     /// Whether this is a peer's token, which cannot do all that ours must.
     pub fn is_peer(&self) -> bool {
         matches!(self.device, Device::SoftHsm)
@@ -141,7 +229,7 @@ impl Token {
 
     /// The PIN, if it has one.
     pub fn pin(&self) -> Option<&'static str> {
-        self.is_peer().then_some(SOFTHSM_PIN)
+        self.pin
     }
 
     /// A path in the test's folder.
@@ -163,14 +251,29 @@ impl Token {
 
     /// A program that may load the module.
     pub fn run(&self, program: impl AsRef<OsStr>) -> Run {
+        let run = match &self.client {
+            None => Run::new(program),
+            Some(client) => {
+                let prefix = client.prefix();
+                Run::new(&prefix[0]).args(&prefix[1..]).arg(program)
+            }
+        };
         self.environment
             .iter()
-            .fold(Run::new(program), |run, (name, value)| run.env(name, value))
+            .fold(run, |run, (name, value)| run.env(name, value))
     }
 
     /// A server that may load the module, see [`Daemon::command`].
     pub fn daemon(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Daemon::command(program);
+        let mut command = match &self.client {
+            None => Daemon::command(program),
+            Some(client) => {
+                let prefix = client.prefix();
+                let mut command = Daemon::command(&prefix[0]);
+                command.args(&prefix[1..]).arg(program);
+                command
+            }
+        };
         command.envs(self.environment.iter().cloned());
         command
     }
@@ -224,6 +327,28 @@ impl Token {
         assert_eq!(left(), (Vec::new(), Vec::new()), "objects and sessions");
     }
 
+    /// As an admin would, with pkcs11-tool.
+    fn begin_with_pins(&mut self) {
+        // The slot of `keys`: `credentials` and `datasets` are before it.
+        let begin = ["--slot", "2", "--init-token", "--label", LABEL];
+        let first = ["--token-label", LABEL, "--login", "--login-type", "so"];
+        for args in [
+            &[&begin[..], &["--so-pin", OFFICER_PIN]].concat(),
+            &[
+                &first[..],
+                &["--so-pin", OFFICER_PIN, "--init-pin", "--pin", PIN],
+            ]
+            .concat(),
+        ] {
+            self.run("pkcs11-tool")
+                .arg("--module")
+                .arg(&self.module)
+                .args(args)
+                .ok();
+        }
+        self.pin = Some(PIN);
+    }
+
     fn initialize_softhsm(&self) {
         let tokens = self.file("tokens");
         fs::create_dir(&tokens).expect("the folder can be written");
@@ -234,7 +359,7 @@ impl Token {
         self.write("softhsm2.conf", config);
         self.run("softhsm2-util")
             .args(["--init-token", "--free", "--label", LABEL])
-            .args(["--so-pin", "5678", "--pin", SOFTHSM_PIN])
+            .args(["--so-pin", OFFICER_PIN, "--pin", PIN])
             .ok();
     }
 }

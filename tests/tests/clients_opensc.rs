@@ -9,7 +9,15 @@ use strongroom_tests::{KeyType, OpenSsl, Token, openssl};
 
 #[test]
 fn pkcs11_tools_own_test_passes() {
-    let token = Token::new();
+    its_own_test_passes(&Token::new());
+}
+
+#[test]
+fn pkcs11_tools_own_test_passes_behind_a_pin() {
+    its_own_test_passes(&Token::guarded());
+}
+
+fn its_own_test_passes(token: &Token) {
     token.generate(KeyType::Rsa2048, "rsa");
     token.generate(KeyType::P256, "p256");
     token.generate(KeyType::P384, "p384");

@@ -9,6 +9,7 @@ mod recover;
 mod remove;
 mod seal;
 mod status;
+mod token;
 mod unseal;
 
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Rebind(args) => rebind::run(&place, args),
         Command::Backup { file } => backup::run(&place, file),
         Command::Remove(args) => remove::run(&place, args),
+        Command::Token { action } => token::run(&place, action),
         Command::Recover(args) => recover::run(&place, args),
         Command::Man { folder } => clap_mangen::generate_to(Cli::command(), folder)
             .map_err(|error| Error::input(folder.display().to_string(), error.to_string()).into()),

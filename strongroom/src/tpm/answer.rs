@@ -27,6 +27,8 @@ pub(crate) enum Answer {
     NotItsOwn,
     /// TPM_RC_AUTH_FAIL, TPM_RC_BAD_AUTH: the authorisation is not empty as expected.
     Auth,
+    /// TPM_RC_AUTH_UNAVAILABLE: for a PIN's index, too many wrong ones.
+    AuthUnavailable,
     /// TPM_RC_NV_DEFINED: the handle is taken.
     NvDefined,
     /// Not now: TPM_RC_LOCKOUT, TPM_RC_NV_RATE, TPM_RC_RETRY and their like.
@@ -76,6 +78,7 @@ impl Answer {
                 remedy: "restart the machine",
             },
             0x128 => Self::PcrChanged,
+            0x12F => Self::AuthUnavailable,
             0x14A => Self::NvUninitialized,
             0x14C => Self::NvDefined,
             // Nothing but a restart, or who put them there, takes them out again.
@@ -135,6 +138,7 @@ mod tests {
             (0x1DF, Answer::NotItsOwn),
             (0x1E6, Answer::Lacks),
             (0x128, Answer::PcrChanged),
+            (0x12F, Answer::AuthUnavailable),
             (0x14A, Answer::NvUninitialized),
             (0x143, Answer::Other),
             (0x910, Answer::Lost),

@@ -100,14 +100,14 @@ impl Tpm {
 impl StorageKey {
     /// Makes a private key in the TPM. Three commands and a branch's PolicyOR.
     pub(crate) fn create_key(
-        self,
+        &self,
         tpm: &mut Tpm,
         gate: &Gate,
         algorithm: KeyAlgorithm,
     ) -> Result<KeyFile> {
         const OPERATION: &str = "Create(private key)";
         let template = template(algorithm, None).map_err(|e| answer::error(OPERATION, e))?;
-        let made = gate.pass(tpm, OPERATION, Encrypt::Command, |tpm| {
+        let made = self.pass(tpm, gate, OPERATION, Encrypt::Command, |tpm| {
             tpm.create(self.handle(), template.clone(), None, None, None, None)
         })?;
         Ok(KeyFile {
@@ -119,7 +119,7 @@ impl StorageKey {
     /// Brings a private key into the TPM, encrypted on the bus to this storage key, whose public
     /// area `parent` is. Three commands and a branch's PolicyOR.
     pub(crate) fn import_key(
-        self,
+        &self,
         tpm: &mut Tpm,
         gate: &Gate,
         parent: &Public,
@@ -130,7 +130,7 @@ impl StorageKey {
         let public =
             template(key.algorithm(), Some(key)).map_err(|e| answer::error(OPERATION, e))?;
         let duplicate = Duplicate::new(parent, &public, key.algorithm(), sensitive)?;
-        let private = gate.pass(tpm, OPERATION, Encrypt::Nothing, |tpm| {
+        let private = self.pass(tpm, gate, OPERATION, Encrypt::Nothing, |tpm| {
             tpm.import(
                 self.handle().into(),
                 None,
@@ -144,8 +144,8 @@ impl StorageKey {
     }
 
     /// Loads a private key. PolicyPCR [, PolicyOR], PolicyAuthorizeNV, Load.
-    pub(crate) fn load_key(self, tpm: &mut Tpm, gate: &Gate, file: &KeyFile) -> Result<TpmKey> {
-        gate.pass(tpm, "Load(private key)", Encrypt::Nothing, |tpm| {
+    pub(crate) fn load_key(&self, tpm: &mut Tpm, gate: &Gate, file: &KeyFile) -> Result<TpmKey> {
+        self.pass(tpm, gate, "Load(private key)", Encrypt::Nothing, |tpm| {
             tpm.load(self.handle(), file.private.clone(), file.public.clone())
         })
         .map(|handle| TpmKey {

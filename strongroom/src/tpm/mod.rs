@@ -5,6 +5,8 @@
 //! - [`session`]: one salted policy session per batch
 //! - [`index`]: N, the NV index that holds the digest of what may boot
 //! - [`writer`]: who may write N, and how
+//! - [`pin`]: a token's PINs, which are NV indices too
+//! - [`signer`]: keys that sign for the TPM to verify
 //! - [`storage`]: storage keys under the boot policy, and the secrets sealed under them
 //! - [`keys`]: private keys under them, and random numbers
 //! - [`key_file`]: how TPM objects are written down
@@ -15,8 +17,11 @@ pub(crate) mod index;
 pub(crate) mod key_file;
 pub(crate) mod keys;
 mod name;
+mod nv;
+pub(crate) mod pin;
 pub(crate) mod root_key;
 pub(crate) mod session;
+pub(crate) mod signer;
 pub(crate) mod storage;
 mod tcti;
 mod turn;

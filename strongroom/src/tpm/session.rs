@@ -13,6 +13,7 @@ use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
 use tss_esapi::structures::{Digest, DigestList, Nonce, SymmetricDefinition};
 
 use super::index::OpenIndex;
+use super::pin::Guard;
 use super::root_key::RootKey;
 use super::{Answer, Tpm, answer, selection_list};
 use crate::error::{Error, Result};
@@ -107,6 +108,19 @@ impl Session {
         tpm.context.execute_with_session(Some(self.auth), command)
     }
 
+    /// Runs a command that this session authorises, as its policy stands, and another encrypts.
+    pub(super) fn authorise_encrypted<T>(
+        self,
+        tpm: &mut Tpm,
+        encrypting: Self,
+        command: impl FnOnce(&mut Context) -> tss_esapi::Result<T>,
+    ) -> tss_esapi::Result<T> {
+        self.prepare(tpm, Encrypt::Nothing)?;
+        encrypting.prepare(tpm, Encrypt::Command)?;
+        let sessions = (Some(self.auth), Some(encrypting.auth), None);
+        tpm.context.execute_with_sessions(sessions, command)
+    }
+
     /// Runs a command that empty auth authorises, and that this session only encrypts.
     pub(super) fn encrypt<T>(
         self,
@@ -115,31 +129,41 @@ impl Session {
         encrypt: Encrypt,
         command: impl FnOnce(&mut Context) -> tss_esapi::Result<T>,
     ) -> Result<T> {
-        self.prepare(tpm, encrypt)
-            .and_then(|()| {
-                tpm.context.execute_with_sessions(
-                    (Some(AuthSession::Password), Some(self.auth), None),
-                    command,
-                )
-            })
+        self.encrypt_raw(tpm, encrypt, command)
             .map_err(|error| answer::error(operation, error))
+    }
+
+    /// The same, with the TPM's own error.
+    pub(super) fn encrypt_raw<T>(
+        self,
+        tpm: &mut Tpm,
+        encrypt: Encrypt,
+        command: impl FnOnce(&mut Context) -> tss_esapi::Result<T>,
+    ) -> tss_esapi::Result<T> {
+        self.prepare(tpm, encrypt)?;
+        tpm.context.execute_with_sessions(
+            (Some(AuthSession::Password), Some(self.auth), None),
+            command,
+        )
     }
 }
 
 impl Gate {
-    /// Runs a command under the boot policy: proves the boot, then lets the session authorise the
-    /// command. Begins anew where a PCR was extended in between.
+    /// Runs a command under the boot policy: proves the boot and, behind a PIN, that, then lets the
+    /// session authorise the command. Begins anew where a PCR was extended in between.
     ///
     /// # Errors
-    /// [`Error::PolicyRefused`] where the machine is in no allowed state.
-    pub(crate) fn pass<T>(
+    /// [`Error::PolicyRefused`] where the machine is in no allowed state;
+    /// [`Error::PinIncorrect`] and [`Error::PinLocked`].
+    pub(super) fn pass<T>(
         &self,
         tpm: &mut Tpm,
+        guard: Option<&Guard>,
         operation: &'static str,
         encrypt: Encrypt,
         command: impl Fn(&mut Context) -> tss_esapi::Result<T>,
     ) -> Result<T> {
-        self.attempt(tpm, operation, |tpm| {
+        self.attempt(tpm, guard, operation, |tpm| {
             self.session.authorise(tpm, encrypt, &command)
         })
     }
@@ -148,6 +172,7 @@ impl Gate {
     pub(super) fn attempt<T>(
         &self,
         tpm: &mut Tpm,
+        guard: Option<&Guard>,
         operation: &'static str,
         steps: impl Fn(&mut Tpm) -> tss_esapi::Result<T>,
     ) -> Result<T> {
@@ -156,6 +181,13 @@ impl Gate {
         while attempt < TRIES || start.elapsed() < PATIENCE {
             attempt += 1;
             self.prove(tpm)?;
+            if let Some(guard) = guard {
+                if let Err(error) = guard.assert_in(tpm, self.session) {
+                    // Never twice: each time counts.
+                    let _ = self.session.restart(tpm);
+                    return Err(error);
+                }
+            }
             let error = match steps(tpm) {
                 Ok(done) => return Ok(done),
                 Err(error) => error,

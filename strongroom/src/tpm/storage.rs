@@ -1,6 +1,9 @@
 //! Storage keys (P in the design) under the boot policy, and the secrets that are sealed under
 //! them.
 
+use std::sync::Arc;
+
+use tss_esapi::Context;
 use tss_esapi::attributes::{ObjectAttributes, ObjectAttributesBuilder};
 use tss_esapi::handles::KeyHandle;
 use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
@@ -10,8 +13,8 @@ use tss_esapi::structures::{
     SensitiveData,
 };
 
-use super::index::Index;
 use super::key_file::KeyFile;
+use super::pin::Guard;
 use super::root_key::{RootKey, storage_parameters};
 use super::session::{Encrypt, Gate, Session};
 use super::{Tpm, answer};
@@ -21,21 +24,24 @@ use crate::secret::Secret;
 
 /// A storage key, loaded. Loading children and creating them both cost its policy, so that only an
 /// allowed boot can open what is sealed or make what would pass for it.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct StorageKey {
     handle: KeyHandle,
+    /// The PIN that the policy asks for, where it does.
+    guard: Option<Arc<Guard>>,
 }
 
 impl StorageKey {
-    /// Makes a storage key under the root key, with the boot policy that N holds.
+    /// Makes a storage key under the root key, with the boot policy that N holds, or that and a
+    /// PIN.
     pub(crate) fn create(
         tpm: &mut Tpm,
         root: RootKey,
         session: Session,
-        index: &Index,
+        policy: PolicyDigest,
     ) -> Result<KeyFile> {
         const OPERATION: &str = "Create(storage key)";
-        let template = template(index.policy()).map_err(|e| answer::error(OPERATION, e))?;
+        let template = template(policy).map_err(|e| answer::error(OPERATION, e))?;
         let made = session.encrypt(tpm, OPERATION, Encrypt::Command, |tpm| {
             tpm.create(root.handle, template, None, None, None, None)
         })?;
@@ -50,10 +56,20 @@ impl StorageKey {
     /// # Errors
     /// [`Error::NotLoadable`](crate::Error::NotLoadable) if it was not made under this root key.
     pub(crate) fn load(tpm: &mut Tpm, root: RootKey, file: &KeyFile) -> Result<Self> {
-        load_under_root(tpm, root, file, "Load(storage key)").map(|handle| Self { handle })
+        load_under_root(tpm, root, file, "Load(storage key)").map(|handle| Self {
+            handle,
+            guard: None,
+        })
     }
 
-    pub(super) fn handle(self) -> KeyHandle {
+    /// The same for one whose policy asks for a PIN besides.
+    #[must_use]
+    pub(crate) fn behind(mut self, guard: Arc<Guard>) -> Self {
+        self.guard = Some(guard);
+        self
+    }
+
+    pub(super) fn handle(&self) -> KeyHandle {
         self.handle
     }
 
@@ -61,12 +77,24 @@ impl StorageKey {
         tpm.flush(self.handle)
     }
 
+    /// Runs a command that this key's policy authorises.
+    pub(super) fn pass<T>(
+        &self,
+        tpm: &mut Tpm,
+        gate: &Gate,
+        operation: &'static str,
+        encrypt: Encrypt,
+        command: impl Fn(&mut Context) -> tss_esapi::Result<T>,
+    ) -> Result<T> {
+        gate.pass(tpm, self.guard.as_deref(), operation, encrypt, command)
+    }
+
     /// Seals up to 128 bytes, encrypted on the bus. Three commands and a branch's PolicyOR.
-    pub(crate) fn seal(self, tpm: &mut Tpm, gate: &Gate, secret: &Secret) -> Result<KeyFile> {
+    pub(crate) fn seal(&self, tpm: &mut Tpm, gate: &Gate, secret: &Secret) -> Result<KeyFile> {
         const OPERATION: &str = "Create(sealed data)";
         let template = sealed_template(sealed_attributes(), PolicyDigest::EMPTY)
             .map_err(|e| answer::error(OPERATION, e))?;
-        let made = gate.pass(tpm, OPERATION, Encrypt::Command, |tpm| {
+        let made = self.pass(tpm, gate, OPERATION, Encrypt::Command, |tpm| {
             let sensitive = SensitiveData::try_from(secret.expose().to_vec())?;
             tpm.create(
                 self.handle,
@@ -83,10 +111,10 @@ impl StorageKey {
         })
     }
 
-    /// Unseals, encrypted on the bus. PolicyPCR [, PolicyOR], PolicyAuthorizeNV, Load, Unseal,
-    /// FlushContext.
-    pub(crate) fn unseal(self, tpm: &mut Tpm, gate: &Gate, file: &KeyFile) -> Result<Secret> {
-        let item = gate.pass(tpm, "Load(sealed data)", Encrypt::Nothing, |tpm| {
+    /// Unseals, encrypted on the bus. PolicyPCR [, PolicyOR], PolicyAuthorizeNV [, PolicySecret],
+    /// Load, Unseal, FlushContext.
+    pub(crate) fn unseal(&self, tpm: &mut Tpm, gate: &Gate, file: &KeyFile) -> Result<Secret> {
+        let item = self.pass(tpm, gate, "Load(sealed data)", Encrypt::Nothing, |tpm| {
             tpm.load(self.handle, file.private.clone(), file.public.clone())
         })?;
         let unsealed = gate

@@ -2,12 +2,13 @@
 //! without resource manager, in which there is room for what one of them loads.
 //!
 //! Whoever has something in such a TPM holds a [`Turn`]; so nobody runs out of room, and nobody
-//! flushes what is in use by another. A turn is a lock on the vault's folder, by flock(2):
+//! flushes what is in use by another. A turn is a lock on a file of the vault's, by flock(2):
 //!
-//! - The folder is there before there is a vault, and is not replaced, as the files in it are.
+//! - The file is empty and has no other use. `vault.json` is replaced when it changes, and with it
+//!   its lock; the folder is not open to a token's group, which only comes through it.
 //! - Who may only read can lock it. An exclusive record lock (fcntl(2)), the kind that is a
 //!   process's own, needs a descriptor that is open for writing.
-//! - Each turn opens the folder anew, so that threads keep each other off as processes do.
+//! - Each turn opens the file anew, so that threads keep each other off as processes do.
 //!
 //! But a child of a fork shares the lock, and keeps it where its parent is killed. So it closes
 //! what it has inherited, before fork(2) returns in it; and by exec(2) no descriptor goes on.
@@ -28,7 +29,8 @@ use std::sync::{Arc, Once};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock};
+use rustix::io::Errno;
 
 use super::tcti::{Sharing, Tcti};
 use crate::error::{Error, Result};
@@ -36,6 +38,9 @@ use crate::error::{Error, Result};
 /// How long one waits for one's turn, and how often one looks whether it has come.
 const PATIENCE: Duration = Duration::from_secs(30);
 const GLANCE: Duration = Duration::from_millis(5);
+
+/// The mode of the file: it says nothing, and is no way to any other.
+const MODE: Mode = Mode::from_raw_mode(0o644);
 
 /// The right to use a TPM, and where that is. Clones are the same turn, which is over when all of
 /// them are gone.
@@ -50,9 +55,9 @@ impl Turn {
     ///
     /// # Errors
     /// [`Error::TpmUnavailable`] after thirty seconds.
-    pub(crate) fn wait(tcti: &Tcti, dir: &Path) -> Result<Self> {
+    pub(crate) fn wait(tcti: &Tcti, file: &Path) -> Result<Self> {
         let lock = match tcti.sharing() {
-            Sharing::InTurns => Some(Arc::new(Lock::wait(dir)?)),
+            Sharing::InTurns => Some(Arc::new(Lock::wait(file)?)),
             Sharing::Managed | Sharing::OneOpener => None,
         };
         Ok(Self {
@@ -91,7 +96,7 @@ impl Turn {
     }
 }
 
-/// A lock on a folder, of the process that made it and not of its children.
+/// A lock on a file, of the process that made it and not of its children.
 struct Lock {
     /// Always there, but in a child.
     open: Option<Known>,
@@ -99,17 +104,17 @@ struct Lock {
 }
 
 impl Lock {
-    fn wait(dir: &Path) -> Result<Self> {
+    fn wait(file: &Path) -> Result<Self> {
         let start = Instant::now();
         let mut open = None;
         loop {
             if open.is_none() {
-                open = Known::open(dir).map_err(Error::io("open", dir))?;
+                open = Known::open(file).map_err(Error::io("open", file))?;
             }
             match open.as_ref().map(Known::try_lock) {
                 Some(Ok(true)) => break,
                 Some(Ok(false)) | None => {}
-                Some(Err(error)) => return Err(Error::io("lock", dir)(error)),
+                Some(Err(error)) => return Err(Error::io("lock", file)(error)),
             }
             if start.elapsed() > PATIENCE {
                 return Err(Error::TpmUnavailable {
@@ -152,10 +157,10 @@ static FORKS: AtomicUsize = AtomicUsize::new(0);
 static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 
 impl Known {
-    /// Opens a folder to lock it; `None` while there is no room to remember it, and where another
+    /// Opens a file to lock it; `None` while there is no room to remember it, and where another
     /// thread forked between opening and remembering: its child has the descriptor, and must not
     /// have a lock by it.
-    fn open(dir: &Path) -> io::Result<Option<Self>> {
+    fn open(file: &Path) -> io::Result<Option<Self>> {
         static FOLLOW_FORKS: Once = Once::new();
         FOLLOW_FORKS.call_once(follow_forks);
         let reserve = |number: &&AtomicI32| {
@@ -167,12 +172,11 @@ impl Known {
         };
         let forks = FORKS.load(SeqCst);
         let forking = UNDER_WAY.load(SeqCst) != 0;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let file = match rustix::fs::open(dir, flags, Mode::empty()) {
-            Ok(open) => File::from(open),
+        let file = match open_or_make(file) {
+            Ok(open) => open,
             Err(error) => {
                 number.store(NONE, SeqCst);
-                return Err(error.into());
+                return Err(error);
             }
         };
         number.store(file.as_raw_fd(), SeqCst);
@@ -184,7 +188,7 @@ impl Known {
     fn try_lock(&self) -> io::Result<bool> {
         match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(true),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
@@ -196,6 +200,25 @@ impl Drop for Known {
         // closes no number that has become another's.
         let _ = flock(&self.file, FlockOperation::Unlock);
         self.number.store(NONE, SeqCst);
+    }
+}
+
+/// Opens a file, which is made where it is not there: whoever comes through its folder may lock it.
+fn open_or_make(file: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::open(file, flags, Mode::empty()) {
+        Err(Errno::NOENT) => {}
+        other => return Ok(other?.into()),
+    }
+    match rustix::fs::open(file, flags | OFlags::CREATE | OFlags::EXCL, MODE) {
+        Ok(made) => {
+            // Whatever the umask is.
+            fchmod(&made, MODE)?;
+            Ok(made.into())
+        }
+        // Somebody was quicker.
+        Err(Errno::EXIST) => Ok(rustix::fs::open(file, flags, Mode::empty())?.into()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -14,7 +14,7 @@ impl Unlocked {
         self.keep_others_off()?;
         let file = &Backup::place(file)?;
         let before = Backup::existing(file, self.vault.id(), &self.key)?;
-        let mut listing = self.vault.list()?;
+        let mut listing = self.vault.list_all()?;
         let mut objects = Vec::new();
         for object in &listing.objects {
             match self.genuine(object) {

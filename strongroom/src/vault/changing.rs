@@ -4,7 +4,7 @@ use super::Unlocked;
 use super::keys::check_unchanged;
 use crate::encoding::Base64;
 use crate::error::{Error, Result};
-use crate::object::{Kind, Meant, Metadata, NewObject, ObjectFile, ObjectId, Slot};
+use crate::object::{Kind, Meant, Metadata, NewObject, ObjectFile, ObjectId, PIN, Slot};
 
 impl Unlocked {
     pub(super) fn store_new(&mut self, object: NewObject) -> Result<ObjectId> {
@@ -106,6 +106,12 @@ impl Unlocked {
             ));
         }
         check_unchanged(old, &new)?;
+        if old.attributes.get(PIN) != new.attributes.get(PIN) {
+            return Err(Error::input(
+                format!("attribute {PIN} of object {}", old.id),
+                "it is what the object is sealed under, and does not change",
+            ));
+        }
         let mut metadata = self.new_metadata(new)?;
         metadata.id = old.id;
         if metadata.version_of() == old.version_of() {

@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Unlocked;
+use super::pins::needs_pin;
 use crate::encoding::Base64;
 use crate::envelope::Dek;
 use crate::error::{Error, Result};
@@ -33,6 +34,7 @@ impl Unlocked {
     /// [`Error::Input`] for an object that is no private key; [`Error::PolicyRefused`].
     pub fn generate_key(&mut self, object: NewObject, algorithm: KeyAlgorithm) -> Result<ObjectId> {
         check_kind(&object)?;
+        let object = self.vault.with_pin_settled(object)?;
         if let KeyAlgorithm::Rsa(bits) = algorithm {
             if ![2048, 3072, 4096].contains(&bits) {
                 return Err(Error::input(
@@ -44,7 +46,7 @@ impl Unlocked {
         if self.tpm_has(algorithm)? {
             // Before the key is made: this may have to wait for another writer.
             self.known()?;
-            let storage_key = self.storage_key(&object.token)?;
+            let storage_key = self.storage_key(&object.token, needs_pin(&object))?;
             let made = storage_key.create_key(&mut self.tpm, &self.gate, algorithm);
             if let Some(file) = taken(made)? {
                 let object = described(object, &file.public_key()?, Residence::Tpm, true);
@@ -65,6 +67,7 @@ impl Unlocked {
     /// on P-256 or P-384; [`Error::PolicyRefused`].
     pub fn import_key(&mut self, object: NewObject, pkcs8: &Secret) -> Result<ObjectId> {
         check_kind(&object)?;
+        let object = self.vault.with_pin_settled(object)?;
         let key = PrivateKey::from_pkcs8(pkcs8)?;
         let public = key.public()?;
         if let Some(file) = self.bring_in(&object, &key)? {
@@ -247,8 +250,9 @@ impl Unlocked {
             return Ok(None);
         };
         let file = self.vault.store.manifest_file();
-        let parent = self.vault.manifest.token_key(&object.token, &file)?;
-        let storage_key = self.storage_key(&object.token)?;
+        let behind_pin = needs_pin(object);
+        let parent = (self.vault.manifest).token_key(&object.token, behind_pin, &file)?;
+        let storage_key = self.storage_key(&object.token, behind_pin)?;
         taken(storage_key.import_key(
             &mut self.tpm,
             &self.gate,
@@ -337,7 +341,8 @@ impl Unlocked {
                 "its TPM key is not the private key of its public key".clone_into(&mut reason);
                 continue;
             }
-            let storage_key = self.storage_key(&object.metadata.token)?;
+            let storage_key =
+                self.storage_key(&object.metadata.token, object.metadata.needs_pin())?;
             match storage_key.load_key(&mut self.tpm, &self.gate, &file) {
                 Ok(key) => return Ok(key),
                 // Of another TPM; another slot may do.

@@ -9,10 +9,10 @@ use crate::envelope::VaultKey;
 use crate::error::Result;
 use crate::manifest::Manifest;
 use crate::policy::{Branches, PolicyFile};
-use crate::provision;
+use crate::provision::{self, TokenPlan};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::store::{self, Store};
-use crate::tpm::writer::RecoveryKey;
+use crate::tpm::signer::RecoveryKey;
 use crate::tpm::{Tcti, Tpm, Turn};
 
 impl Vault {
@@ -42,7 +42,7 @@ impl Vault {
         let _lock = store.lock(options.tokens.iter().cloned())?;
         // Somebody else may have made one while we waited.
         store.check_unused()?;
-        let turn = Turn::wait(tcti, dir)?;
+        let turn = Turn::wait(tcti, &store.turn_file())?;
         let branches = Branches::only(present);
         let request = provision::Request {
             vault_id: &id,
@@ -52,7 +52,12 @@ impl Vault {
         };
         let (mut tpm, machine) = provision::Machine::prepare(&turn, &request)?;
         let on_tpm = machine
-            .complete(&mut tpm, &key, options.tokens.iter().cloned())
+            .complete(
+                &mut tpm,
+                &request,
+                &key,
+                options.tokens.iter().cloned().map(TokenPlan::plain),
+            )
             .map(|(on_tpm, _)| on_tpm)?;
         let index = on_tpm.index;
         let recovery_slot = recipient.encrypt(key.expose());

@@ -1,5 +1,7 @@
 //! Opening a vault: its TPM with root key and index, the list of allowed boots, K_vault.
 
+use std::collections::BTreeMap;
+
 use super::{Unlocked, Vault};
 use crate::envelope::VaultKey;
 use crate::error::{Error, Result};
@@ -24,7 +26,7 @@ impl Vault {
     /// Waits until it is this vault's turn at its TPM. Who wants the right to write has it by then:
     /// two that wait for one another would wait in vain.
     pub(super) fn turn(&self, tcti: &Tcti) -> Result<Turn> {
-        Turn::wait(tcti, &self.store.dir)
+        Turn::wait(tcti, &self.store.turn_file())
     }
 
     pub(super) fn unlock_in(&self, turn: &Turn) -> Result<Unlocked> {
@@ -73,6 +75,8 @@ impl Vault {
             root,
             gate,
             loaded: None,
+            pins: BTreeMap::new(),
+            presented: None,
             lock: None,
             known: None,
         }

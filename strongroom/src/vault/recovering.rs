@@ -1,5 +1,6 @@
 //! The ways back: files from a backup, and a vault onto the TPM that is there.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::sealing::Content;
@@ -8,11 +9,13 @@ use crate::backup::Backup;
 use crate::envelope::{Dek, VaultKey};
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
-use crate::object::{Metadata, ObjectFile, Slot};
-use crate::policy::{Branches, PcrSelection, PolicyFile};
-use crate::provision;
+use crate::object::{Metadata, ObjectFile, Slot, TokenName};
+use crate::pin::Role;
+use crate::policy::{Branches, PcrSelection, PcrValues, PolicyFile};
+use crate::provision::{self, TokenPlan};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::store::{self, Damaged, Store, WriteLock};
+use crate::tpm::signer::OpenRecoveryKey;
 use crate::tpm::{Tpm, Turn};
 
 impl Vault {
@@ -87,6 +90,9 @@ impl Vault {
                 rebind()
             }
             Err(Error::PolicyRefused(_) | Error::PolicyFile { .. }) => rebind(),
+            Err(Error::ForeignTpm(_)) if self.restore_index(turn, kit, pcrs)? => {
+                self.reread()?.unlock_in(turn)
+            }
             other => other,
         };
         match unlocked {
@@ -106,6 +112,44 @@ impl Vault {
         }
     }
 
+    /// Makes the index again on the TPM that is the vault's, by its root key, and has lost nothing
+    /// else. Answers whether it is that.
+    fn restore_index(
+        &self,
+        turn: &Turn,
+        kit: &RecoveryKit,
+        pcrs: Option<&PcrSelection>,
+    ) -> Result<bool> {
+        let open_k_rec = self.manifest.writers.k_rec.open(&kit.identity)?;
+        Tpm::with_room(turn, || {
+            let mut tpm = Tpm::connect(turn)?;
+            let root = match self.manifest.root_key.open(&mut tpm) {
+                Err(Error::ForeignTpm(_) | Error::RootKey { .. }) => return Ok(false),
+                other => other?,
+            };
+            let branches = Branches::only(self.boot_to_allow(&mut tpm, pcrs)?);
+            self.write_ahead(None, &branches)?;
+            self.manifest.writers.restore(
+                &mut tpm,
+                root,
+                self.manifest.index()?,
+                &open_k_rec,
+                &self.manifest.id,
+                branches.digest(),
+            )?;
+            log::warn!("the vault's NV index was gone from its TPM, and has been made again");
+            Ok(true)
+        })
+    }
+
+    /// The present boot, over the PCRs that were asked for or else the vault's.
+    fn boot_to_allow(&self, tpm: &mut Tpm, pcrs: Option<&PcrSelection>) -> Result<PcrValues> {
+        match pcrs {
+            Some(_) => provision::present_boot(tpm, pcrs),
+            None => tpm.pcr_values(&self.manifest.pcrs)?.check_extended(),
+        }
+    }
+
     /// Brings the vault onto another TPM than the one that its manifest names.
     fn move_here(
         &self,
@@ -119,11 +163,7 @@ impl Vault {
         let open_k_rec = self.manifest.writers.k_rec.open(&kit.identity)?;
         let mut tpm = Tpm::connect(turn)?;
         tpm.check_commands()?;
-        let present = match pcrs {
-            Some(_) => provision::present_boot(&mut tpm, pcrs)?,
-            None => tpm.pcr_values(&self.manifest.pcrs)?.check_extended()?,
-        };
-        let branches = Branches::only(present);
+        let branches = Branches::only(self.boot_to_allow(&mut tpm, pcrs)?);
         let request = provision::Request {
             vault_id: &self.manifest.id,
             k_rec: &self.manifest.writers.k_rec,
@@ -131,9 +171,18 @@ impl Vault {
             branches: &branches,
         };
         drop(tpm);
+        let plans: Vec<TokenPlan> = self
+            .tokens()
+            .iter()
+            .map(|token| self.plan_again(token))
+            .collect::<Result<_>>()?;
+        let pins: BTreeMap<_, _> = plans
+            .iter()
+            .filter_map(|plan| Some((plan.name.clone(), plan.pins.as_ref()?.user.clone()?)))
+            .collect();
         let (mut tpm, machine) = provision::Machine::prepare(turn, &request)?;
         let root = machine.root;
-        let (on_tpm, gate) = machine.complete(&mut tpm, &key, self.tokens())?;
+        let (on_tpm, gate) = machine.complete(&mut tpm, &request, &key, plans)?;
         let index = gate.index.index;
         let vault = Self {
             manifest: Manifest::new(
@@ -146,20 +195,26 @@ impl Vault {
             ..self.clone()
         };
         let manifest = store::to_json(&vault.manifest);
-        let unlocked = vault.unlocked(key, tpm, root, gate).holding(lock);
-        let done = unlocked.repair(kit, true, progress).and_then(|recovered| {
-            let policy = PolicyFile::settled(branches);
-            store::write(&self.store.policy_file(), &store::to_json(&policy))?;
-            // Last: until then the vault is the old one, and recovery can begin anew.
-            store::write(&self.store.manifest_file(), &manifest)?;
-            Ok(recovered)
-        });
+        let mut unlocked = vault.clone().unlocked(key, tpm, root, gate).holding(lock);
+        unlocked.pins = pins;
+        let done =
+            unlocked
+                .repair(kit, true, progress)
+                .and_then(|(mut recovered, mut unlocked)| {
+                    recovered.pins_to_set = unlocked.take_pins_away(&open_k_rec)?;
+                    let policy = PolicyFile::settled(branches);
+                    store::write(&self.store.policy_file(), &store::to_json(&policy))?;
+                    // Last: until then the vault is the old one, and recovery can begin anew.
+                    store::write(&self.store.manifest_file(), &manifest)?;
+                    Ok((recovered, unlocked))
+                });
         match done {
             Err(error) => {
                 // Its connection is closed. Where the TPM is gone, so is what was to be removed,
                 // and what failed first is what is said.
                 if let Ok(mut tpm) = Tpm::connect(turn) {
                     provision::remove_index(&mut tpm, index);
+                    vault.remove_all_pins(&mut tpm);
                 }
                 Err(error)
             }
@@ -169,11 +224,27 @@ impl Vault {
                 let tpm = &mut unlocked.tpm;
                 if let Ok(former) = self.manifest.index()?.open(tpm) {
                     former.undefine(tpm)?;
+                    self.remove_all_pins(tpm);
                     log::warn!("the vault was on this TPM before; its former NV index was removed");
                 }
                 unlocked.forget_other_tpms()?;
                 Ok(recovered)
             }
+        }
+    }
+}
+
+impl Vault {
+    /// Removes the PINs of all tokens from a TPM, as far as that can be done.
+    fn remove_all_pins(&self, tpm: &mut Tpm) {
+        let Manifest {
+            id,
+            writers,
+            tokens,
+            ..
+        } = &self.manifest;
+        for (token, record) in tokens {
+            provision::remove_pins(tpm, id, &writers.k_rec, token, record);
         }
     }
 }
@@ -189,8 +260,10 @@ impl Unlocked {
         let Listing {
             objects,
             mut damaged,
-        } = self.vault.list()?;
-        let (mut usable, mut sealed, mut lost) = (0, 0, Vec::new());
+            ..
+        } = self.vault.list_all()?;
+        let (mut usable, mut sealed) = (0, 0);
+        let (mut lost, mut unchecked) = (Vec::new(), Vec::new());
         for (done, object) in objects.iter().enumerate() {
             let opens = !all && self.opens(object).is_ok();
             let outcome = if opens {
@@ -199,6 +272,7 @@ impl Unlocked {
                 self.seal_again(object, &kit.identity)
             };
             match outcome {
+                Err(Error::PinRequired(_)) => unchecked.push(object.clone()),
                 Ok(anew) => {
                     usable += 1;
                     sealed += usize::from(anew);
@@ -223,15 +297,33 @@ impl Unlocked {
             sealed,
             moved: all,
             damaged,
+            unchecked,
+            pins_to_set: Vec::new(),
             lost,
         };
         Ok((recovered, self))
     }
 
+    /// Takes away the PINs that were needed to seal again, which nobody knows. Answers whose.
+    fn take_pins_away(&mut self, k_rec: &OpenRecoveryKey) -> Result<Vec<TokenName>> {
+        self.close_guard()?;
+        self.unload_storage_key()?;
+        let tokens: Vec<_> = std::mem::take(&mut self.pins).into_keys().collect();
+        for token in &tokens {
+            self.vault.pins_of(token)?.of(Role::User).set_by_recovery(
+                &mut self.tpm,
+                self.root,
+                k_rec,
+                None,
+            )?;
+        }
+        Ok(tokens)
+    }
+
     /// Takes the slots of TPMs but the first out of every object. The first is the one that was
     /// made last, on the TPM that the vault is on now.
     fn forget_other_tpms(&self) -> Result<()> {
-        for object in self.vault.list()?.objects {
+        for object in self.vault.list_all()?.objects {
             let Ok(mut file) = self.genuine(&object) else {
                 continue;
             };
@@ -274,7 +366,7 @@ impl Unlocked {
         }
         let dek = dek_by_recovery(&self.vault, &file, identity)?;
         let payload = self.vault.open_payload(&self.key, &file, &dek)?;
-        let slot = self.tpm_slot(&object.token, &dek)?;
+        let slot = self.tpm_slot(object, &dek)?;
         put_first(&mut file.slots, slot);
         self.vault.store.write_object(&self.with_mac(file))?;
         let again = self.unseal(object.id)?;

@@ -1,5 +1,6 @@
 //! Objects in an unlocked vault: sealing, unsealing, and telling the genuine ones from others.
 
+use super::finding::among_readable;
 use super::{Unlocked, Vault};
 use crate::encoding::Base64;
 use crate::envelope::{Dek, Purpose, VaultKey};
@@ -14,6 +15,7 @@ use crate::tpm::storage::StorageKey;
 
 impl Unlocked {
     pub(super) fn seal_new(&mut self, object: NewObject, payload: &Secret) -> Result<ObjectId> {
+        let object = self.vault.with_pin_settled(object)?;
         if payload.len() > MAX_PAYLOAD {
             return Err(Error::input(
                 format!("secret {}", object.label),
@@ -70,10 +72,7 @@ impl Unlocked {
         payload: &Secret,
     ) -> Result<(Payload, Vec<Slot>)> {
         let dek = Dek::random();
-        let slots = vec![
-            self.tpm_slot(&metadata.token, &dek)?,
-            self.recovery_slot(&dek),
-        ];
+        let slots = vec![self.tpm_slot(metadata, &dek)?, self.recovery_slot(&dek)];
         Ok((dek.encrypt(&self.key, metadata, payload), slots))
     }
 
@@ -112,7 +111,7 @@ impl Unlocked {
     pub(super) fn known(&mut self) -> Result<&mut Vec<Metadata>> {
         if self.known.is_none() {
             self.keep_others_off()?;
-            let listed = self.vault.list()?.objects;
+            let listed = self.vault.list_all()?.objects;
             let count = listed.len();
             let genuine: Vec<_> = listed
                 .into_iter()
@@ -144,26 +143,47 @@ impl Unlocked {
         Ok(read)
     }
 
-    /// The storage key of a token, loaded.
-    pub(super) fn storage_key(&mut self, token: &TokenName) -> Result<StorageKey> {
-        if let Some((loaded, key)) = &self.loaded {
-            if loaded == token {
-                return Ok(*key);
+    /// The storage key of an object's token, loaded: the one behind the PIN where the object needs
+    /// it.
+    ///
+    /// # Errors
+    /// [`Error::PinRequired`] where nobody has given the PIN.
+    pub(super) fn storage_key(
+        &mut self,
+        token: &TokenName,
+        behind_pin: bool,
+    ) -> Result<StorageKey> {
+        if let Some((loaded, behind, key)) = &self.loaded {
+            if (loaded, *behind) == (token, behind_pin) {
+                return Ok(key.clone());
             }
-            let key = *key;
-            self.loaded = None;
-            key.unload(&mut self.tpm)?;
         }
+        self.unload_storage_key()?;
         let file = self.vault.store.manifest_file();
-        let key_file = self.vault.manifest.token_key(token, &file)?;
-        let key = StorageKey::load(&mut self.tpm, self.root, &key_file)
+        let key_file = self.vault.manifest.token_key(token, behind_pin, &file)?;
+        let guard = if behind_pin {
+            Some(self.guard(token)?)
+        } else {
+            None
+        };
+        let mut key = StorageKey::load(&mut self.tpm, self.root, &key_file)
             .map_err(|error| self.vault.blame_manifest(error))?;
-        self.loaded = Some((token.clone(), key));
+        if let Some(guard) = guard {
+            key = key.behind(guard);
+        }
+        self.loaded = Some((token.clone(), behind_pin, key.clone()));
         Ok(key)
     }
 
-    pub(super) fn tpm_slot(&mut self, token: &TokenName, dek: &Dek) -> Result<Slot> {
-        let key = self.storage_key(token)?;
+    pub(super) fn unload_storage_key(&mut self) -> Result<()> {
+        match self.loaded.take() {
+            Some((_, _, key)) => key.unload(&mut self.tpm),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn tpm_slot(&mut self, object: &Metadata, dek: &Dek) -> Result<Slot> {
+        let key = self.storage_key(&object.token, object.needs_pin())?;
         let sealed = key.seal(&mut self.tpm, &self.gate, dek.expose())?;
         Ok(Slot::Tpm {
             key_file: sealed.to_der(PARENT_UNNAMED)?,
@@ -185,7 +205,7 @@ impl Unlocked {
                     continue;
                 }
             };
-            let key = self.storage_key(&object.metadata.token)?;
+            let key = self.storage_key(&object.metadata.token, object.metadata.needs_pin())?;
             match key.unseal(&mut self.tpm, &self.gate, &sealed) {
                 Ok(dek) => match Dek::new(dek) {
                     Some(dek) => return Ok(dek),
@@ -215,8 +235,12 @@ impl Vault {
         id: ObjectId,
         check: impl Fn(&ObjectFile) -> Result<()>,
     ) -> Result<ObjectFile> {
-        let mut outcome = Error::NoSuchObject(id.to_string());
-        for token in self.manifest.tokens.keys() {
+        let (readable, unreadable): (Vec<_>, Vec<_>) = self
+            .tokens()
+            .into_iter()
+            .partition(|token| self.may_read(token));
+        let mut outcome = Error::NoSuchObject(among_readable(&id, &unreadable));
+        for token in &readable {
             let read = self.store.read_object(token, id).and_then(|object| {
                 check(&object)?;
                 Ok(object)

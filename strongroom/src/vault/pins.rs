@@ -1,0 +1,238 @@
+//! PINs of tokens: how they stand, given, set and changed. Where a PIN is asked for is in
+//! `sealing.rs`: at the storage key that a private object hangs under.
+
+use std::sync::Arc;
+
+use super::{Unlocked, Vault};
+use crate::error::{Error, Result};
+use crate::object::{Kind, NewObject, PIN, TokenName};
+use crate::pin::{Pin, PinAuth, PinState, Role};
+use crate::recovery::RecoveryKit;
+use crate::tpm::pin::{Guard, Pins};
+use crate::tpm::{Tcti, Tpm, Turn};
+
+/// How the PINs of a token stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PinStates {
+    /// The user's.
+    pub user: PinState,
+    /// The security officer's.
+    pub security_officer: PinState,
+}
+
+impl Vault {
+    /// How the PINs of a token stand; `None` where it has none, and then the TPM is not asked. Four
+    /// commands, and no PIN.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchToken`]; [`Error::PinUnusable`] where an index is gone.
+    pub fn pin_states(&self, tcti: &Tcti, token: &TokenName) -> Result<Option<PinStates>> {
+        let Some(pins) = self.manifest.pins(token)? else {
+            return Ok(None);
+        };
+        let mut tpm = Tpm::connect(&Turn::to_look(tcti))?;
+        Ok(Some(PinStates {
+            user: pins.of(Role::User).state(&mut tpm)?,
+            security_officer: pins.of(Role::SecurityOfficer).state(&mut tpm)?,
+        }))
+    }
+
+    /// Sets a PIN of a token with the recovery kit, in whatever state that is: forgotten, locked,
+    /// never set, or removed from the TPM.
+    ///
+    /// # Errors
+    /// [`Error::RecoveryIdentity`]; [`Error::Input`] for a token that has no PINs;
+    /// [`Error::ForeignTpm`] on another TPM.
+    pub fn set_pin_by_recovery(
+        &self,
+        tcti: &Tcti,
+        kit: &RecoveryKit,
+        token: &TokenName,
+        role: Role,
+        new: &Pin,
+    ) -> Result<()> {
+        let _lock = self.lock()?;
+        let vault = self.reread()?;
+        let file = vault.store.manifest_file();
+        let key = vault.manifest.vault_key_by_recovery(kit, &file)?;
+        vault.check_expected(&key)?;
+        let pins = vault.pins_of(token)?;
+        let k_rec = vault.manifest.writers.k_rec.open(&kit.identity)?;
+        let new = new.auth(vault.id(), token, role);
+        let turn = vault.turn(tcti)?;
+        Tpm::with_room(&turn, || {
+            let connection = vault.connect(&turn)?;
+            let mut tpm = connection.tpm;
+            pins.of(role)
+                .set_by_recovery(&mut tpm, connection.root, &k_rec, Some(&new))
+        })
+    }
+
+    /// The PINs of a token that has them.
+    pub(super) fn pins_of(&self, token: &TokenName) -> Result<Pins> {
+        self.manifest.pins(token)?.ok_or_else(|| {
+            Error::input(
+                format!("token {token}"),
+                "it has no PINs; whoever makes a token says whether it has",
+            )
+        })
+    }
+
+    /// A new object that says whether it needs the PIN of its token.
+    pub(super) fn with_pin_settled(&self, mut object: NewObject) -> Result<NewObject> {
+        let has_pins = self.manifest.token(&object.token)?.pins.is_some();
+        if has_pins && object.kind != Kind::Certificate {
+            object
+                .attributes
+                .entry(PIN.to_owned())
+                .or_insert_with(|| true.to_string());
+        } else if needs_pin(&object) {
+            return Err(Error::input(
+                format!("object {}", object.label),
+                format!("it is to need a PIN, and token {} has none", object.token),
+            ));
+        }
+        Ok(object)
+    }
+}
+
+impl Unlocked {
+    /// Gives the PIN of a token's user, for all that follows until [`Unlocked::forget_pin`]. The
+    /// TPM is not asked: a wrong one is noticed when it is used.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a token that has no PINs.
+    pub fn give_pin(&mut self, token: &TokenName, pin: &Pin) -> Result<()> {
+        self.vault.pins_of(token)?;
+        self.forget_pin(token)?;
+        let auth = pin.auth(self.vault.id(), token, Role::User);
+        self.pins.insert(token.clone(), Arc::new(auth));
+        Ok(())
+    }
+
+    /// The same, and has the TPM compare it. NV_ReadPublic, StartAuthSession, one command.
+    ///
+    /// # Errors
+    /// [`Error::PinIncorrect`], [`Error::PinLocked`], [`Error::PinNotSet`]; then it is forgotten.
+    pub fn log_in(&mut self, token: &TokenName, pin: &Pin) -> Result<()> {
+        self.give_pin(token, pin)?;
+        let guard = self.guard(token)?;
+        let verified = guard.verify(&mut self.tpm);
+        if verified.is_err() {
+            self.forget_pin(token)?;
+        }
+        verified
+    }
+
+    /// Forgets the PIN of a token's user.
+    pub fn forget_pin(&mut self, token: &TokenName) -> Result<()> {
+        self.pins.remove(token);
+        match &self.presented {
+            Some((presented, _)) if presented == token => self.close_guard(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the TPM compare a PIN. NV_ReadPublic, StartAuthSession, one command, FlushContext.
+    ///
+    /// # Errors
+    /// [`Error::PinIncorrect`], [`Error::PinLocked`], [`Error::PinNotSet`];
+    /// [`Error::Input`] for a token that has no PINs.
+    pub fn check_pin(&mut self, token: &TokenName, role: Role, pin: &Pin) -> Result<()> {
+        let pins = self.vault.pins_of(token)?;
+        let auth = pin.auth(self.vault.id(), token, role);
+        self.close_guard()?;
+        let index = pins.of(role);
+        let open = index.present(&mut self.tpm, self.root, &auth)?;
+        let verified = index.verify(&mut self.tpm, open);
+        let closed = open.close(&mut self.tpm);
+        verified.and(closed)
+    }
+
+    /// Changes a PIN, by the old one.
+    ///
+    /// # Errors
+    /// As [`Unlocked::check_pin`].
+    pub fn change_pin(
+        &mut self,
+        token: &TokenName,
+        role: Role,
+        old: &Pin,
+        new: &Pin,
+    ) -> Result<()> {
+        let pins = self.vault.pins_of(token)?;
+        let auth = |pin: &Pin| pin.auth(self.vault.id(), token, role);
+        let (old, new) = (auth(old), auth(new));
+        if role == Role::User {
+            self.forget_pin(token)?;
+        }
+        self.close_guard()?;
+        let index = pins.of(role);
+        let open = index.present(&mut self.tpm, self.root, &old)?;
+        let changed = index.change(&mut self.tpm, self.root, self.gate.session, open, &new);
+        let closed = open.close(&mut self.tpm);
+        changed.and(closed)
+    }
+
+    /// Sets the user's PIN by the security officer's, whatever became of the old one.
+    ///
+    /// # Errors
+    /// As [`Unlocked::check_pin`], of the security officer's PIN.
+    pub fn set_pin(&mut self, token: &TokenName, officer: &Pin, new: &Pin) -> Result<()> {
+        let new = new.auth(self.vault.id(), token, Role::User);
+        self.set_user_pin(token, officer, Some(&new))
+    }
+
+    /// The same, or takes it away, so that nobody can use it until it is set.
+    pub(super) fn set_user_pin(
+        &mut self,
+        token: &TokenName,
+        officer: &Pin,
+        new: Option<&PinAuth>,
+    ) -> Result<()> {
+        let pins = self.vault.pins_of(token)?;
+        let officer = officer.auth(self.vault.id(), token, Role::SecurityOfficer);
+        self.forget_pin(token)?;
+        self.close_guard()?;
+        let open = pins
+            .of(Role::SecurityOfficer)
+            .present(&mut self.tpm, self.root, &officer)?;
+        let set = pins.set_by_officer(&mut self.tpm, self.root, self.gate.session, open, new);
+        let closed = open.close(&mut self.tpm);
+        set.and(closed)
+    }
+
+    /// The PIN of a token's user as it was given, presented to the TPM.
+    pub(super) fn guard(&mut self, token: &TokenName) -> Result<Arc<Guard>> {
+        if let Some((presented, guard)) = &self.presented {
+            if presented == token {
+                return Ok(Arc::clone(guard));
+            }
+        }
+        self.close_guard()?;
+        let pins = self.vault.pins_of(token)?;
+        let pin = self.pins.get(token).cloned();
+        let pin =
+            pin.ok_or_else(|| Error::PinRequired(format!("what is asked for in token {token}")))?;
+        let guard = Arc::new(Guard::new(&mut self.tpm, self.root, pins, &pin)?);
+        self.presented = Some((token.clone(), Arc::clone(&guard)));
+        Ok(guard)
+    }
+
+    /// Takes the session of the PIN that is presented out of the TPM, which has room for three,
+    /// and the storage key behind it.
+    pub(super) fn close_guard(&mut self) -> Result<()> {
+        if matches!(&self.loaded, Some((_, true, _))) {
+            self.unload_storage_key()?;
+        }
+        match self.presented.take() {
+            Some((_, guard)) => guard.close(&mut self.tpm),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether a new object is for those alone who give the PIN.
+pub(super) fn needs_pin(object: &NewObject) -> bool {
+    object.attributes.get(PIN).is_some_and(|pin| pin == "true")
+}
