@@ -32,6 +32,10 @@ pub use access::TokenAccess;
 /// The largest file that is read: a 1 MiB payload in base64, and slots.
 const MAX_FILE: u64 = 2 * MAX_PAYLOAD as u64;
 
+/// The files that are there to be locked.
+const LOCK: &str = ".lock";
+const TURN: &str = ".turn";
+
 /// How long a writer waits for another one.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -86,7 +90,12 @@ impl Store {
     }
 
     fn lock_file(&self) -> PathBuf {
-        self.dir.join(".lock")
+        self.dir.join(LOCK)
+    }
+
+    /// What is locked for a turn at a TPM that nothing shares out.
+    pub(crate) fn turn_file(&self) -> PathBuf {
+        self.dir.join(TURN)
     }
 
     pub(crate) fn token_dir(&self, token: &TokenName) -> PathBuf {
@@ -377,12 +386,12 @@ pub(crate) fn read_up_to(file: &Path, limit: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Whether there is any file but the lock, at whatever depth.
+/// Whether there is any file but those that are locked, at whatever depth.
 fn has_files(dir: &Path) -> bool {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.into_iter().any(|entry| match entry.file_type() {
         Ok(kind) if kind.is_dir() => has_files(&entry.path()),
-        _ => entry.file_name() != ".lock",
+        _ => ![LOCK, TURN].contains(&entry.file_name().to_string_lossy().as_ref()),
     })
 }
 

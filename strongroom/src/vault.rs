@@ -210,11 +210,6 @@ impl Vault {
         &self.manifest.id
     }
 
-    /// The manifest's file.
-    pub fn manifest_file(&self) -> PathBuf {
-        self.store.manifest_file()
-    }
-
     /// Whether this user may add tokens, as far as the vault's folder says.
     pub fn takes_tokens(&self) -> bool {
         self.store.takes_tokens()
@@ -297,7 +292,17 @@ impl Vault {
     /// [`Error::PolicyRefused`] with the PCRs that differ; [`Error::ForeignTpm`] and
     /// [`Error::RootKey`] on another TPM; [`Error::VaultForged`].
     pub fn unlock(&self, tcti: &Tcti) -> Result<Unlocked> {
-        Tpm::with_room(tcti, || self.try_unlock(tcti))
+        self.unlock_in(&self.turn(tcti)?)
+    }
+
+    /// The same for who writes: waits for the right to write first, and unlocks the vault as it is
+    /// then.
+    ///
+    /// # Errors
+    /// As [`Vault::unlock`], and [`Error::VaultBusy`] after ten seconds.
+    pub fn unlock_to_write(&self, tcti: &Tcti) -> Result<Unlocked> {
+        let lock = self.lock()?;
+        Ok(self.reread()?.unlock(tcti)?.holding(lock))
     }
 
     /// Opens the vault with the recovery kit, in any boot and without a TPM.
@@ -319,8 +324,9 @@ impl Vault {
     /// Whether a TPM is the one that the vault is on, by its root key: whatever else it has lost,
     /// `recover` brings back in place. One command.
     pub fn is_on(&self, tcti: &Tcti) -> Result<bool> {
-        let opened = Tpm::with_room(tcti, || {
-            self.manifest.root_key.open(&mut Tpm::connect(tcti)?)
+        let turn = self.turn(tcti)?;
+        let opened = Tpm::with_room(&turn, || {
+            self.manifest.root_key.open(&mut Tpm::connect(&turn)?)
         });
         match opened {
             Ok(_) => Ok(true),
@@ -331,7 +337,7 @@ impl Vault {
 
     /// How the present boot stands to the policy. Three TPM commands and a PCR_Read.
     pub fn boot_state(&self, tcti: &Tcti) -> Result<BootState> {
-        let mut connection = self.connect(tcti)?;
+        let mut connection = self.connect(&self.turn(tcti)?)?;
         let branches = self.branches(&connection.in_force)?;
         let present = connection.tpm.pcr_values(&branches.all_pcrs())?;
         let allowed = branches
@@ -353,11 +359,12 @@ impl Vault {
     pub fn rebind(&self, tcti: &Tcti, change: &Change) -> Result<Rebound> {
         let _lock = self.lock()?;
         let vault = self.reread()?;
+        let turn = vault.turn(tcti)?;
         if vault.expected.is_some() {
             // What the owner has named, only K_vault shows; without it, it need not be unsealed.
-            vault.unlock(tcti)?;
+            vault.unlock_in(&turn)?;
         }
-        Tpm::with_room(tcti, || vault.try_rebind(tcti, change))
+        Tpm::with_room(&turn, || vault.try_rebind(&turn, change))
     }
 
     /// Changes the list of allowed boots with the recovery kit, in any boot.
@@ -372,7 +379,8 @@ impl Vault {
     ) -> Result<Rebound> {
         let _lock = self.lock()?;
         let vault = self.reread()?;
-        Tpm::with_room(tcti, || vault.rebind_locked(tcti, kit, change))
+        let turn = vault.turn(tcti)?;
+        Tpm::with_room(&turn, || vault.rebind_locked(&turn, kit, change))
     }
 
     /// Puts a vault's folder in order from a backup file: a folder that is gone is made again; in
@@ -412,7 +420,8 @@ impl Vault {
         progress: impl FnMut(usize, usize),
     ) -> Result<Recovered> {
         let lock = self.lock()?;
-        self.reread()?.recover_here(tcti, kit, pcrs, lock, progress)
+        let vault = self.reread()?;
+        vault.recover_here(&vault.turn(tcti)?, kit, pcrs, lock, progress)
     }
 }
 
@@ -420,6 +429,12 @@ impl Unlocked {
     /// The vault that this is.
     pub fn vault(&self) -> &Vault {
         &self.vault
+    }
+
+    /// Whether others may be waiting for the TPM until this is dropped, because nothing shares it
+    /// out.
+    pub fn keeps_tpm_from_others(&self) -> bool {
+        self.tpm.keeps_others_off()
     }
 
     /// Keeps other writers off until this is dropped, with a lock that the caller has already.

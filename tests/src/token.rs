@@ -376,7 +376,7 @@ pub fn id_of(label: &str) -> String {
 }
 
 /// A file in the folder of libraries of whatever architecture this is.
-pub(crate) fn in_library_folder(name: &str) -> PathBuf {
+pub fn in_library_folder(name: &str) -> PathBuf {
     let folders = fs::read_dir("/usr/lib").expect("/usr/lib can be read");
     folders
         .filter_map(|folder| Some(folder.ok()?.path().join(name)))

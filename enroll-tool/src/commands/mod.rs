@@ -75,11 +75,8 @@ impl Place {
         }
     }
 
-    /// The vault, unlocked for a command that writes. Writers take turns before they go to the TPM,
-    /// which without a resource manager has room for one at a time.
+    /// The vault, unlocked for a command that writes.
     fn unlock_to_write(&self) -> strongroom::Result<Unlocked> {
-        let lock = self.vault()?.lock()?;
-        // As it is now that nobody else writes.
-        Ok(self.vault()?.unlock(&self.tcti()?)?.holding(lock))
+        self.vault()?.unlock_to_write(&self.tcti()?)
     }
 }

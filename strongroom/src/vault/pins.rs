@@ -9,7 +9,7 @@ use crate::object::{Kind, NewObject, PIN, TokenName};
 use crate::pin::{Pin, PinAuth, PinState, Role};
 use crate::recovery::RecoveryKit;
 use crate::tpm::pin::{Guard, Pins};
-use crate::tpm::{Tcti, Tpm};
+use crate::tpm::{Tcti, Tpm, Turn};
 
 /// How the PINs of a token stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,9 @@ impl Vault {
     /// [`Error::NoSuchToken`]; [`Error::PinUnusable`] where an index is gone.
     pub fn pin_states(&self, tcti: &Tcti, token: &TokenName) -> Result<Option<PinStates>> {
         match self.manifest.pins(token)? {
-            Some(pins) => PinStates::read(&pins, &mut Tpm::connect(tcti)?).map(Some),
+            Some(pins) => {
+                PinStates::read(&pins, &mut Tpm::connect(&Turn::to_look(tcti))?).map(Some)
+            }
             None => Ok(None),
         }
     }
@@ -64,8 +66,9 @@ impl Vault {
         let pins = vault.pins_of(token)?;
         let k_rec = vault.manifest.writers.k_rec.open(&kit.identity)?;
         let new = new.auth(vault.id(), token, role);
-        Tpm::with_room(tcti, || {
-            let connection = vault.connect(tcti)?;
+        let turn = vault.turn(tcti)?;
+        Tpm::with_room(&turn, || {
+            let connection = vault.connect(&turn)?;
             let mut tpm = connection.tpm;
             pins.of(role)
                 .set_by_recovery(&mut tpm, connection.root, &k_rec, Some(&new))
