@@ -117,6 +117,10 @@ pub(crate) const IDLE: Duration = Duration::from_millis(100);
 /// have been written again since.
 const LONGEST: Duration = Duration::from_secs(1);
 
+/// And this many times as long as it took to unlock the vault, so that a slow TPM is not kept busy
+/// with that.
+const SHARE: u32 = 20;
+
 /// The same where others wait for their turn, and how long one then steps aside.
 const LONGEST_TURN: Duration = Duration::from_millis(400);
 const STEP_ASIDE: Duration = Duration::from_millis(15);
@@ -142,6 +146,8 @@ struct Holding {
     key: Option<(Metadata, LoadedKey)>,
     begun: Instant,
     used: Instant,
+    /// How long it stays at most.
+    longest: Duration,
 }
 
 impl VaultSource {
@@ -196,7 +202,11 @@ impl VaultSource {
     fn attempt<T>(&mut self, action: &impl Fn(&mut Holding) -> Result<T>) -> Result<T> {
         if let Some(holding) = &self.holding {
             let has_turn = holding.unlocked.keeps_tpm_from_others();
-            let longest = if has_turn { LONGEST_TURN } else { LONGEST };
+            let longest = if has_turn {
+                LONGEST_TURN
+            } else {
+                holding.longest
+            };
             if holding.begun.elapsed() > longest {
                 self.let_go();
                 if has_turn {
@@ -207,7 +217,7 @@ impl VaultSource {
         let holding = if let Some(holding) = &mut self.holding {
             holding
         } else {
-            self.begin(strongroom::Vault::unlock)?
+            self.begin(Vault::unlock)?
         };
         let outcome = action(holding);
         holding.used = Instant::now();
@@ -228,7 +238,7 @@ impl VaultSource {
 
     fn begin_to_write(&mut self) -> Result<()> {
         self.let_go();
-        self.begin(strongroom::Vault::unlock_to_write)?;
+        self.begin(Vault::unlock_to_write)?;
         Ok(())
     }
 
@@ -237,6 +247,7 @@ impl VaultSource {
         &mut self,
         unlock: impl FnOnce(&Vault, &Tcti) -> Result<Unlocked>,
     ) -> Result<&mut Holding> {
+        let start = Instant::now();
         let mut unlocked = unlock(&Vault::open(&self.dir)?, &self.tcti)?;
         for (token, (role, pin)) in &self.logins {
             if *role == Role::User {
@@ -249,6 +260,7 @@ impl VaultSource {
             key: None,
             begun: now,
             used: now,
+            longest: LONGEST.max((now - start) * SHARE),
         }))
     }
 }
