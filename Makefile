@@ -4,12 +4,16 @@
 
 .PHONY: demo test test-all bench lint msrv deny man setup release clean
 
+# The tests of real PKCS#11 clients; they run on a token without PINs, and on one with.
+CLIENTS = --test clients_opensc --test clients_openssl --test clients_nginx --test clients_ssh
+
 demo: release
 	scripts/demo.sh
 
 test: setup
 	cargo build --locked --workspace --bins --lib
 	cargo test --locked --workspace
+	STRONGROOM_TEST_PIN=1 cargo test --locked -p strongroom-tests $(CLIENTS)
 	STRONGROOM_BIN=target/debug scripts/demo.sh --quiet
 
 # Everything, the long tests included, and what keeps the house in order.

@@ -14,7 +14,7 @@ build_packages=(build-essential pkg-config libssl-dev clang libclang-dev ca-cert
 # What the demo and the tests run against; clevis is a peer in `make bench`.
 test_packages=(swtpm swtpm-tools opensc rclone sqlite3 openssl python3 python3-cryptography age xxd
     strace util-linux tpm2-tools libtss2-tcti-swtpm0 clevis clevis-tpm2
-    curl nginx openssh-client openssh-server libengine-pkcs11-openssl p11-kit p11-kit-modules)
+    curl nginx openssh-client openssh-server libengine-pkcs11-openssl p11-kit p11-kit-modules systemd)
 # Of these, what would serve the network by itself: it stays off, the tests start their own.
 serving_packages=(nginx openssh-server)
 serving_units=(nginx.service ssh.service ssh.socket)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use strongroom::Tcti;
 use strongroom::dataset_key::KeyFormat;
-use strongroom::object::{Kind, Label, ObjectId, TokenName};
+use strongroom::object::{Kind, Label, ObjectId, TokenLabel, TokenName};
 use strongroom::policy::PcrSelection;
 use strongroom::uri::Selector;
 
@@ -108,6 +108,17 @@ pub(crate) enum Command {
     )]
     Remove(Remove),
 
+    /// Make tokens, set their PINs, say who may use them
+    #[command(
+        after_help = "Examples:\n  strongroom token list\n  strongroom token add web --with-pins\n  \
+        strongroom token allow keys --group www-data\n  strongroom token deny keys"
+    )]
+    Token {
+        /// What to do
+        #[command(subcommand)]
+        action: TokenAction,
+    },
+
     /// Make the vault open on this TPM with the recovery kit: after a new mainboard, a cleared TPM,
     /// lost or damaged files
     #[command(after_help = "Example:\n  strongroom recover --recovery recovery.txt \
@@ -162,6 +173,14 @@ pub(crate) struct Seal {
     /// Read the secret from this file instead of standard input
     #[arg(long)]
     pub(crate) file: Option<PathBuf>,
+
+    /// In a token with PINs, the file with its user's PIN; asked for otherwise
+    #[arg(long, value_name = "FILE", conflicts_with = "without_pin")]
+    pub(crate) pin_file: Option<PathBuf>,
+
+    /// In a token with PINs, let everyone open this who may use the token
+    #[arg(long)]
+    pub(crate) without_pin: bool,
 }
 
 #[derive(Debug, Args)]
@@ -193,6 +212,10 @@ pub(crate) struct Unseal {
     /// Open with this recovery kit (- for standard input) instead of the TPM
     #[arg(long, value_name = "FILE")]
     pub(crate) recovery: Option<PathBuf>,
+
+    /// Of an object behind a PIN, the file with the PIN of its token's user; asked for otherwise
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pin_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -274,6 +297,134 @@ pub(crate) struct Remove {
     pub(crate) yes: bool,
 }
 
+/// What to do with a token.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenAction {
+    /// List the tokens: how many objects, and which group may use them
+    #[command(after_help = "Example:\n  strongroom token list --json")]
+    List,
+
+    /// Make a token
+    #[command(
+        after_help = "Examples:\n  strongroom token add web\n  strongroom token add \
+        signing --label 'Code signing' --with-pins"
+    )]
+    Add(TokenAdd),
+
+    /// Set or change a PIN of a token
+    #[command(after_help = "\
+Examples:
+  strongroom token set-pin signing
+  strongroom token set-pin signing --by-so
+  strongroom token set-pin signing --recovery recovery.txt
+
+Ten wrong PINs, one after the other, lock a PIN: then the security officer sets the user's anew, and
+the recovery kit either.")]
+    SetPin(TokenSetPin),
+
+    /// Let no PKCS#11 client make, change or destroy a token's objects, as it is of datasets and
+    /// credentials
+    #[command(after_help = "Example:\n  strongroom token protect keys")]
+    Protect {
+        /// The token
+        token: TokenName,
+    },
+
+    /// Let PKCS#11 clients make, change and destroy a token's objects
+    #[command(after_help = "Example:\n  strongroom token unprotect credentials")]
+    Unprotect {
+        /// The token
+        token: TokenName,
+    },
+
+    /// Remove a token that holds nothing, and its PINs
+    #[command(after_help = "Example:\n  strongroom token remove web")]
+    Remove {
+        /// The token
+        token: TokenName,
+    },
+
+    /// Let the members of a group use a token's objects, and no other group any more
+    #[command(after_help = "\
+Example:
+  strongroom token allow keys --group www-data
+
+Members may read the files of the token's objects: where they have the TPM too (group tss), they can
+use and unseal these, in an allowed boot. vault.json and policy.json, which hold no secret, can then
+be read by everybody. All other tokens stay the owner's alone.")]
+    Allow(TokenAllow),
+
+    /// Take a token back from its group
+    #[command(after_help = "\
+Example:
+  strongroom token deny keys
+
+With the last token that is taken back, the whole vault is its owner's alone again. What a member
+has copied before, they still have.")]
+    Deny {
+        /// The token
+        token: TokenName,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenAdd {
+    /// Its name: 1 to 32 characters of a-z, 0-9 and -
+    pub(crate) token: TokenName,
+
+    /// What PKCS#11 clients see it called, if that is not its name
+    #[arg(long)]
+    pub(crate) label: Option<TokenLabel>,
+
+    /// Give it PINs: its user's, and its security officer's, who can set the user's
+    #[arg(long)]
+    pub(crate) with_pins: bool,
+
+    /// The file with the user's PIN; asked for otherwise
+    #[arg(long, value_name = "FILE", requires = "with_pins")]
+    pub(crate) pin_file: Option<PathBuf>,
+
+    /// The file with the security officer's PIN; asked for otherwise
+    #[arg(long, value_name = "FILE", requires = "with_pins")]
+    pub(crate) so_pin_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenSetPin {
+    /// The token
+    pub(crate) token: TokenName,
+
+    /// The security officer's PIN instead of the user's
+    #[arg(long, conflicts_with = "by_so")]
+    pub(crate) so: bool,
+
+    /// By the security officer's PIN instead of the old one
+    #[arg(long)]
+    pub(crate) by_so: bool,
+
+    /// By this recovery kit (- for standard input) instead of the old one, whatever became of it
+    #[arg(long, value_name = "FILE", conflicts_with = "by_so")]
+    pub(crate) recovery: Option<PathBuf>,
+
+    /// The file with the old PIN, or with --by-so the security officer's; asked for otherwise
+    #[arg(long, value_name = "FILE", conflicts_with = "recovery")]
+    pub(crate) old_pin_file: Option<PathBuf>,
+
+    /// The file with the new PIN; asked for otherwise
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pin_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenAllow {
+    /// The token
+    pub(crate) token: TokenName,
+
+    /// The group, by name or number
+    #[arg(long)]
+    pub(crate) group: String,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Recover {
     /// The recovery kit (- for standard input)
@@ -324,13 +475,16 @@ mod tests {
 
     #[test]
     fn every_command_has_an_example() {
-        for command in super::Cli::command().get_subcommands() {
+        let cli = super::Cli::command();
+        let mut commands: Vec<_> = cli.get_subcommands().collect();
+        while let Some(command) = commands.pop() {
             let help = command.get_after_help().map(ToString::to_string);
             assert!(
                 help.is_some_and(|help| help.contains("Example")),
                 "{}",
                 command.get_name()
             );
+            commands.extend(command.get_subcommands());
         }
     }
 }

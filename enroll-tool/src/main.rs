@@ -5,8 +5,10 @@ mod cli;
 mod commands;
 mod disk;
 mod failure;
+mod groups;
 mod migration;
 mod output;
+mod pins;
 mod truenas;
 
 use std::process::ExitCode;

@@ -4,7 +4,7 @@
 //! No other function is exported by name: the names are the same in every module, and a host that
 //! loads several would mix them up.
 
-use std::ptr;
+use std::cell::UnsafeCell;
 
 use cryptoki_sys::{
     CK_FLAGS, CK_FUNCTION_LIST, CK_FUNCTION_LIST_3_0, CK_INTERFACE, CK_RV, CK_ULONG, CK_UTF8CHAR,
@@ -47,7 +47,7 @@ pub unsafe extern "C" fn C_GetInterfaceList(
 ) -> CK_RV {
     answer("C_GetInterfaceList", || {
         // SAFETY: the caller's CK_ULONG, and the caller's list as long as that says.
-        unsafe { give_list(&INTERFACES.0, list, &Foreign::one(count)?) }
+        unsafe { give_list(&INTERFACES, list, &Foreign::one(count)?) }
     })
 }
 
@@ -77,17 +77,15 @@ pub unsafe extern "C" fn C_GetInterface(
         };
         // The first that fits, and the newest is first. No flag but none is offered: what fork
         // does to a process that uses the module is not "nothing".
-        let found = INTERFACES
-            .0
-            .iter()
-            .zip(VERSIONS)
-            .filter(|_| right_name && flags == 0)
-            .find(|(_, version)| {
-                wanted_version
+        let found = VERSIONS.iter().position(|version| {
+            right_name
+                && flags == 0
+                && wanted_version
                     .is_none_or(|it| (it.major, it.minor) == (version.major, version.minor))
-            });
-        let (found, _) = found.ok_or(Fault::Code(CKR_ARGUMENTS_BAD))?;
-        interface.set(0, ptr::from_ref(found).cast_mut());
+        });
+        let found = found.ok_or(Fault::Code(CKR_ARGUMENTS_BAD))?;
+        let lent = LENT.0.get().cast::<CK_INTERFACE>();
+        interface.set(0, lent.wrapping_add(found));
         Ok(())
     })
 }
@@ -104,12 +102,7 @@ const VERSIONS: [CK_VERSION; 2] = [VERSION_3_0, VERSION_2_40];
 /// The name of every interface that the specification defines.
 const NAME: &[u8] = b"PKCS 11\0";
 
-struct Interfaces([CK_INTERFACE; 2]);
-
-// SAFETY: its pointers lead to statics that are never written.
-unsafe impl Sync for Interfaces {}
-
-static INTERFACES: Interfaces = Interfaces([
+const INTERFACES: [CK_INTERFACE; 2] = [
     CK_INTERFACE {
         pInterfaceName: NAME.as_ptr().cast_mut(),
         pFunctionList: (&raw const FUNCTIONS_3_0).cast_mut().cast(),
@@ -120,7 +113,17 @@ static INTERFACES: Interfaces = Interfaces([
         pFunctionList: (&raw const FUNCTIONS_2_40).cast_mut().cast(),
         flags: 0,
     },
-]);
+];
+
+/// What [`C_GetInterface`] gives out: memory that the host may write to, for the specification gives
+/// out no `const`. OpenSC's pkcs11-spy puts its own function lists there. We only give out where it
+/// is.
+struct Lent(UnsafeCell<[CK_INTERFACE; 2]>);
+
+// SAFETY: this module neither reads nor writes what is in it.
+unsafe impl Sync for Lent {}
+
+static LENT: Lent = Lent(UnsafeCell::new(INTERFACES));
 
 /// # Safety
 /// `name` is a text that ends with a zero.

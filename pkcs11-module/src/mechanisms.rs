@@ -129,8 +129,7 @@ pub(crate) static MECHANISMS: &[Mechanism] = {
     }
 };
 
-/// C_GetMechanismList, section 5.5.5. Tokens that are write-protected are there to be read, and
-/// have no mechanisms.
+/// C_GetMechanismList, section 5.5.5. Tokens that are there to be read have no mechanisms.
 pub(crate) unsafe extern "C" fn get_mechanism_list(
     slot: CK_SLOT_ID,
     list: *mut CK_MECHANISM_TYPE,
@@ -140,10 +139,10 @@ pub(crate) unsafe extern "C" fn get_mechanism_list(
         // SAFETY: the caller's CK_ULONG.
         let count = unsafe { Foreign::one(count) }?;
         with_module(|module| {
-            let kinds: Vec<_> = if module.token(slot)?.write_protected {
-                Vec::new()
-            } else {
+            let kinds: Vec<_> = if module.token(slot)?.has_mechanisms {
                 MECHANISMS.iter().map(|mechanism| mechanism.kind).collect()
+            } else {
+                Vec::new()
             };
             // SAFETY: the caller's list, as long as the caller says.
             unsafe { give_list(&kinds, list, &count) }
@@ -161,10 +160,10 @@ pub(crate) unsafe extern "C" fn get_mechanism_info(
         // SAFETY: the caller's CK_MECHANISM_INFO.
         let info = unsafe { Foreign::one(info) }?;
         with_module(|module| {
-            let protected = module.token(slot)?.write_protected;
+            let has_any = module.token(slot)?.has_mechanisms;
             let mechanism = MECHANISMS
                 .iter()
-                .find(|mechanism| mechanism.kind == kind && !protected)
+                .find(|mechanism| mechanism.kind == kind && has_any)
                 .ok_or(Fault::Code(CKR_MECHANISM_INVALID))?;
             info.set(0, mechanism.info());
             Ok(())

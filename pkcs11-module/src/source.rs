@@ -4,11 +4,9 @@
 //! see [`VaultSource`].
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
 use strongroom::key::{DecryptScheme, KeyAlgorithm, LoadedKey, SignScheme};
 use strongroom::object::{Metadata, NewObject, ObjectId, TokenLabel, TokenName};
 use strongroom::pin::{Pin, Role};
@@ -38,7 +36,7 @@ pub(crate) trait Source: Send {
     ) -> Result<()>;
 
     /// How the PINs of a token stand.
-    fn pin_states(&self, token: &TokenName) -> Result<Option<PinStates>>;
+    fn pin_states(&mut self, token: &TokenName) -> Result<Option<PinStates>>;
 
     /// Who is logged in to a token.
     fn login(&self, token: &TokenName) -> Option<Role>;
@@ -57,6 +55,11 @@ pub(crate) trait Source: Send {
 
     /// Sets the user's PIN, by that of the security officer who is logged in.
     fn set_pin(&mut self, token: &TokenName, new: &Pin) -> Result<()>;
+
+    /// Whether this process may write what a token holds.
+    fn may_write(&self, _token: &TokenName) -> bool {
+        true
+    }
 
     /// What there is now. Touches no TPM.
     fn list(&self) -> Result<Listing>;
@@ -114,20 +117,20 @@ pub(crate) const IDLE: Duration = Duration::from_millis(100);
 /// have been written again since.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// The same where others wait for their turn, and how long they wait.
-const LONGEST_TURN: Duration = Duration::from_millis(400);
-const PATIENCE: Duration = Duration::from_secs(30);
+/// And this many times as long as it took to unlock the vault, so that a slow TPM is not kept busy
+/// with that.
+const SHARE: u32 = 20;
 
-/// How often one looks whether it is one's turn, and how long one steps aside.
-const GLANCE: Duration = Duration::from_millis(5);
+/// The same where others wait for their turn, and how long one then steps aside.
+const LONGEST_TURN: Duration = Duration::from_millis(400);
 const STEP_ASIDE: Duration = Duration::from_millis(15);
 
 /// The vault in a folder.
 ///
 /// What a call loads into the TPM, a session, a storage key and a private key, stays there for
 /// [`IDLE`] after the last call, and [`LONGEST`] altogether. A simulator has room for no more
-/// than that, and no resource manager: there the processes that use this module take [`Turn`]s,
-/// and each turn is over after [`LONGEST_TURN`].
+/// than that, and no resource manager: there processes take turns, and ours is over after
+/// [`LONGEST_TURN`].
 pub(crate) struct VaultSource {
     vault: Vault,
     dir: PathBuf,
@@ -143,7 +146,8 @@ struct Holding {
     key: Option<(Metadata, LoadedKey)>,
     begun: Instant,
     used: Instant,
-    turn: Option<Turn>,
+    /// How long it stays at most.
+    longest: Duration,
 }
 
 impl VaultSource {
@@ -181,7 +185,7 @@ impl VaultSource {
 
     /// The same for what is itself about a PIN.
     fn with_pin<T>(&mut self, action: impl Fn(&mut Holding) -> Result<T>) -> Result<T> {
-        let again = self.holding.is_some();
+        let again = self.holding.as_ref().is_some_and(|it| it.used > it.begun);
         match self.attempt(&action) {
             Err(error)
                 if again
@@ -197,8 +201,12 @@ impl VaultSource {
 
     fn attempt<T>(&mut self, action: &impl Fn(&mut Holding) -> Result<T>) -> Result<T> {
         if let Some(holding) = &self.holding {
-            let has_turn = holding.turn.is_some();
-            let longest = if has_turn { LONGEST_TURN } else { LONGEST };
+            let has_turn = holding.unlocked.keeps_tpm_from_others();
+            let longest = if has_turn {
+                LONGEST_TURN
+            } else {
+                holding.longest
+            };
             if holding.begun.elapsed() > longest {
                 self.let_go();
                 if has_turn {
@@ -209,13 +217,7 @@ impl VaultSource {
         let holding = if let Some(holding) = &mut self.holding {
             holding
         } else {
-            let mut holding = Holding::begin(&self.dir, &self.tcti)?;
-            for (token, (role, pin)) in &self.logins {
-                if *role == Role::User {
-                    holding.unlocked.give_pin(token, pin)?;
-                }
-            }
-            self.holding.insert(holding)
+            self.begin(Vault::unlock)?
         };
         let outcome = action(holding);
         holding.used = Instant::now();
@@ -225,29 +227,45 @@ impl VaultSource {
         outcome
     }
 
-    /// The same for what writes: nothing is kept afterwards, for a writer keeps others off.
+    /// The same for what writes. Nothing is kept afterwards, for a writer keeps others off; nor
+    /// before, while it waits for other writers, which may be waiting for the TPM.
     fn write<T>(&mut self, action: impl Fn(&mut Unlocked) -> Result<T>) -> Result<T> {
+        self.begin_to_write()?;
         let outcome = self.with(|holding| action(holding.without_key()?));
         self.let_go();
         outcome
     }
-}
 
-impl Holding {
-    fn begin(dir: &Path, tcti: &Tcti) -> Result<Self> {
-        // Opened anew, because hosts live long.
-        let vault = Vault::open(dir)?;
-        let turn = Turn::wait(&vault, tcti)?;
+    fn begin_to_write(&mut self) -> Result<()> {
+        self.let_go();
+        self.begin(Vault::unlock_to_write)?;
+        Ok(())
+    }
+
+    /// Unlocks the vault, opened anew, because hosts live long.
+    fn begin(
+        &mut self,
+        unlock: impl FnOnce(&Vault, &Tcti) -> Result<Unlocked>,
+    ) -> Result<&mut Holding> {
+        let start = Instant::now();
+        let mut unlocked = unlock(&Vault::open(&self.dir)?, &self.tcti)?;
+        for (token, (role, pin)) in &self.logins {
+            if *role == Role::User {
+                unlocked.give_pin(token, pin)?;
+            }
+        }
         let now = Instant::now();
-        Ok(Self {
-            unlocked: vault.unlock(tcti)?,
+        Ok(self.holding.insert(Holding {
+            unlocked,
             key: None,
             begun: now,
             used: now,
-            turn,
-        })
+            longest: LONGEST.max((now - start) * SHARE),
+        }))
     }
+}
 
+impl Holding {
     /// The vault with a private key loaded, and no other.
     fn with_key(&mut self, object: &Metadata) -> Result<(&mut Unlocked, &LoadedKey)> {
         if self.key.as_ref().is_none_or(|(loaded, _)| loaded != object) {
@@ -289,11 +307,19 @@ impl Source for VaultSource {
             let place = usual.iter().position(|it| it == name);
             (place.unwrap_or(usual.len()), name.clone())
         });
-        names.iter().map(|name| self.vault.token(name)).collect()
+        let (readable, others): (Vec<_>, Vec<_>) =
+            (names.into_iter()).partition(|token| self.vault.may_read(token));
+        for token in &others {
+            log::info!("token {token} is left out: this user may not read it");
+        }
+        if readable.is_empty() && !others.is_empty() {
+            log::error!("there are no tokens: this user may read none of the vault's");
+        }
+        readable.iter().map(|name| self.vault.token(name)).collect()
     }
 
     fn takes_tokens(&self) -> bool {
-        self.vault.may_write()
+        self.vault.takes_tokens()
     }
 
     fn add_token(&mut self, token: &NewToken) -> Result<()> {
@@ -306,6 +332,7 @@ impl Source for VaultSource {
         label: Option<&TokenLabel>,
         officer: &Pin,
     ) -> Result<()> {
+        self.begin_to_write()?;
         let outcome = self.with_pin(|holding| {
             holding
                 .without_key()?
@@ -315,8 +342,12 @@ impl Source for VaultSource {
         outcome
     }
 
-    fn pin_states(&self, token: &TokenName) -> Result<Option<PinStates>> {
-        self.vault.pin_states(&self.tcti, token)
+    fn pin_states(&mut self, token: &TokenName) -> Result<Option<PinStates>> {
+        // The kernel's own device has one opener at a time.
+        match &mut self.holding {
+            Some(holding) => holding.unlocked.pin_states(token),
+            None => self.vault.pin_states(&self.tcti, token),
+        }
     }
 
     fn login(&self, token: &TokenName) -> Option<Role> {
@@ -363,6 +394,10 @@ impl Source for VaultSource {
             self.logins.insert(token.clone(), login);
         }
         set
+    }
+
+    fn may_write(&self, token: &TokenName) -> bool {
+        self.vault.may_write(token)
     }
 
     fn list(&self) -> Result<Listing> {
@@ -436,10 +471,6 @@ impl Source for VaultSource {
             if let Err(error) = holding.without_key() {
                 log::info!("a key may be left in the TPM: {error}");
             }
-            // The vault goes first, with its session and storage key, and then the turn.
-            let Holding { unlocked, turn, .. } = holding;
-            drop(unlocked);
-            drop(turn);
         }
     }
 }
@@ -448,49 +479,6 @@ impl Drop for VaultSource {
     fn drop(&mut self) {
         self.let_go();
     }
-}
-
-/// The right to use a TPM in which there is room for one process: a lock on the vault's manifest,
-/// which is read and never written in place.
-struct Turn(File);
-
-impl Turn {
-    fn wait(vault: &Vault, tcti: &Tcti) -> Result<Option<Self>> {
-        if !takes_turns(&tcti.to_string()) {
-            return Ok(None);
-        }
-        let path = vault.manifest_file();
-        let file = File::open(&path).map_err(Error::io("open", &path))?;
-        let start = Instant::now();
-        while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            if error != rustix::io::Errno::WOULDBLOCK {
-                return Err(Error::io("lock", &path)(error.into()));
-            }
-            if start.elapsed() > PATIENCE {
-                return Err(Error::TpmUnavailable {
-                    operation: "unlocking the vault",
-                    state: "in use by another process, and has no resource manager",
-                    remedy: "end that process, or use a TPM with a resource manager",
-                });
-            }
-            std::thread::sleep(GLANCE);
-        }
-        Ok(Some(Self(file)))
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        // Closing would do, were there not perhaps a child that inherited the descriptor.
-        let _ = flock(&self.0, FlockOperation::Unlock);
-    }
-}
-
-/// Whether processes must take turns: not behind a resource manager, and not at the kernel's own
-/// device, which has one opener at a time and a managed one beside it.
-fn takes_turns(tcti: &str) -> bool {
-    let shared = ["tabrmd", "device"];
-    !shared.iter().any(|name| tcti.starts_with(name))
 }
 
 /// Whether C_InitToken destroys an object.

@@ -24,7 +24,7 @@ use cryptoki_sys::{
 use strongroom::key::{DecryptScheme, SignScheme};
 use strongroom::object::{Metadata, ObjectId, TokenName};
 use strongroom::pin::Role;
-use strongroom::{Damaged, ErrorKind, Secret};
+use strongroom::{Damaged, Error, Secret};
 
 use crate::attributes::{Attribute, Class, Content, Face, Given, Held, Listed, Object};
 use crate::creation::Privacy;
@@ -161,8 +161,10 @@ impl Module {
     pub(crate) fn refresh_tokens(&mut self) -> Answer {
         let source = self.source()?;
         let vault = source.id();
-        for token in source.tokens()? {
-            let token = Token::new(&vault, token);
+        let tokens = source.tokens()?;
+        for token in tokens {
+            let may_write = self.source()?.may_write(&token.name);
+            let token = Token::new(&vault, token, may_write);
             let known = self.slots.iter_mut().flatten();
             match known.into_iter().find(|known| known.name == token.name) {
                 Some(known) => *known = token,
@@ -181,7 +183,7 @@ impl Module {
             .ok()
             .and_then(|slot| self.slots.get_mut(slot))
             .ok_or(Fault::Code(CKR_SLOT_ID_INVALID))?;
-        *slot = token.map(|token| Token::new(&vault, token));
+        *slot = token.map(|token| Token::new(&vault, token, true));
         Ok(())
     }
 
@@ -408,7 +410,7 @@ impl Module {
 
     /// Refuses mechanisms where the token of a session has none.
     pub(crate) fn check_has_mechanisms(&mut self, session: CK_SESSION_HANDLE) -> Answer {
-        if self.token_of(session)?.write_protected {
+        if !self.token_of(session)?.has_mechanisms {
             return Err(Fault::Code(CKR_MECHANISM_INVALID));
         }
         Ok(())
@@ -555,13 +557,10 @@ fn allows(key: &Object, kind: CK_MECHANISM_TYPE) -> bool {
 }
 
 /// What the library refuses as input is the caller's input; a key that is gone had a handle.
-fn refused(
-    object: &Metadata,
-    code: cryptoki_sys::CK_RV,
-) -> impl FnOnce(strongroom::Error) -> Fault {
+fn refused(object: &Metadata, code: cryptoki_sys::CK_RV) -> impl FnOnce(Error) -> Fault {
     let subject = describe(object);
-    move |error| match error.kind() {
-        ErrorKind::Input => {
+    move |error| match error {
+        Error::Input { .. } => {
             log::info!("{subject}: {error}");
             Fault::Code(code)
         }

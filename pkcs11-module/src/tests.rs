@@ -812,7 +812,7 @@ impl Source for Fake {
         Ok(())
     }
 
-    fn pin_states(&self, token: &TokenName) -> Result<Option<PinStates>> {
+    fn pin_states(&mut self, token: &TokenName) -> Result<Option<PinStates>> {
         let found = self.tokens.iter().find(|it| it.name == *token);
         let security_officer = PinState {
             failures: 0,
@@ -862,6 +862,7 @@ impl Source for Fake {
                 file: PathBuf::from(format!("objects/keys/{DAMAGED}.json")),
                 reason: "as this test wants".to_owned(),
             }],
+            unreadable: Vec::new(),
         })
     }
 

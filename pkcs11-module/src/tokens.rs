@@ -26,16 +26,19 @@ pub(crate) struct Token {
     pub(crate) name: TokenName,
     /// What people call it.
     pub(crate) label: String,
-    /// Whether its objects can be read and used, and not made, changed or destroyed.
+    /// Whether its objects can be read and used, and not made, changed or destroyed: by anybody, or
+    /// by this process.
     pub(crate) write_protected: bool,
+    /// Whether it holds keys to be used, and not only what is to be read.
+    pub(crate) has_mechanisms: bool,
     /// Whether one logs in.
     pub(crate) has_pins: bool,
     serial: [u8; 16],
 }
 
 impl Token {
-    /// A token in the vault of this id.
-    pub(crate) fn new(vault: &str, token: vault::Token) -> Self {
+    /// A token in the vault of this id, and whether this process may write what it holds.
+    pub(crate) fn new(vault: &str, token: vault::Token, may_write: bool) -> Self {
         let vault::Token {
             name,
             label,
@@ -50,7 +53,8 @@ impl Token {
         Self {
             label: label.map_or_else(|| name.to_string(), |label| label.to_string()),
             name,
-            write_protected,
+            write_protected: write_protected || !may_write,
+            has_mechanisms: !write_protected,
             has_pins,
             serial,
         }
@@ -134,7 +138,7 @@ pub(crate) unsafe extern "C" fn init_token(
                 return Err(Fault::Code(CKR_SESSION_EXISTS));
             }
             if let Some(token) = token {
-                begin_anew(module, &token, &label, pin)?
+                begin_anew(module, &token, &label, pin)?;
             } else {
                 let name = free_name(module, &label);
                 let other_label = (name.as_str() != label.as_str()).then_some(label);

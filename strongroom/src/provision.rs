@@ -19,7 +19,7 @@ use crate::tpm::session::{Gate, Session};
 use crate::tpm::signer::{OpenRecoveryKey, RecoveryKey};
 use crate::tpm::storage::StorageKey;
 use crate::tpm::writer::Writers;
-use crate::tpm::{Tcti, Tpm};
+use crate::tpm::{Tpm, Turn};
 
 /// What a vault brings along.
 pub(crate) struct Request<'a> {
@@ -39,9 +39,9 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Connects, finds or makes the root key, makes X and N, and writes N.
-    pub(crate) fn prepare(tcti: &Tcti, request: &Request<'_>) -> Result<(Tpm, Self)> {
-        Tpm::with_room(tcti, || {
-            let mut tpm = Tpm::connect(tcti)?;
+    pub(crate) fn prepare(turn: &Turn, request: &Request<'_>) -> Result<(Tpm, Self)> {
+        Tpm::with_room(turn, || {
+            let mut tpm = Tpm::connect(turn)?;
             let machine = Self::make(&mut tpm, request)?;
             Ok((tpm, machine))
         })

@@ -1,8 +1,7 @@
 //! Memory that holds secrets: locked against swap, left out of core dumps, wiped when dropped.
 //!
 //! A [`Secret`] has neither `Debug` nor `Clone`: it can be printed or copied only by someone who
-//! writes [`Secret::expose`]. This is, with the PKCS#11 module and the ZFS binding, one of the
-//! three places of the workspace with `unsafe` code.
+//! writes [`Secret::expose`]. This is one of the few places of the workspace with `unsafe` code.
 #![allow(
     unsafe_code,
     reason = "locking and unlocking pages has no safe interface"

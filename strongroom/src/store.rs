@@ -7,7 +7,10 @@
 //! ```
 //!
 //! A file is written beside its place, synced, renamed, and its folder synced: readers need no
-//! lock, and a crash leaves the old file or the new one. Writers take turns (`VAULT/.lock`).
+//! lock, and a crash leaves the old file or the new one. Writers take turns (`VAULT/.lock`). Who may
+//! read what is in `store/access.rs`.
+
+mod access;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -15,7 +18,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -24,8 +27,14 @@ use crate::encoding::Strict;
 use crate::error::{Error, Result};
 use crate::object::{MAX_PAYLOAD, Metadata, OBJECT_FORMAT, ObjectFile, ObjectId, TokenName};
 
+pub use access::TokenAccess;
+
 /// The largest file that is read: a 1 MiB payload in base64, and slots.
 const MAX_FILE: u64 = 2 * MAX_PAYLOAD as u64;
+
+/// The files that are there to be locked.
+const LOCK: &str = ".lock";
+const TURN: &str = ".turn";
 
 /// How long a writer waits for another one.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,6 +59,17 @@ pub struct Damaged {
     pub reason: String,
 }
 
+/// What is in a vault.
+#[derive(Debug)]
+pub struct Listing {
+    /// The objects, by token and label.
+    pub objects: Vec<Metadata>,
+    /// Files that are no usable objects.
+    pub damaged: Vec<Damaged>,
+    /// The tokens that this process may not read, of which nothing else is said here.
+    pub unreadable: Vec<TokenName>,
+}
+
 impl Store {
     pub(crate) fn new(dir: &Path) -> Self {
         Self {
@@ -69,7 +89,16 @@ impl Store {
         self.token_dir(token).join(format!("{id}.json"))
     }
 
-    fn token_dir(&self, token: &TokenName) -> PathBuf {
+    fn lock_file(&self) -> PathBuf {
+        self.dir.join(LOCK)
+    }
+
+    /// What is locked for a turn at a TPM that nothing shares out.
+    pub(crate) fn turn_file(&self) -> PathBuf {
+        self.dir.join(TURN)
+    }
+
+    pub(crate) fn token_dir(&self, token: &TokenName) -> PathBuf {
         self.dir.join("objects").join(token.as_str())
     }
 
@@ -78,7 +107,7 @@ impl Store {
     /// # Errors
     /// [`Error::VaultBusy`] if another process keeps it.
     pub(crate) fn lock(&self, tokens: impl IntoIterator<Item = TokenName>) -> Result<WriteLock> {
-        let file = self.dir.join(".lock");
+        let file = self.lock_file();
         let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = rustix::fs::open(&file, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|error| Error::io("open", &file)(error.into()))?;
@@ -100,7 +129,7 @@ impl Store {
     }
 
     /// Whether this user may make files in the vault's folder, as every change of the manifest does.
-    pub(crate) fn may_write(&self) -> bool {
+    pub(crate) fn takes_tokens(&self) -> bool {
         rustix::fs::access(&self.dir, rustix::fs::Access::WRITE_OK).is_ok()
     }
 
@@ -168,6 +197,8 @@ impl Store {
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::NoSuchObject(id.to_string()));
             }
+            // That of a token which this process may not read; nothing is wrong with it.
+            Err(error @ Error::Io { .. }) if !self.may_read(token) => return Err(error),
             read => parse_object(read, &file)?,
         };
         if object.metadata.id != id || object.metadata.token != *token {
@@ -186,13 +217,15 @@ impl Store {
         remove(&self.object_file(token, id))
     }
 
-    /// Every object of the tokens, and every file that is none.
-    pub(crate) fn list(
-        &self,
-        tokens: impl IntoIterator<Item = TokenName>,
-    ) -> Result<(Vec<Metadata>, Vec<Damaged>)> {
-        let (mut objects, mut damaged) = (Vec::new(), Vec::new());
+    /// Every object of the tokens, every file that is none, and the tokens that this process may
+    /// not read.
+    pub(crate) fn list(&self, tokens: impl IntoIterator<Item = TokenName>) -> Result<Listing> {
+        let (mut objects, mut damaged, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
         for token in tokens {
+            if !self.may_read(&token) {
+                unreadable.push(token);
+                continue;
+            }
             let dir = self.token_dir(&token);
             let entries = match fs::read_dir(&dir) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -223,7 +256,11 @@ impl Store {
         }
         objects.sort_by(|a, b| (&a.token, &a.label, a.id).cmp(&(&b.token, &b.label, b.id)));
         damaged.sort_by(|a, b| a.file.cmp(&b.file));
-        Ok((objects, damaged))
+        Ok(Listing {
+            objects,
+            damaged,
+            unreadable,
+        })
     }
 }
 
@@ -349,12 +386,12 @@ pub(crate) fn read_up_to(file: &Path, limit: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Whether there is any file but the lock, at whatever depth.
+/// Whether there is any file but those that are locked, at whatever depth.
 fn has_files(dir: &Path) -> bool {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.into_iter().any(|entry| match entry.file_type() {
         Ok(kind) if kind.is_dir() => has_files(&entry.path()),
-        _ => entry.file_name() != ".lock",
+        _ => ![LOCK, TURN].contains(&entry.file_name().to_string_lossy().as_ref()),
     })
 }
 
@@ -397,9 +434,14 @@ impl Staged {
         OpenOptions::new()
             .write(true)
             .create_new(true)
-            .mode(0o600)
+            .mode(access::OWNER_ALONE.as_raw_mode())
             .open(&staged.temporary)
             .and_then(|mut open| {
+                let mode = access::mode_for(file);
+                // Not every file system that a backup goes to has modes.
+                if mode != access::OWNER_ALONE {
+                    fchmod(&open, mode)?;
+                }
                 open.write_all(bytes)?;
                 open.sync_all()
             })

@@ -31,7 +31,7 @@ use crate::pin::PinAuth;
 use crate::policy::{Branches, PcrSelection, PcrValues, Refusal};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::secret::Secret;
-use crate::store::{self, Damaged, Store, WriteLock};
+use crate::store::{self, Damaged, Store, TokenAccess, WriteLock};
 use crate::tpm::pin::Guard;
 use crate::tpm::root_key::RootKey;
 use crate::tpm::session::Gate;
@@ -43,6 +43,8 @@ pub use self::tokens::{NewToken, Token};
 
 use self::recovering::dek_by_recovery;
 use self::sealing::Content;
+
+pub use crate::store::Listing;
 
 /// A vault's folder and manifest.
 #[derive(Clone)]
@@ -85,15 +87,6 @@ pub struct InitOptions {
     pub pcrs: Option<PcrSelection>,
     /// The tokens to make.
     pub tokens: Vec<TokenName>,
-}
-
-/// What is in a vault.
-#[derive(Debug)]
-pub struct Listing {
-    /// The objects, by token and label.
-    pub objects: Vec<Metadata>,
-    /// Files that are no usable objects.
-    pub damaged: Vec<Damaged>,
 }
 
 /// How to change the list of allowed boots.
@@ -217,14 +210,9 @@ impl Vault {
         &self.manifest.id
     }
 
-    /// The manifest's file.
-    pub fn manifest_file(&self) -> PathBuf {
-        self.store.manifest_file()
-    }
-
-    /// Whether this user may write to the vault, as far as its folder says.
-    pub fn may_write(&self) -> bool {
-        self.store.may_write()
+    /// Whether this user may add tokens, as far as the vault's folder says.
+    pub fn takes_tokens(&self) -> bool {
+        self.store.takes_tokens()
     }
 
     /// The vault's tokens.
@@ -232,13 +220,55 @@ impl Vault {
         self.manifest.tokens.keys().cloned().collect()
     }
 
-    /// Everything in the vault. Labels are authenticated when an object is opened, not here.
+    /// Everything in the vault that this process may read. Labels are authenticated when an object
+    /// is opened, not here.
     ///
     /// # Errors
-    /// [`Error::Io`] where a folder cannot be read; a bad file is listed as damaged.
+    /// [`Error::Io`] where a folder cannot be read for another reason than whose it is; a bad file
+    /// is listed as damaged.
     pub fn list(&self) -> Result<Listing> {
-        let (objects, damaged) = self.store.list(self.tokens())?;
-        Ok(Listing { objects, damaged })
+        self.store.list(self.tokens())
+    }
+
+    /// Whether this process may read a token's objects.
+    pub fn may_read(&self, token: &TokenName) -> bool {
+        self.store.may_read(token)
+    }
+
+    /// Whether this process may make, change and remove a token's objects.
+    pub fn may_write(&self, token: &TokenName) -> bool {
+        self.store.may_write(token)
+    }
+
+    /// Who may read a token's objects, as the file system has it.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchToken`]; [`Error::Io`].
+    pub fn access(&self, token: &TokenName) -> Result<TokenAccess> {
+        self.check_has(token)?;
+        self.store.access(token)
+    }
+
+    /// Gives a token to a group of this system, and to no other any more: its members may read its
+    /// objects' files, and so, with the TPM and in an allowed boot, use and open them. The manifest
+    /// and the list of allowed boots, which are no secrets, can be read by everybody then.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchToken`]; [`Error::VaultBusy`]; [`Error::Io`].
+    pub fn allow(&self, token: &TokenName, gid: u32) -> Result<()> {
+        self.check_has(token)?;
+        let _lock = self.lock()?;
+        self.store.allow(token, gid)
+    }
+
+    /// Takes a token back from its group. With the last one, the vault is its owner's alone again.
+    ///
+    /// # Errors
+    /// As for [`Vault::allow`].
+    pub fn deny(&self, token: &TokenName) -> Result<()> {
+        self.check_has(token)?;
+        let _lock = self.lock()?;
+        self.store.deny(token, self.tokens())
     }
 
     /// The one object that a selector means. Of several versions of one thing it is the newest.
@@ -262,7 +292,17 @@ impl Vault {
     /// [`Error::PolicyRefused`] with the PCRs that differ; [`Error::ForeignTpm`] and
     /// [`Error::RootKey`] on another TPM; [`Error::VaultForged`].
     pub fn unlock(&self, tcti: &Tcti) -> Result<Unlocked> {
-        Tpm::with_room(tcti, || self.try_unlock(tcti))
+        self.unlock_in(&self.turn(tcti)?)
+    }
+
+    /// The same for who writes: waits for the right to write first, and unlocks the vault as it is
+    /// then.
+    ///
+    /// # Errors
+    /// As [`Vault::unlock`], and [`Error::VaultBusy`] after ten seconds.
+    pub fn unlock_to_write(&self, tcti: &Tcti) -> Result<Unlocked> {
+        let lock = self.lock()?;
+        Ok(self.reread()?.unlock(tcti)?.holding(lock))
     }
 
     /// Opens the vault with the recovery kit, in any boot and without a TPM.
@@ -281,9 +321,23 @@ impl Vault {
         })
     }
 
+    /// Whether a TPM is the one that the vault is on, by its root key: whatever else it has lost,
+    /// `recover` brings back in place. One command.
+    pub fn is_on(&self, tcti: &Tcti) -> Result<bool> {
+        let turn = self.turn(tcti)?;
+        let opened = Tpm::with_room(&turn, || {
+            self.manifest.root_key.open(&mut Tpm::connect(&turn)?)
+        });
+        match opened {
+            Ok(_) => Ok(true),
+            Err(Error::ForeignTpm(_) | Error::RootKey { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// How the present boot stands to the policy. Three TPM commands and a PCR_Read.
     pub fn boot_state(&self, tcti: &Tcti) -> Result<BootState> {
-        let mut connection = self.connect(tcti)?;
+        let mut connection = self.connect(&self.turn(tcti)?)?;
         let branches = self.branches(&connection.in_force)?;
         let present = connection.tpm.pcr_values(&branches.all_pcrs())?;
         let allowed = branches
@@ -305,11 +359,12 @@ impl Vault {
     pub fn rebind(&self, tcti: &Tcti, change: &Change) -> Result<Rebound> {
         let _lock = self.lock()?;
         let vault = self.reread()?;
+        let turn = vault.turn(tcti)?;
         if vault.expected.is_some() {
             // What the owner has named, only K_vault shows; without it, it need not be unsealed.
-            vault.unlock(tcti)?;
+            vault.unlock_in(&turn)?;
         }
-        Tpm::with_room(tcti, || vault.try_rebind(tcti, change))
+        Tpm::with_room(&turn, || vault.try_rebind(&turn, change))
     }
 
     /// Changes the list of allowed boots with the recovery kit, in any boot.
@@ -324,7 +379,8 @@ impl Vault {
     ) -> Result<Rebound> {
         let _lock = self.lock()?;
         let vault = self.reread()?;
-        Tpm::with_room(tcti, || vault.rebind_locked(tcti, kit, change))
+        let turn = vault.turn(tcti)?;
+        Tpm::with_room(&turn, || vault.rebind_locked(&turn, kit, change))
     }
 
     /// Puts a vault's folder in order from a backup file: a folder that is gone is made again; in
@@ -364,7 +420,8 @@ impl Vault {
         progress: impl FnMut(usize, usize),
     ) -> Result<Recovered> {
         let lock = self.lock()?;
-        self.reread()?.recover_here(tcti, kit, pcrs, lock, progress)
+        let vault = self.reread()?;
+        vault.recover_here(&vault.turn(tcti)?, kit, pcrs, lock, progress)
     }
 }
 
@@ -372,6 +429,12 @@ impl Unlocked {
     /// The vault that this is.
     pub fn vault(&self) -> &Vault {
         &self.vault
+    }
+
+    /// Whether others may be waiting for the TPM until this is dropped, because nothing shares it
+    /// out.
+    pub fn keeps_tpm_from_others(&self) -> bool {
+        self.tpm.keeps_others_off()
     }
 
     /// Keeps other writers off until this is dropped, with a lock that the caller has already.

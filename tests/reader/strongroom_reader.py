@@ -302,9 +302,12 @@ def check_token(name, token, where):
         unbase64(pins["storage-key"], f"{where}: pins")
         members(pins["indices"], f"{where}: indices", ROLES)
         for role, index in pins["indices"].items():
-            members(index, f"{where}: {role}", ["handle", "first-writer"])
+            record = ["handle", "first-writer", "changer", "changer-signature"]
+            members(index, f"{where}: {role}", record)
             integer(index["handle"], f"{where}: {role}", 0x01800000, 0x01BFFFFF)
             unbase64(index["first-writer"], f"{where}: {role}", 65)
+            unbase64(index["changer"], f"{where}: {role}", 65)
+            unbase64(index["changer-signature"], f"{where}: {role}", 64)
 
 
 def open_vault_key(manifest, kit, where):
@@ -530,8 +533,7 @@ def policy_authorize(name):
     return sha256(sha256(ZERO, code(0x16A), name))
 
 
-def policy_auth_value(digest):
-    """Also PolicyPassword's."""
+def policy_password(digest):
     return sha256(digest, code(0x16B))
 
 
@@ -696,7 +698,7 @@ def check_policies(vault):
         names[key] = name_of(verifying_key(point, key))
         steps[f"Name of {key}"] = names[key]
     steps["PolicyAuthorize(K_x)"] = policy_authorize(names["K_x"])
-    x_policy = policy_auth_value(steps["PolicyAuthorize(K_x)"])
+    x_policy = policy_password(steps["PolicyAuthorize(K_x)"])
     steps["policy of X"] = x_policy
     root_handle = manifest["root-key"]["handle"]
     x = key_file(writers["x"], root_handle, "x")
@@ -749,7 +751,8 @@ def check_policies(vault):
     steps["Name of the root key"] = name_of(root)
     a_hash = sha256(steps["policy of P"])
     steps["what K_x signed"] = a_hash
-    check_signature(points["K_x"], unbase64(writers["k-x-signature"], "k-x"), a_hash)
+    signature = unbase64(writers["k-x-signature"], "k-x")
+    check_signature(points["K_x"], signature, a_hash, "k-x-signature")
     if vault.folder:
         steps.update(check_policy_file(os.path.join(vault.folder, "policy.json")))
     return steps
@@ -763,14 +766,17 @@ def check_pins(manifest, token, k_rec, boot):
     # The security officer's first: its Name is in the policy of the user's.
     for role, (whose, _) in ROLES.items():
         record, index = pins["indices"][role], f"{whose} index of {token}"
-        point = unbase64(record["first-writer"], index)
-        first = name_of(verifying_key(point, index))
-        steps[f"Name of K_first of {index}"] = first
+        points = {
+            "K_first": unbase64(record["first-writer"], index),
+            "K_change": unbase64(record["changer"], index),
+        }
+        names = {key: name_of(verifying_key(point, index)) for key, point in points.items()}
+        steps.update({f"Name of {key} of {index}": name for key, name in names.items()})
         branches = [
             policy_command_code(recovery, NV_WRITE),
-            policy_command_code(policy_auth_value(ZERO), NV_CHANGE_AUTH),
+            policy_command_code(policy_authorize(names["K_change"]), NV_CHANGE_AUTH),
             policy_command_code(recovery, NV_CHANGE_AUTH),
-            policy_command_code(policy_signed(ZERO, first, b""), NV_WRITE),
+            policy_command_code(policy_signed(ZERO, names["K_first"], b""), NV_WRITE),
             *officer,
         ]
         for place, branch in enumerate(branches, start=1):
@@ -783,6 +789,11 @@ def check_pins(manifest, token, k_rec, boot):
             steps[f"Name of {index} {state}".strip()] = name_of(area)
         steps[f"TPMS_NV_PUBLIC of {index}"] = area
         secret = policy_secret(ZERO, name_of(area))
+        steps[f"PolicySecret of {index}"] = secret
+        a_hash = sha256(secret)
+        steps[f"what K_change signed of {index}"] = a_hash
+        signature = unbase64(record["changer-signature"], index)
+        check_signature(points["K_change"], signature, a_hash, f"{index}: changer-signature")
         officer = [policy_command_code(secret, command) for command in (NV_WRITE, NV_CHANGE_AUTH)]
     policy = policy_secret(boot, steps[f"Name of the user's index of {token}"])
     steps[f"policy of P behind the PIN of {token}"] = policy
@@ -815,7 +826,7 @@ def check_policy_file(where):
     return steps
 
 
-def check_signature(point, signature, digest):
+def check_signature(point, signature, digest, where):
     key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
     r, s = (int.from_bytes(half, "big") for half in (signature[:32], signature[32:]))
     try:
@@ -823,7 +834,7 @@ def check_signature(point, signature, digest):
             utils.encode_dss_signature(r, s), digest, ec.ECDSA(utils.Prehashed(hashes.SHA256()))
         )
     except InvalidSignature as error:
-        raise Refused("k-x-signature is not K_x's over the policy of P") from error
+        raise Refused(f"{where} is not its key's over the policy that it approves") from error
 
 
 # --- The commands --------------------------------------------------------------------------------

@@ -33,10 +33,15 @@ impl Daemon {
 
     /// Starts the server of a [`Daemon::command`]. What it prints goes to
     /// `log`, which is shown if it fails.
-    pub fn spawn(mut command: Command, log: &Path) -> Self {
+    pub fn spawn(command: Command, log: &Path) -> Self {
+        Self::spawn_with(command, Stdio::null(), log)
+    }
+
+    /// The same, with a standard input.
+    pub fn spawn_with(mut command: Command, stdin: Stdio, log: &Path) -> Self {
         let output = File::create(log).expect("create the server's log");
         let errors = output.try_clone().expect("share the server's log");
-        command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        command.stdin(stdin).stdout(output).stderr(errors);
         let child = spawn_from_lasting_thread(command).expect("start setpriv (util-linux)");
         let log = log.to_owned();
         Self { child, log }
@@ -70,6 +75,12 @@ impl Daemon {
     /// The server's process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Ends the server as a crash does.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// Asks the server to end, makes it if it will not, and waits until it has.

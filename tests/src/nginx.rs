@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 
 use crate::openssl::{OpenSsl, Way};
+use crate::someone::set_mode;
 use crate::{Daemon, Run, Token, port};
 
 /// How many processes serve.
@@ -29,6 +30,8 @@ impl Nginx {
     ) -> Self {
         let folder = openssl.token().file("nginx");
         fs::create_dir(&folder).expect("the folder can be written");
+        // Whoever the token's clients are.
+        set_mode(&folder, 0o777);
         let port = port::reserve();
         let config = config(openssl, port, label, certificate, client);
         let file = folder.join("nginx.conf");

@@ -170,6 +170,11 @@ impl TlsServer {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Ends it as a crash does.
+    pub fn kill(&mut self) {
+        self.daemon.kill();
+    }
+
     /// What it has printed.
     pub fn log(&self) -> String {
         self.daemon.log()

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::Swtpm;
+use crate::someone;
 use crate::swtpm::{control_of, socket_folder, socket_in, tcti_of};
 use crate::tpm_commands;
 
@@ -73,6 +74,15 @@ impl Recorder {
     /// The Unix socket behind [`Recorder::tcti`].
     pub fn socket(&self) -> PathBuf {
         socket_in(self.folder.path())
+    }
+
+    /// Lets the members of a group use the TPM through this recorder, as those of `tss` may use
+    /// the kernel's device, and nobody else but root.
+    pub fn let_in(&self, gid: u32) {
+        someone::give(self.folder.path(), gid, 0o710);
+        for socket in [self.socket(), control_of(&self.socket())] {
+            someone::give(&socket, gid, 0o660);
+        }
     }
 
     /// All commands so far, in the order in which they were answered.

@@ -6,7 +6,8 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -14,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::{Daemon, Run, TestVault};
+use crate::someone::{copy_for_all, give, groups, set_mode};
+use crate::unit::ServiceUnit;
+use crate::{Daemon, Run, Someone, TestVault};
 
 /// A kind of key pair that a token makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,8 @@ pub struct Token {
     pin: Option<&'static str>,
     module: PathBuf,
     environment: Vec<(&'static str, OsString)>,
+    /// Who the clients are, if not the test itself.
+    client: Option<Someone>,
 }
 
 enum Device {
@@ -69,6 +74,10 @@ enum Device {
 const LABEL: &str = "keys";
 const PIN: &str = "1234";
 const OFFICER_PIN: &str = "5678";
+
+/// Hands standard input on as systemd does a socket: as descriptor 3, to the process that it says.
+const AS_SYSTEMD: &str = "exec 3<&0 0</dev/null; \
+    export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
 
 impl Token {
     /// An empty token; with PINs where `STRONGROOM_TEST_PIN` says so.
@@ -91,6 +100,7 @@ impl Token {
                 pin: Some(PIN),
                 module: peer.into(),
                 environment: vec![("SOFTHSM2_CONF", config.into())],
+                client: None,
             };
             token.initialize_softhsm();
             return token;
@@ -106,6 +116,7 @@ impl Token {
                 ("STRONGROOM_TCTI", vault.recorder().tcti().into()),
             ],
             device: Device::Vault(Box::new(vault)),
+            client: None,
         }
     }
 
@@ -139,6 +150,62 @@ impl Token {
         self.server = Some(server);
         self.environment = vec![("P11_KIT_SERVER_ADDRESS", address.into())];
         self.module = in_library_folder("pkcs11/p11-kit-client.so");
+        self
+    }
+
+    /// The same token, served by the units of `systemd/` as they stand there, to clients that are
+    /// in no group but the socket's. The server runs as the service's user does: it may use the
+    /// TPM and read this token.
+    #[must_use]
+    pub fn served_by_unit(mut self) -> Self {
+        let vault = self.vault().expect("the units serve a vault's token");
+        vault
+            .strongroom(&["token", "allow", LABEL, "--group", groups::TOKEN_NAME])
+            .ok();
+        vault.recorder().let_in(groups::TPM);
+        set_mode(vault.folder(), 0o711);
+        let module = copy_for_all(&self.module, vault.folder());
+        // Clients write their results here.
+        set_mode(self.folder.path(), 0o777);
+
+        let user = Someone::new(64_100, &[groups::TPM, groups::TOKEN]);
+        let unit = ServiceUnit::read("strongroom-p11-kit@.service", LABEL);
+        let command = unit
+            .exec_start()
+            .into_iter()
+            .map(|word| match word.as_str() {
+                "libstrongroom_pkcs11.so" => module.display().to_string(),
+                _ => word,
+            });
+        let socket = self.file("p11-kit");
+        let listener = UnixListener::bind(&socket).expect("the folder can be written");
+        give(&socket, groups::SOCKET, 0o660);
+        let mut launcher = self.daemon("sh");
+        launcher.args(["-c", AS_SYSTEMD, "sh"]).args(user.prefix());
+        launcher.args(command);
+        let log = self.file("p11-kit.log");
+        let listener = OwnedFd::from(listener).into();
+        let mut server = Daemon::spawn_with(launcher, listener, &log);
+        server.wait_until("the server listens", |server| {
+            server.log().contains("Listening on").then_some(())
+        });
+        let address = format!("unix:path={}", socket.display());
+        self.server = Some(server);
+        self.environment = vec![("P11_KIT_SERVER_ADDRESS", address.into())];
+        self.module = in_library_folder("pkcs11/p11-kit-client.so");
+        self.client = Some(Someone::nobody(&[groups::SOCKET]));
+        self
+    }
+
+    /// What the server has printed, if there is one.
+    pub fn server_log(&self) -> String {
+        self.server.as_ref().map(Daemon::log).unwrap_or_default()
+    }
+
+    /// Other clients from now on.
+    #[must_use]
+    pub fn for_client(mut self, client: Someone) -> Self {
+        self.client = Some(client);
         self
     }
 
@@ -184,14 +251,29 @@ impl Token {
 
     /// A program that may load the module.
     pub fn run(&self, program: impl AsRef<OsStr>) -> Run {
+        let run = match &self.client {
+            None => Run::new(program),
+            Some(client) => {
+                let prefix = client.prefix();
+                Run::new(&prefix[0]).args(&prefix[1..]).arg(program)
+            }
+        };
         self.environment
             .iter()
-            .fold(Run::new(program), |run, (name, value)| run.env(name, value))
+            .fold(run, |run, (name, value)| run.env(name, value))
     }
 
     /// A server that may load the module, see [`Daemon::command`].
     pub fn daemon(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Daemon::command(program);
+        let mut command = match &self.client {
+            None => Daemon::command(program),
+            Some(client) => {
+                let prefix = client.prefix();
+                let mut command = Daemon::command(&prefix[0]);
+                command.args(&prefix[1..]).arg(program);
+                command
+            }
+        };
         command.envs(self.environment.iter().cloned());
         command
     }
@@ -294,7 +376,7 @@ pub fn id_of(label: &str) -> String {
 }
 
 /// A file in the folder of libraries of whatever architecture this is.
-pub(crate) fn in_library_folder(name: &str) -> PathBuf {
+pub fn in_library_folder(name: &str) -> PathBuf {
     let folders = fs::read_dir("/usr/lib").expect("/usr/lib can be read");
     folders
         .filter_map(|folder| Some(folder.ok()?.path().join(name)))

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::{Programs, Recorder, Run, Swtpm};
+use crate::someone::{copy_for_all, set_mode};
+use crate::{Programs, Recorder, Run, Someone, Swtpm};
 
 /// A TPM, a vault sealed to it, and the vault's recovery file.
 ///
@@ -104,6 +105,16 @@ impl TestVault {
         Run::new(program)
             .env("STRONGROOM_DIR", self.dir())
             .env("STRONGROOM_TCTI", self.recorder.tcti())
+    }
+
+    /// Any program, on this vault, run by somebody else. They come through the folders above the
+    /// vault; what they may do in it, and at the TPM, is another matter.
+    pub fn run_as(&self, someone: &Someone, program: &Path) -> Run {
+        set_mode(self.folder(), 0o711);
+        let prefix = someone.prefix();
+        self.run(&prefix[0])
+            .args(&prefix[1..])
+            .arg(copy_for_all(program, self.folder()))
     }
 
     /// Seals a credential, and returns its id.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use strongroom_tests::token::id_of;
+use strongroom_tests::token::{id_of, in_library_folder};
 use strongroom_tests::{KeyType, OpenSsl, Token, openssl};
 
 #[test]
@@ -216,6 +216,36 @@ fn a_forked_child_starts_anew() {
         return;
     }
     tested.ok();
+    token.is_left_clean();
+}
+
+#[test]
+fn pkcs11_spy_writes_down_what_pkcs11_tool_asks_of_the_module() {
+    let token = Token::new();
+    if token.is_peer() {
+        return;
+    }
+    token.generate(KeyType::P256, "p256");
+    let data = token.write("digest", [7; 32]);
+    let log = token.file("spy");
+    // It puts its own functions in the place of ours, in the interface that it was given.
+    token
+        .run("pkcs11-tool")
+        .env("PKCS11SPY", token.module())
+        .env("PKCS11SPY_OUTPUT", &log)
+        .arg("--module")
+        .arg(in_library_folder("pkcs11/pkcs11-spy.so"))
+        .args(["--token-label", "keys", "--sign", "--mechanism", "ECDSA"])
+        .args(["--id", &id_of("p256"), "--input-file"])
+        .arg(&data)
+        .arg("--output-file")
+        .arg(token.file("signature"))
+        .ok();
+    assert_eq!(read(&token.file("signature")).len(), 64);
+    let spied = String::from_utf8(read(&log)).expect("it writes text");
+    for call in ["C_GetInterface", "C_Initialize", "C_Sign"] {
+        assert!(spied.contains(call), "{call}: {spied}");
+    }
     token.is_left_clean();
 }
 

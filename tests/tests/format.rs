@@ -391,6 +391,8 @@ fn a_stranger_reads_what_is_behind_a_pin() {
         "/pins/storage-key",
         "/pins/indices/user/first-writer",
         "/pins/indices/security-officer/first-writer",
+        "/pins/indices/user/changer",
+        "/pins/indices/security-officer/changer",
     ] {
         assert_ne!(old.pointer(part), new.pointer(part), "{part}");
     }
@@ -811,7 +813,10 @@ fn a_manifest_of_format_2_has_one_spelling() {
         "/tokens/guarded/pins/indices",
         &["user", "security-officer"],
     );
-    bad.as_array(user, &["handle", "first-writer"]);
+    bad.as_array(
+        user,
+        &["changer", "changer-signature", "first-writer", "handle"],
+    );
     let long = "a".repeat(33);
     for label in ["", " a", "a ", "a\u{2003}", "a\tb", "guarded", &long] {
         bad.signed(with(&good, "/tokens/guarded/label", json!(label)));
@@ -828,6 +833,8 @@ fn a_manifest_of_format_2_has_one_spelling() {
         ("pins/indices/user/handle", json!(0x017F_FFFF)),
         ("pins/indices/security-officer/handle", json!(0x01C0_0000)),
         ("pins/indices/user/first-writer", json!("AB==")),
+        ("pins/indices/user/changer", json!("AB==")),
+        ("pins/indices/user/changer-signature", json!(1)),
     ] {
         bad.signed(with(&good, &format!("{token}/{part}"), value));
     }

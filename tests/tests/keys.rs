@@ -311,7 +311,8 @@ fn what_a_key_costs_is_known() {
     assert_eq!(unlocked.len() + signed.len(), 16, "{unlocked:?} {signed:?}");
 }
 
-/// Without a resource manager, another process may make room in the TPM, and fill it with its own.
+/// Without a resource manager, whoever knows nothing of turns may make room in the TPM, and fill it
+/// with his own: here, who uses a copy of the vault.
 #[test]
 fn a_signature_is_never_another_keys() {
     let bench = Bench::new();
@@ -327,7 +328,13 @@ fn a_signature_is_never_another_keys() {
     }
     let lost = vault.sign(&key, &SignScheme::Ecdsa, &[1; 32]);
     assert!(matches!(lost, Err(Error::TpmLost { .. })), "{lost:?}");
-    let mut other = bench.unlock();
+    let copy = bench.folder.path().join("copy");
+    Run::new("cp")
+        .arg("-a")
+        .args([bench.dir(), copy.clone()])
+        .ok();
+    let other = Vault::open(&copy).expect("open");
+    let mut other = other.unlock(&bench.tcti()).expect("unlock");
     let in_its_place = other.load_key(two).expect("load");
     let wrong = vault.sign(&key, &SignScheme::Ecdsa, &[1; 32]);
     assert!(matches!(wrong, Err(Error::TpmLost { .. })), "{wrong:?}");

@@ -59,7 +59,7 @@ fn private_keys_are_made_imported_loaded_and_used_behind_the_pin() {
     vault.unload_key(loaded).expect("unloaded");
     vault
         .update(id, |object| {
-            object.label = "another".parse().expect("a label")
+            object.label = "another".parse().expect("a label");
         })
         .expect("another label");
     drop(vault);
@@ -162,6 +162,46 @@ fn wrong_pins_are_counted_lock_it_and_are_told_apart_from_a_lockout() {
         Err(Error::PinIncorrect { .. })
     ));
     check(&mut vault, "a new one").expect("the new one");
+}
+
+#[test]
+fn a_locked_pin_is_not_found_out_by_changing_it() {
+    let bench = Bench::new();
+    let mut vault = bench.unlock();
+    for role in [Role::User, Role::SecurityOfficer] {
+        let right = if role == Role::User { USER } else { OFFICER };
+        for _ in 0..LIMIT {
+            let wrong = vault.change_pin(&token(), role, &pin("wrong"), &pin("never"));
+            assert!(matches!(wrong, Err(Error::PinIncorrect { .. })), "{role}");
+        }
+        // A TPM compares an authorisation value all the same where a policy asks for it.
+        for guess in ["wrong", right] {
+            let locked = vault.change_pin(&token(), role, &pin(guess), &pin(guess));
+            assert!(matches!(locked, Err(Error::PinLocked { .. })), "{role}");
+        }
+        assert_eq!(failures(&bench, role), LIMIT);
+    }
+}
+
+#[test]
+fn no_session_is_bound_to_a_pin_where_the_tpm_would_compare_it_and_not_count() {
+    let bench = Bench::new();
+    let session = bench.vault.folder().join("session");
+    let session = session.to_str().expect("a path");
+    for handle in pin_handles(&bench) {
+        // TPM_RC_HANDLE, before the authorisation value is of any account (Part 3, section 11.1).
+        bench
+            .vault
+            .tpm()
+            .tpm2(&["startauthsession", "--hmac-session", "-S", session])
+            .ok();
+        bench.vault.tpm().tpm2(&["flushcontext", session]).ok();
+        let bound = ["--bind-context", &handle, "--bind-auth", "guess"];
+        let start = ["startauthsession", "--hmac-session", "-S", session];
+        let refused = bench.vault.tpm().tpm2(&[&start[..], &bound].concat());
+        refused.fails_with(1).says("0x28B");
+    }
+    assert_eq!(bench.states().user.failures, 0);
 }
 
 #[test]

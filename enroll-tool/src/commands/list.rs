@@ -11,6 +11,7 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
     let report = json!({
         "objects": listing.objects,
         "damaged": output::damaged(&listing.damaged),
+        "unreadable": listing.unreadable,
     });
     output::show(place.json, &report, || {
         output::table(
@@ -26,6 +27,9 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
         );
         for bad in &listing.damaged {
             say!("damaged: {}: {}", bad.file.display(), bad.reason);
+        }
+        for token in &listing.unreadable {
+            say!("not readable by this user: token {token}");
         }
     });
     match listing.damaged.len() {

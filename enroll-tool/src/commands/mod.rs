@@ -9,6 +9,7 @@ mod recover;
 mod remove;
 mod seal;
 mod status;
+mod token;
 mod unseal;
 
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Rebind(args) => rebind::run(&place, args),
         Command::Backup { file } => backup::run(&place, file),
         Command::Remove(args) => remove::run(&place, args),
+        Command::Token { action } => token::run(&place, action),
         Command::Recover(args) => recover::run(&place, args),
         Command::Man { folder } => clap_mangen::generate_to(Cli::command(), folder)
             .map_err(|error| Error::input(folder.display().to_string(), error.to_string()).into()),
@@ -73,11 +75,8 @@ impl Place {
         }
     }
 
-    /// The vault, unlocked for a command that writes. Writers take turns before they go to the TPM,
-    /// which without a resource manager has room for one at a time.
+    /// The vault, unlocked for a command that writes.
     fn unlock_to_write(&self) -> strongroom::Result<Unlocked> {
-        let lock = self.vault()?.lock()?;
-        // As it is now that nobody else writes.
-        Ok(self.vault()?.unlock(&self.tcti()?)?.holding(lock))
+        self.vault()?.unlock_to_write(&self.tcti()?)
     }
 }

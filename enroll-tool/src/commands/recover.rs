@@ -2,7 +2,6 @@
 
 use serde_json::json;
 use strongroom::Vault;
-use strongroom::error::Error;
 use strongroom::key::{self, Residence};
 use strongroom::recovery::RecoveryKit;
 
@@ -45,6 +44,8 @@ pub(super) fn run(place: &Place, args: &Recover) -> Result<(), Failure> {
         "restored": restored,
         "damaged": output::damaged(&recovered.damaged),
         "lost": recovered.lost,
+        "unchecked": recovered.unchecked,
+        "pins_to_set": recovered.pins_to_set,
     });
     output::show(place.json, &report, || {
         if args.backup.is_some() {
@@ -62,6 +63,20 @@ pub(super) fn run(place: &Place, args: &Recover) -> Result<(), Failure> {
         );
         for bad in &recovered.damaged {
             say!("not recovered: {}: {}", bad.file.display(), bad.reason);
+        }
+        for object in &recovered.unchecked {
+            say!(
+                "left as it is: {} ({}) is behind the PIN of token {}",
+                object.label,
+                object.id,
+                object.token
+            );
+        }
+        for token in &recovered.pins_to_set {
+            say!(
+                "The PINs of token {token} did not come along; set them with \
+                 `strongroom token set-pin {token} --recovery FILE`, and --so."
+            );
         }
         for key in &recovered.lost {
             say!(
@@ -82,10 +97,9 @@ pub(super) fn run(place: &Place, args: &Recover) -> Result<(), Failure> {
 
 /// Refuses to move a vault to another TPM while it has keys that would stay behind.
 fn check_keys(place: &Place, vault: &Vault) -> Result<(), Failure> {
-    match vault.unlock(&place.tcti()?) {
-        // On this TPM it is, and stays.
-        Ok(_) | Err(Error::PolicyRefused(_) | Error::PolicyFile { .. }) => return Ok(()),
-        Err(_) => {}
+    // Whatever else it has lost: the keys are in it.
+    if vault.is_on(&place.tcti()?)? {
+        return Ok(());
     }
     let stay = vault.list()?.objects.into_iter().filter(|object| {
         Residence::of(object) == Some(Residence::Tpm)
@@ -97,7 +111,7 @@ fn check_keys(place: &Place, vault: &Vault) -> Result<(), Failure> {
     }
     Err(Failure::Usage(format!(
         "the private keys {} were made in the TPM that the vault is on and never left it: a move to \
-         another TPM, or to a new index on the same one, loses them; repeat with --lose-keys if \
+         another TPM loses them; repeat with --lose-keys if \
          that TPM is gone",
         stay.join(", ")
     )))

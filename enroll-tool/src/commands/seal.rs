@@ -6,7 +6,7 @@ use std::fs::File;
 use serde_json::json;
 use strongroom::dataset_key::KeyFormat;
 use strongroom::error::Error;
-use strongroom::object::{KEYFORMAT, Kind, MAX_PAYLOAD, NewObject};
+use strongroom::object::{KEYFORMAT, Kind, MAX_PAYLOAD, NewObject, PIN};
 use strongroom::process;
 use strongroom::{Result, Secret};
 
@@ -14,6 +14,7 @@ use super::Place;
 use crate::cli::Seal;
 use crate::failure::Failure;
 use crate::output::{self, say};
+use crate::pins;
 
 pub(super) fn run(place: &Place, args: &Seal) -> Result<(), Failure> {
     let mut object = NewObject::new(args.token.clone(), args.label.clone(), args.kind);
@@ -45,7 +46,21 @@ pub(super) fn run(place: &Place, args: &Seal) -> Result<(), Failure> {
     if secret.is_empty() {
         return Err(Error::input("secret", "there is nothing to seal: it is empty").into());
     }
-    let id = place.unlock_to_write()?.seal(object, &secret)?;
+    let has_pins = place.vault()?.token(&args.token)?.has_pins;
+    let pin = (has_pins && !args.without_pin)
+        .then(|| {
+            let whose = format!("PIN of the user of token {}", args.token);
+            pins::known(args.pin_file.as_deref(), "--pin-file", &whose)
+        })
+        .transpose()?;
+    if args.without_pin {
+        object = object.with_attribute(PIN, "false");
+    }
+    let mut unlocked = place.unlock_to_write()?;
+    if let Some(pin) = pin {
+        unlocked.give_pin(&args.token, &pin)?;
+    }
+    let id = unlocked.seal(object, &secret)?;
     output::show(place.json, &json!({ "id": id }), || {
         say!("sealed {} in {} as {id}", args.label, args.token);
     });

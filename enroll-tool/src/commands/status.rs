@@ -15,6 +15,7 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
     let mut tokens: BTreeMap<String, usize> = vault
         .tokens()
         .into_iter()
+        .filter(|token| !listing.unreadable.contains(token))
         .map(|token| (token.to_string(), 0))
         .collect();
     for object in &listing.objects {
@@ -42,6 +43,7 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
         },
         "tokens": tokens,
         "damaged": output::damaged(&listing.damaged),
+        "unreadable": listing.unreadable,
     });
     output::show(place.json, &report, || {
         say!("Vault    {} in {}", vault.id(), place.dir.display());
@@ -50,9 +52,14 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
             .iter()
             .map(|(token, count)| format!("{token} {count}"))
             .collect();
-        say!("Objects  {}", counts.join(", "));
+        if !counts.is_empty() {
+            say!("Objects  {}", counts.join(", "));
+        }
         for bad in &listing.damaged {
             say!("Damaged  {}: {}", bad.file.display(), bad.reason);
+        }
+        for token in &listing.unreadable {
+            say!("Hidden   token {token}: this user may not read it");
         }
     });
     match boot {

@@ -13,6 +13,7 @@ use strongroom::uri::Selector;
 use super::Place;
 use crate::cli::Unseal;
 use crate::failure::Failure;
+use crate::pins;
 
 pub(super) fn run(place: &Place, args: &Unseal) -> Result<(), Failure> {
     if args.out.is_none() && io::stdout().is_terminal() && !args.force {
@@ -40,11 +41,23 @@ pub(super) fn run(place: &Place, args: &Unseal) -> Result<(), Failure> {
     } else {
         Meant::Listed(&object)
     };
-    let secret = match &args.recovery {
-        Some(kit) => vault
+    let secret = if let Some(kit) = &args.recovery {
+        vault
             .open_by_recovery(RecoveryKit::read(kit)?)?
-            .unseal(meant)?,
-        None => vault.unlock(&place.tcti()?)?.unseal(meant)?,
+            .unseal(meant)?
+    } else {
+        let pin = object
+            .needs_pin()
+            .then(|| {
+                let whose = format!("PIN of the user of token {}", object.token);
+                pins::known(args.pin_file.as_deref(), "--pin-file", &whose)
+            })
+            .transpose()?;
+        let mut unlocked = vault.unlock(&place.tcti()?)?;
+        if let Some(pin) = pin {
+            unlocked.give_pin(&object.token, &pin)?;
+        }
+        unlocked.unseal(meant)?
     };
     let (what, written) = match &args.out {
         Some(file) => (

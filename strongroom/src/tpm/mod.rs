@@ -10,6 +10,7 @@
 //! - [`storage`]: storage keys under the boot policy, and the secrets sealed under them
 //! - [`keys`]: private keys under them, and random numbers
 //! - [`key_file`]: how TPM objects are written down
+//! - [`turn`]: who may use a TPM that nothing shares out
 
 mod answer;
 pub(crate) mod index;
@@ -23,6 +24,7 @@ pub(crate) mod session;
 pub(crate) mod signer;
 pub(crate) mod storage;
 mod tcti;
+mod turn;
 pub(crate) mod writer;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,33 +41,37 @@ use crate::policy::{PcrSelection, PcrValues};
 
 pub(crate) use answer::Answer;
 pub use tcti::Tcti;
+pub(crate) use turn::Turn;
 
 /// A connection to a TPM. What was loaded or opened through it is flushed when it is dropped.
 pub(crate) struct Tpm {
     context: Context,
     /// Which connection of this process this is: handles are a connection's own.
     serial: u64,
+    /// Last: it is over when everything is flushed.
+    turn: Turn,
 }
 
 impl Tpm {
     /// Connects. Sends nothing to the TPM.
-    pub(crate) fn connect(tcti: &Tcti) -> Result<Self> {
+    pub(crate) fn connect(turn: &Turn) -> Result<Self> {
         static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
-        let context = tcti.connect()?;
+        let context = turn.tcti().connect()?;
         Ok(Self {
             context,
             serial: CONNECTIONS.fetch_add(1, Ordering::Relaxed),
+            turn: turn.clone(),
         })
     }
 
     /// Does something at a TPM, and where it has no room for it, once more after what killed
     /// processes left there was flushed. (A resource manager flushes by itself.)
-    pub(crate) fn with_room<T>(tcti: &Tcti, attempt: impl Fn() -> Result<T>) -> Result<T> {
+    pub(crate) fn with_room<T>(turn: &Turn, attempt: impl Fn() -> Result<T>) -> Result<T> {
         match attempt() {
             Err(Error::TpmUnavailable { state, .. })
-                if state == answer::OUT_OF_MEMORY && tcti.is_bare() =>
+                if state == answer::OUT_OF_MEMORY && turn.may_flush() =>
             {
-                Self::connect(tcti)?.flush_leftovers()?;
+                Self::connect(turn)?.flush_leftovers()?;
                 attempt()
             }
             other => other,
@@ -98,6 +104,11 @@ impl Tpm {
         }
         log::warn!("what a killed process had left in the TPM was flushed");
         Ok(())
+    }
+
+    /// Whether others may be waiting until this connection is closed.
+    pub(crate) fn keeps_others_off(&self) -> bool {
+        self.turn.keeps_others_off()
     }
 
     /// The present values of a selection of PCRs. One TPM2_PCR_Read for each eight PCRs.

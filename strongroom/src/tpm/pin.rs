@@ -6,7 +6,8 @@
 //! index). Who may do what to an index is its policy, a PolicyOR of
 //!
 //! 1. PolicySigned(K_rec), PolicyCommandCode(NV_Write)
-//! 2. PolicyAuthValue, PolicyCommandCode(NV_ChangeAuth): whoever knows the PIN
+//! 2. PolicyAuthorize(K_change), PolicyCommandCode(NV_ChangeAuth): whoever knows the PIN, for the
+//!    one policy that K_change ever signed is PolicySecret(this index)
 //! 3. PolicySigned(K_rec), PolicyCommandCode(NV_ChangeAuth)
 //! 4. PolicySigned(K_first), PolicyCommandCode(NV_Write): a key that signed once, for the session
 //!    of the first write, and was forgotten
@@ -15,6 +16,9 @@
 //!
 //! 5. PolicySecret(security officer's index), PolicyCommandCode(NV_Write)
 //! 6. PolicySecret(security officer's index), PolicyCommandCode(NV_ChangeAuth)
+//!
+//! (PolicyAuthValue would be simpler in the second, and is a hole: it compares the PIN without
+//! looking at the count, so that whoever locked it could go on guessing. Tried.)
 //!
 //! An index that a stranger defines again in the place of one stays unwritten, and its PIN opens
 //! nothing. A PIN never crosses the bus to be compared: it is the key of a salted HMAC session.
@@ -33,6 +37,7 @@ use super::root_key::RootKey;
 use super::session::{Encrypt, Session};
 use super::signer::{OpenRecoveryKey, RecoveryKey, SigningKey, VerifyKey};
 use super::{Answer, Tpm, answer};
+use crate::encoding::Base64;
 use crate::error::{Error, Result};
 use crate::object::TokenName;
 use crate::pin::{PinAuth, PinState, Role};
@@ -63,6 +68,9 @@ struct IndexRecord {
     handle: IndexHandle,
     /// K_first's public half.
     first_writer: VerifyKey,
+    /// K_change's public half, and its one signature.
+    changer: VerifyKey,
+    changer_signature: Base64,
 }
 
 /// Whose vault and token it is.
@@ -82,6 +90,8 @@ pub(crate) struct Pins {
 /// An index as it must be.
 pub(crate) struct PinIndex {
     nv: NvIndex,
+    changer: VerifyKey,
+    changer_signature: Base64,
     branches: Vec<PolicyDigest>,
     vault_id: String,
     token: TokenName,
@@ -159,12 +169,9 @@ impl PinIndices {
 
     /// The indices as these records make them.
     pub(crate) fn pins(&self, owner: Owner<'_>) -> Result<Pins> {
-        let so = &self.security_officer;
-        let shape = shape(owner, &so.first_writer, None)?;
-        let security_officer = PinIndex::new(so.handle, shape, owner, Role::SecurityOfficer);
-        let shape = self::shape(owner, &self.user.first_writer, Some(&security_officer))?;
+        let security_officer = PinIndex::of(&self.security_officer, owner, None)?;
         Ok(Pins {
-            user: PinIndex::new(self.user.handle, shape, owner, Role::User),
+            user: PinIndex::of(&self.user, owner, Some(&security_officer))?,
             security_officer,
         })
     }
@@ -283,10 +290,17 @@ impl PinIndex {
         pin: OpenPin,
         new: &PinAuth,
     ) -> Result<()> {
+        const OPERATION: &str = "PolicyAuthorize(PIN)";
+        let approved = self.changing();
+        let ticket = self
+            .changer
+            .ticket(tpm, approved, &self.changer_signature, OPERATION)?;
         with_session(tpm, root, |tpm, session| {
-            tpm.without_session("PolicyAuthValue", |tpm| {
-                tpm.policy_auth_value(session.policy())
-            })?;
+            pin.assert_in(tpm, session)
+                .map_err(|error| self.explain(tpm, "PolicySecret(PIN)", error))?;
+            self.changer
+                .authorize_in(tpm, session, approved, ticket)
+                .map_err(|error| answer::error(OPERATION, error))?;
             self.change_auth(tpm, session, encrypting, pin.handle, new)
         })
     }
@@ -351,14 +365,23 @@ impl PinIndex {
         officer: Option<&Self>,
         pin: Option<&PinAuth>,
     ) -> Result<(IndexRecord, Self)> {
-        let k_first = SigningKey::generate();
-        let first_writer = k_first.verify_key();
-        let role = officer.map_or(Role::SecurityOfficer, |_| Role::User);
+        let (k_first, k_change) = (SigningKey::generate(), SigningKey::generate());
+        let (first_writer, changer) = (k_first.verify_key(), k_change.verify_key());
         let random = PinAuth::random();
         let auth = tss_auth(pin.unwrap_or(&random)).map_err(|e| answer::error(DEFINE, e))?;
-        let (shape, branches) = shape(owner, &first_writer, officer)?;
+        let (shape, branches) = shape(owner, &first_writer, &changer, officer)?;
         let (nv, handle) = NvIndex::define(tpm, session, shape, Some(&auth), DEFINE)?;
-        let index = Self::new(nv.handle, (shape, branches), owner, role);
+        let mut index = Self {
+            nv,
+            changer: changer.clone(),
+            changer_signature: Base64::default(),
+            branches,
+            vault_id: owner.vault_id.to_owned(),
+            token: owner.token.clone(),
+            role: role_of(officer),
+        };
+        // K_change's one signature, now that the index has a Name.
+        index.changer_signature = k_change.approve(index.changing());
         let state = state_of(pin);
         let cp_hash = nv::write_cp_hash(&nv.name_unwritten(), &content(state));
         let written = with_session(tpm, root, |tpm, session| {
@@ -370,6 +393,8 @@ impl PinIndex {
                 IndexRecord {
                     handle: nv.handle,
                     first_writer,
+                    changer,
+                    changer_signature: index.changer_signature.clone(),
                 },
                 index,
             )),
@@ -380,19 +405,25 @@ impl PinIndex {
         }
     }
 
-    fn new(
-        handle: IndexHandle,
-        (shape, branches): (NvShape, Vec<PolicyDigest>),
-        owner: Owner<'_>,
-        role: Role,
-    ) -> Self {
-        Self {
-            nv: NvIndex { handle, shape },
+    fn of(record: &IndexRecord, owner: Owner<'_>, officer: Option<&Self>) -> Result<Self> {
+        let (shape, branches) = shape(owner, &record.first_writer, &record.changer, officer)?;
+        Ok(Self {
+            nv: NvIndex {
+                handle: record.handle,
+                shape,
+            },
+            changer: record.changer.clone(),
+            changer_signature: record.changer_signature.clone(),
             branches,
             vault_id: owner.vault_id.to_owned(),
             token: owner.token.clone(),
-            role,
-        }
+            role: role_of(officer),
+        })
+    }
+
+    /// What must be shown to change the PIN: that it is known.
+    fn changing(&self) -> PolicyDigest {
+        PolicyDigest::EMPTY.secret(self.nv.name_written().as_bytes())
     }
 
     /// The index on this connection; refuses another in its place.
@@ -534,6 +565,11 @@ const UNSET: PinState = PinState {
     limit: 0,
 };
 
+/// The user's index alone has an officer's.
+fn role_of(officer: Option<&PinIndex>) -> Role {
+    officer.map_or(Role::SecurityOfficer, |_| Role::User)
+}
+
 /// What the counters are after a PIN was set, or taken away.
 fn state_of(new: Option<&PinAuth>) -> PinState {
     new.map_or(UNSET, |_| FRESH)
@@ -551,6 +587,7 @@ fn content(state: PinState) -> [u8; 8] {
 fn shape(
     owner: Owner<'_>,
     first_writer: &VerifyKey,
+    changer: &VerifyKey,
     officer: Option<&PinIndex>,
 ) -> Result<(NvShape, Vec<PolicyDigest>)> {
     let none = PolicyDigest::EMPTY;
@@ -559,7 +596,7 @@ fn shape(
     let first: Name = first_writer.name()?;
     let mut branches = vec![
         by_recovery().command_code(NV_WRITE),
-        none.password().command_code(NV_CHANGE_AUTH),
+        PolicyDigest::authorize(changer.name()?.as_bytes()).command_code(NV_CHANGE_AUTH),
         by_recovery().command_code(NV_CHANGE_AUTH),
         none.signed(first.as_bytes(), &[]).command_code(NV_WRITE),
     ];

@@ -13,15 +13,18 @@ use tss_esapi::interface_types::algorithm::{
 use tss_esapi::interface_types::ecc::EccCurve;
 use tss_esapi::interface_types::reserved_handles::Hierarchy;
 use tss_esapi::structures::{
-    Digest, EccParameter, EccPoint, EccScheme, EccSignature, KeyDerivationFunctionScheme, Nonce,
-    Public, PublicBuilder, PublicEccParametersBuilder, Signature, SymmetricDefinitionObject,
+    Digest, EccParameter, EccPoint, EccScheme, EccSignature, KeyDerivationFunctionScheme,
+    Name as TpmName, Nonce, Public, PublicBuilder, PublicEccParametersBuilder, Signature,
+    SymmetricDefinitionObject, VerifiedTicket,
 };
+use tss_esapi::tss2_esys::TPMT_TK_VERIFIED;
 
 use super::name::Name;
 use super::session::Session;
 use super::{Tpm, answer};
 use crate::encoding::Base64;
 use crate::error::{Error, Result};
+use crate::policy::PolicyDigest;
 use crate::recovery::{RecoveryIdentity, RecoveryRecipient};
 use crate::secret::Secret;
 
@@ -94,12 +97,17 @@ impl SigningKey {
     }
 
     /// r and s, 32 bytes each.
-    pub(super) fn sign(&self, digest: &[u8; 32]) -> Base64 {
+    fn sign(&self, digest: &[u8; 32]) -> Base64 {
         let signature: P256Signature = self
             .0
             .sign_prehash(digest)
             .expect("a SHA-256 digest is as long as P-256 wants");
         Base64(signature.to_bytes().to_vec())
+    }
+
+    /// Signs a policy, for TPM2_PolicyAuthorize without policyRef.
+    pub(super) fn approve(&self, policy: PolicyDigest) -> Base64 {
+        self.sign(&authorize_digest(policy))
     }
 
     /// TPM2_PolicySigned (Part 3, section 23.3), for this session alone: the signature is over its
@@ -144,13 +152,56 @@ impl SigningKey {
 }
 
 impl VerifyKey {
+    /// The TPM's word that this key once signed a policy: what it wants for TPM2_PolicyAuthorize.
+    /// LoadExternal, VerifySignature, FlushContext.
+    pub(super) fn ticket(
+        &self,
+        tpm: &mut Tpm,
+        approved: PolicyDigest,
+        signed: &Base64,
+        operation: &'static str,
+    ) -> Result<TPMT_TK_VERIFIED> {
+        let key = self.load(tpm)?;
+        let digest = authorize_digest(approved);
+        let ticket = tpm.without_session(operation, |tpm| {
+            tpm.verify_signature(key, Digest::try_from(digest.to_vec())?, signature(signed)?)
+        });
+        let flushed = tpm.flush(key);
+        // The crate's own ticket is not Clone, and an attempt that begins anew needs it again.
+        let ticket =
+            TPMT_TK_VERIFIED::try_from(ticket?).map_err(|error| answer::error(operation, error))?;
+        flushed?;
+        Ok(ticket)
+    }
+
+    /// TPM2_PolicyAuthorize, in a session in which the approved policy was satisfied.
+    pub(super) fn authorize_in(
+        &self,
+        tpm: &mut Tpm,
+        session: Session,
+        approved: PolicyDigest,
+        ticket: TPMT_TK_VERIFIED,
+    ) -> tss_esapi::Result<()> {
+        let name = self.name().map_err(|_| invalid())?;
+        let name = TpmName::try_from(name.as_bytes().to_vec())?;
+        tpm.context.execute_without_session(|tpm| {
+            tpm.policy_authorize(
+                session.policy(),
+                Digest::try_from(approved.as_bytes().to_vec())?,
+                Nonce::default(),
+                &name,
+                VerifiedTicket::try_from(ticket)?,
+            )
+        })
+    }
+
     pub(super) fn name(&self) -> Result<Name> {
         Name::of_object(&self.public()?)
     }
 
     /// Loads it for the TPM to verify with. In the owner hierarchy, because a ticket of the null
     /// hierarchy authorises nothing.
-    pub(super) fn load(&self, tpm: &mut Tpm) -> Result<KeyHandle> {
+    fn load(&self, tpm: &mut Tpm) -> Result<KeyHandle> {
         let public = self.public()?;
         tpm.without_session("LoadExternal(verifying key)", |tpm| {
             tpm.load_external(None, public, Hierarchy::Owner)
@@ -199,7 +250,7 @@ impl VerifyKey {
 }
 
 /// r and s of 32 bytes each, as the TPM's structure.
-pub(super) fn signature(bytes: &Base64) -> tss_esapi::Result<Signature> {
+fn signature(bytes: &Base64) -> tss_esapi::Result<Signature> {
     if bytes.0.len() != 64 {
         return Err(invalid());
     }
@@ -210,6 +261,11 @@ pub(super) fn signature(bytes: &Base64) -> tss_esapi::Result<Signature> {
         EccParameter::try_from(s.to_vec())?,
     )
     .map(Signature::EcDsa)
+}
+
+/// aHash of TPM2_PolicyAuthorize (Part 3, section 23.16) for a policy without policyRef.
+fn authorize_digest(approved: PolicyDigest) -> [u8; 32] {
+    Sha256::digest(approved.as_bytes()).into()
 }
 
 pub(super) fn invalid() -> tss_esapi::Error {

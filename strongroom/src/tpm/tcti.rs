@@ -22,6 +22,17 @@ const MANAGED_DEVICE: &str = "/dev/tpmrm0";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tcti(Place);
 
+/// How processes share a TPM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// By a resource manager, which gives each all the room, and flushes what it leaves.
+    Managed,
+    /// The kernel's own device has one opener at a time. What that leaves stays.
+    OneOpener,
+    /// A simulator takes in everybody. What they leave stays.
+    InTurns,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     /// The kernel's own, whichever of its two devices can be had.
@@ -42,13 +53,16 @@ impl Tcti {
         }
     }
 
-    /// Whether what a process leaves in the TPM stays there, because no resource manager is in
-    /// between. Such a TPM has one user at a time.
-    pub(super) fn is_bare(&self) -> bool {
-        let managed = |text: &str| text.contains("tpmrm") || text.starts_with("tabrmd");
+    /// Who can use the TPM at the same time.
+    pub(super) fn sharing(&self) -> Sharing {
         match &self.0 {
-            Place::Named(text) => !managed(text),
-            Place::Kernel => Path::new(DEVICE).exists(),
+            Place::Kernel if Path::new(DEVICE).exists() => Sharing::OneOpener,
+            Place::Kernel => Sharing::Managed,
+            Place::Named(text) if text.contains("tpmrm") || text.starts_with("tabrmd") => {
+                Sharing::Managed
+            }
+            Place::Named(text) if text.starts_with("device") => Sharing::OneOpener,
+            Place::Named(_) => Sharing::InTurns,
         }
     }
 

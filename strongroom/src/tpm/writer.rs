@@ -10,15 +10,11 @@
 //! K_x breaks the circle in which N's Name holds X's, and X's policy N's.
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use tss_esapi::attributes::ObjectAttributesBuilder;
 use tss_esapi::constants::CommandCode;
 use tss_esapi::handles::{AuthHandle, ObjectHandle};
 use tss_esapi::interface_types::reserved_handles::NvAuth;
-use tss_esapi::structures::{
-    Digest, DigestList, Name as TpmName, Nonce, SensitiveData, VerifiedTicket,
-};
-use tss_esapi::tss2_esys::TPMT_TK_VERIFIED;
+use tss_esapi::structures::{Digest, DigestList, Nonce, SensitiveData};
 
 use super::index::{self, Index, IndexHandle, OpenIndex};
 use super::key_file::KeyFile;
@@ -26,7 +22,7 @@ use super::name::Name;
 use super::nv;
 use super::root_key::RootKey;
 use super::session::{Encrypt, Gate, Session};
-use super::signer::{OpenRecoveryKey, RecoveryKey, SigningKey, VerifyKey, invalid, signature};
+use super::signer::{OpenRecoveryKey, RecoveryKey, SigningKey, VerifyKey, invalid};
 use super::storage::{load_under_root, sealed_template};
 use super::{Tpm, answer};
 use crate::encoding::Base64;
@@ -81,7 +77,7 @@ impl Writers {
         let index = Index::define(tpm, session, writers.branches(vault_id)?.or())?;
         // K_x's one signature: PolicyAuthorize's aHash over the policy, with no policyRef.
         let approved = index.index.policy();
-        writers.k_x_signature = k_x.sign(&authorize_digest(approved));
+        writers.k_x_signature = k_x.approve(approved);
         let first = Write {
             index,
             name: index.index.name_unwritten(),
@@ -140,40 +136,17 @@ impl Writers {
             policy,
         };
         let approved = gate.index.index.policy();
-        let ticket = {
-            let key = self.k_x.load(tpm)?;
-            let digest = authorize_digest(approved);
-            let ticket = tpm.without_session("VerifySignature(K_x)", |tpm| {
-                tpm.verify_signature(
-                    key,
-                    Digest::try_from(digest.to_vec())?,
-                    signature(&self.k_x_signature)?,
-                )
-            });
-            let flushed = tpm.flush(key);
-            // The crate's ticket is not Clone, and an attempt that begins anew needs it again.
-            let ticket = TPMT_TK_VERIFIED::try_from(ticket?)
-                .map_err(|error| answer::error(OPERATION, error))?;
-            flushed?;
-            ticket
-        };
-        let k_x_name = TpmName::try_from(self.k_x.name()?.as_bytes().to_vec())
-            .map_err(|error| answer::error(OPERATION, error))?;
+        let ticket = self
+            .k_x
+            .ticket(tpm, approved, &self.k_x_signature, OPERATION)?;
         let x_file = self.x()?;
         let x = load_under_root(tpm, root, &x_file, "Load(X)")?;
         let writing = Session::start(tpm, root)?;
         let done = gate.attempt(tpm, None, OPERATION, |tpm| {
-            let prover = gate.session.policy();
-            tpm.context.execute_without_session(|tpm| {
-                tpm.policy_authorize(
-                    prover,
-                    Digest::try_from(approved.as_bytes().to_vec())?,
-                    Nonce::default(),
-                    &k_x_name,
-                    VerifiedTicket::try_from(ticket)?,
-                )?;
-                tpm.policy_password(prover)
-            })?;
+            let prover = gate.session;
+            self.k_x.authorize_in(tpm, prover, approved, ticket)?;
+            tpm.context
+                .execute_without_session(|tpm| tpm.policy_password(prover.policy()))?;
             let cp_hash = Digest::try_from(write.cp_hash().to_vec())?;
             gate.session.authorise(tpm, Encrypt::Nothing, |tpm| {
                 tpm.policy_secret(
@@ -330,9 +303,4 @@ fn create_x(tpm: &mut Tpm, root: RootKey, session: Session, k_x: &VerifyKey) -> 
         public: made.out_public,
         private: made.out_private,
     })
-}
-
-/// aHash of TPM2_PolicyAuthorize (Part 3, section 23.16) for a policy without policyRef.
-fn authorize_digest(approved: PolicyDigest) -> [u8; 32] {
-    Sha256::digest(approved.as_bytes()).into()
 }

@@ -37,7 +37,7 @@ impl Unlocked {
         self.keep_others_off()?;
         let file = &Backup::place(file)?;
         let before = self.former_backup(file)?;
-        let mut listing = self.vault.list()?;
+        let mut listing = self.vault.list_all()?;
         let mut objects = Vec::new();
         for object in &listing.objects {
             match self.genuine(object) {

@@ -13,7 +13,7 @@ use crate::provision::{self, TokenPlan};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::store::{self, Store};
 use crate::tpm::signer::RecoveryKey;
-use crate::tpm::{Tcti, Tpm};
+use crate::tpm::{Tcti, Tpm, Turn};
 
 impl Vault {
     pub(super) fn make(
@@ -24,7 +24,7 @@ impl Vault {
     ) -> Result<Self> {
         let store = Store::new(dir);
         store.check_unused()?;
-        let mut tpm = Tpm::connect(tcti)?;
+        let mut tpm = Tpm::connect(&Turn::to_look(tcti))?;
         tpm.check_commands()?;
         let present = provision::present_boot(&mut tpm, options.pcrs.as_ref())?;
         let (id, key) = (Uuid::new_v4().to_string(), VaultKey::random());
@@ -42,6 +42,7 @@ impl Vault {
         let _lock = store.lock(options.tokens.iter().cloned())?;
         // Somebody else may have made one while we waited.
         store.check_unused()?;
+        let turn = Turn::wait(tcti, &store.turn_file())?;
         let branches = Branches::only(present);
         let request = provision::Request {
             vault_id: &id,
@@ -49,7 +50,7 @@ impl Vault {
             open_k_rec: &open_k_rec,
             branches: &branches,
         };
-        let (mut tpm, machine) = provision::Machine::prepare(tcti, &request)?;
+        let (mut tpm, machine) = provision::Machine::prepare(&turn, &request)?;
         let on_tpm = machine
             .complete(
                 &mut tpm,

@@ -11,7 +11,7 @@ use crate::tpm::index::OpenIndex;
 use crate::tpm::root_key::RootKey;
 use crate::tpm::session::{Gate, Session};
 use crate::tpm::storage::StorageKey;
-use crate::tpm::{Tcti, Tpm};
+use crate::tpm::{Tcti, Tpm, Turn};
 
 /// The vault's TPM with its root key and index, both checked against the manifest.
 pub(super) struct Connection {
@@ -23,14 +23,24 @@ pub(super) struct Connection {
 }
 
 impl Vault {
-    pub(super) fn try_unlock(&self, tcti: &Tcti) -> Result<Unlocked> {
+    /// Waits until it is this vault's turn at its TPM. Who wants the right to write has it by then:
+    /// two that wait for one another would wait in vain.
+    pub(super) fn turn(&self, tcti: &Tcti) -> Result<Turn> {
+        Turn::wait(tcti, &self.store.turn_file())
+    }
+
+    pub(super) fn unlock_in(&self, turn: &Turn) -> Result<Unlocked> {
+        Tpm::with_room(turn, || self.try_unlock(turn))
+    }
+
+    fn try_unlock(&self, turn: &Turn) -> Result<Unlocked> {
         let file = self.store.manifest_file();
         let Connection {
             mut tpm,
             root,
             index,
             in_force,
-        } = self.connect(tcti)?;
+        } = self.connect(turn)?;
         let branches = self.branches(&in_force)?;
         let session = Session::start(&mut tpm, root)?;
         let gate = Gate {
@@ -80,12 +90,12 @@ impl Vault {
         })
     }
 
-    pub(super) fn connect(&self, tcti: &Tcti) -> Result<Connection> {
+    pub(super) fn connect(&self, turn: &Turn) -> Result<Connection> {
         let expected = self
             .manifest
             .index()
             .map_err(|error| self.blame_manifest(error))?;
-        let mut tpm = Tpm::connect(tcti)?;
+        let mut tpm = Tpm::connect(turn)?;
         let root = self.manifest.root_key.open(&mut tpm)?;
         let index = expected.open(&mut tpm)?;
         let in_force = index.read(&mut tpm)?;

@@ -9,7 +9,7 @@ use crate::object::{Kind, NewObject, PIN, TokenName};
 use crate::pin::{Pin, PinAuth, PinState, Role};
 use crate::recovery::RecoveryKit;
 use crate::tpm::pin::{Guard, Pins};
-use crate::tpm::{Tcti, Tpm};
+use crate::tpm::{Tcti, Tpm, Turn};
 
 /// How the PINs of a token stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,15 @@ pub struct PinStates {
     pub security_officer: PinState,
 }
 
+impl PinStates {
+    fn read(pins: &Pins, tpm: &mut Tpm) -> Result<Self> {
+        Ok(Self {
+            user: pins.of(Role::User).state(tpm)?,
+            security_officer: pins.of(Role::SecurityOfficer).state(tpm)?,
+        })
+    }
+}
+
 impl Vault {
     /// How the PINs of a token stand; `None` where it has none, and then the TPM is not asked. Four
     /// commands, and no PIN.
@@ -27,14 +36,12 @@ impl Vault {
     /// # Errors
     /// [`Error::NoSuchToken`]; [`Error::PinUnusable`] where an index is gone.
     pub fn pin_states(&self, tcti: &Tcti, token: &TokenName) -> Result<Option<PinStates>> {
-        let Some(pins) = self.manifest.pins(token)? else {
-            return Ok(None);
-        };
-        let mut tpm = Tpm::connect(tcti)?;
-        Ok(Some(PinStates {
-            user: pins.of(Role::User).state(&mut tpm)?,
-            security_officer: pins.of(Role::SecurityOfficer).state(&mut tpm)?,
-        }))
+        match self.manifest.pins(token)? {
+            Some(pins) => {
+                PinStates::read(&pins, &mut Tpm::connect(&Turn::to_look(tcti))?).map(Some)
+            }
+            None => Ok(None),
+        }
     }
 
     /// Sets a PIN of a token with the recovery kit, in whatever state that is: forgotten, locked,
@@ -59,8 +66,9 @@ impl Vault {
         let pins = vault.pins_of(token)?;
         let k_rec = vault.manifest.writers.k_rec.open(&kit.identity)?;
         let new = new.auth(vault.id(), token, role);
-        Tpm::with_room(tcti, || {
-            let connection = vault.connect(tcti)?;
+        let turn = vault.turn(tcti)?;
+        Tpm::with_room(&turn, || {
+            let connection = vault.connect(&turn)?;
             let mut tpm = connection.tpm;
             pins.of(role)
                 .set_by_recovery(&mut tpm, connection.root, &k_rec, Some(&new))
@@ -104,6 +112,14 @@ impl Vault {
 }
 
 impl Unlocked {
+    /// The same as [`Vault::pin_states`], on the connection that there is.
+    pub fn pin_states(&mut self, token: &TokenName) -> Result<Option<PinStates>> {
+        match self.vault.manifest.pins(token)? {
+            Some(pins) => PinStates::read(&pins, &mut self.tpm).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Gives the PIN of a token's user, for all that follows until [`Unlocked::forget_pin`]. The
     /// TPM is not asked: a wrong one is noticed when it is used.
     ///

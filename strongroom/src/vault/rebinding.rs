@@ -9,11 +9,11 @@ use crate::provision;
 use crate::recovery::RecoveryKit;
 use crate::store;
 use crate::tpm::session::{Gate, Session};
-use crate::tpm::{Tcti, Tpm};
+use crate::tpm::{Tpm, Turn};
 
 impl Vault {
-    pub(super) fn try_rebind(&self, tcti: &Tcti, change: &Change) -> Result<Rebound> {
-        let mut connection = self.connect(tcti)?;
+    pub(super) fn try_rebind(&self, turn: &Turn, change: &Change) -> Result<Rebound> {
+        let mut connection = self.connect(turn)?;
         let old = self.branches(&connection.in_force)?;
         let new = self.new_branches(&mut connection.tpm, Some(&old), change)?;
         let rebound = if new.digest().as_bytes() == &connection.in_force {
@@ -37,7 +37,7 @@ impl Vault {
         };
         drop(connection);
         if let Change::PresentBoot(Some(pcrs)) = change {
-            let key = self.unlock(tcti)?.key;
+            let key = self.unlock_in(turn)?.key;
             self.remember_pcrs(pcrs, &key)?;
         }
         Ok(rebound)
@@ -45,14 +45,14 @@ impl Vault {
 
     pub(super) fn rebind_locked(
         &self,
-        tcti: &Tcti,
+        turn: &Turn,
         kit: &RecoveryKit,
         change: &Change,
     ) -> Result<Rebound> {
         let file = self.store.manifest_file();
         let vault_key = self.manifest.vault_key_by_recovery(kit, &file)?;
         self.check_expected(&vault_key)?;
-        let mut connection = self.connect(tcti)?;
+        let mut connection = self.connect(turn)?;
         // The list may be lost or spoilt: the kit is there to mend that too.
         let old = match self.branches(&connection.in_force) {
             Ok(old) => Some(old),

@@ -16,7 +16,7 @@ use crate::provision::{self, TokenPlan};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::store::{self, Damaged, Store, WriteLock};
 use crate::tpm::signer::OpenRecoveryKey;
-use crate::tpm::{Tcti, Tpm};
+use crate::tpm::{Tpm, Turn};
 
 impl Vault {
     pub(super) fn restore_from(
@@ -72,7 +72,7 @@ impl Vault {
 
     pub(super) fn recover_here(
         &self,
-        tcti: &Tcti,
+        turn: &Turn,
         kit: &RecoveryKit,
         pcrs: Option<&PcrSelection>,
         lock: WriteLock,
@@ -83,18 +83,18 @@ impl Vault {
         self.check_expected(&key)?;
         let rebind = || {
             let change = Change::PresentBoot(pcrs.cloned());
-            Tpm::with_room(tcti, || self.rebind_locked(tcti, kit, &change))?;
-            self.reread()?.unlock(tcti)
+            Tpm::with_room(turn, || self.rebind_locked(turn, kit, &change))?;
+            self.reread()?.unlock_in(turn)
         };
-        let unlocked = match self.unlock(tcti) {
+        let unlocked = match self.unlock_in(turn) {
             // It opens, but not over the PCRs that were asked for.
             Ok(open) if pcrs.is_some() => {
                 drop(open);
                 rebind()
             }
             Err(Error::PolicyRefused(_) | Error::PolicyFile { .. }) => rebind(),
-            Err(Error::ForeignTpm(_)) if self.restore_index(tcti, kit, pcrs)? => {
-                self.reread()?.unlock(tcti)
+            Err(Error::ForeignTpm(_)) if self.restore_index(turn, kit, pcrs)? => {
+                self.reread()?.unlock_in(turn)
             }
             other => other,
         };
@@ -110,7 +110,7 @@ impl Vault {
                 | Error::RootKey { .. }
                 | Error::NotLoadable { .. }
                 | Error::VaultForged { .. },
-            ) => self.move_here(tcti, kit, key, pcrs, lock, progress),
+            ) => self.move_here(turn, kit, key, pcrs, lock, progress),
             Err(error) => Err(error),
         }
     }
@@ -119,13 +119,13 @@ impl Vault {
     /// else. Answers whether it is that.
     fn restore_index(
         &self,
-        tcti: &Tcti,
+        turn: &Turn,
         kit: &RecoveryKit,
         pcrs: Option<&PcrSelection>,
     ) -> Result<bool> {
         let open_k_rec = self.manifest.writers.k_rec.open(&kit.identity)?;
-        Tpm::with_room(tcti, || {
-            let mut tpm = Tpm::connect(tcti)?;
+        Tpm::with_room(turn, || {
+            let mut tpm = Tpm::connect(turn)?;
             let root = match self.manifest.root_key.open(&mut tpm) {
                 Err(Error::ForeignTpm(_) | Error::RootKey { .. }) => return Ok(false),
                 other => other?,
@@ -156,7 +156,7 @@ impl Vault {
     /// Brings the vault onto another TPM than the one that its manifest names.
     fn move_here(
         &self,
-        tcti: &Tcti,
+        turn: &Turn,
         kit: &RecoveryKit,
         key: VaultKey,
         pcrs: Option<&PcrSelection>,
@@ -164,7 +164,7 @@ impl Vault {
         progress: impl FnMut(usize, usize),
     ) -> Result<Recovered> {
         let open_k_rec = self.manifest.writers.k_rec.open(&kit.identity)?;
-        let mut tpm = Tpm::connect(tcti)?;
+        let mut tpm = Tpm::connect(turn)?;
         tpm.check_commands()?;
         let branches = Branches::only(self.boot_to_allow(&mut tpm, pcrs)?);
         let request = provision::Request {
@@ -183,7 +183,7 @@ impl Vault {
             .iter()
             .filter_map(|plan| Some((plan.name.clone(), plan.pins.as_ref()?.user.clone()?)))
             .collect();
-        let (mut tpm, machine) = provision::Machine::prepare(tcti, &request)?;
+        let (mut tpm, machine) = provision::Machine::prepare(turn, &request)?;
         let root = machine.root;
         let (on_tpm, gate) = machine.complete(&mut tpm, &request, &key, plans)?;
         let index = gate.index.index;
@@ -215,7 +215,7 @@ impl Vault {
             Err(error) => {
                 // Its connection is closed. Where the TPM is gone, so is what was to be removed,
                 // and what failed first is what is said.
-                if let Ok(mut tpm) = Tpm::connect(tcti) {
+                if let Ok(mut tpm) = Tpm::connect(turn) {
                     provision::remove_index(&mut tpm, index);
                     vault.remove_all_pins(&mut tpm);
                 }
@@ -263,7 +263,8 @@ impl Unlocked {
         let Listing {
             objects,
             mut damaged,
-        } = self.vault.list()?;
+            ..
+        } = self.vault.list_all()?;
         let (mut usable, mut sealed) = (0, 0);
         let (mut lost, mut unchecked) = (Vec::new(), Vec::new());
         for (done, object) in objects.iter().enumerate() {
@@ -325,7 +326,7 @@ impl Unlocked {
     /// Takes the slots of TPMs but the first out of every object. The first is the one that was
     /// made last, on the TPM that the vault is on now.
     fn forget_other_tpms(&self) -> Result<()> {
-        for object in self.vault.list()?.objects {
+        for object in self.vault.list_all()?.objects {
             let Ok(mut file) = self.genuine(&object) else {
                 continue;
             };

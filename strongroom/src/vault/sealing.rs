@@ -1,5 +1,6 @@
 //! Objects in an unlocked vault: sealing, unsealing, and telling the genuine ones from others.
 
+use super::finding::among_readable;
 use super::{Unlocked, Vault};
 use crate::encoding::Base64;
 use crate::envelope::{Dek, Purpose, VaultKey};
@@ -110,7 +111,7 @@ impl Unlocked {
     pub(super) fn known(&mut self) -> Result<&mut Vec<Metadata>> {
         if self.known.is_none() {
             self.keep_others_off()?;
-            let listed = self.vault.list()?.objects;
+            let listed = self.vault.list_all()?.objects;
             let count = listed.len();
             let genuine: Vec<_> = listed
                 .into_iter()
@@ -234,8 +235,12 @@ impl Vault {
         id: ObjectId,
         check: impl Fn(&ObjectFile) -> Result<()>,
     ) -> Result<ObjectFile> {
-        let mut outcome = Error::NoSuchObject(id.to_string());
-        for token in self.manifest.tokens.keys() {
+        let (readable, unreadable): (Vec<_>, Vec<_>) = self
+            .tokens()
+            .into_iter()
+            .partition(|token| self.may_read(token));
+        let mut outcome = Error::NoSuchObject(among_readable(&id, &unreadable));
+        for token in &readable {
             let read = self.store.read_object(token, id).and_then(|object| {
                 check(&object)?;
                 Ok(object)

@@ -181,8 +181,8 @@ impl Unlocked {
         if [TokenName::datasets(), TokenName::credentials()].contains(name) {
             return refuse("migrations fill it, and it stays");
         }
-        let (objects, damaged) = self.vault.store.list([name.clone()])?;
-        if !objects.is_empty() || !damaged.is_empty() {
+        let listing = self.vault.store.list([name.clone()])?;
+        if !listing.objects.is_empty() || !listing.damaged.is_empty() {
             return refuse("it holds objects; remove them first");
         }
         self.close_guard()?;

@@ -1,0 +1,58 @@
+//! PINs from an admin: out of a file, or typed where nobody sees them. Never from the command line,
+//! which everyone on the machine can read.
+
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::path::Path;
+
+use strongroom::Secret;
+use strongroom::error::Error;
+use strongroom::pin::Pin;
+
+use crate::failure::Failure;
+
+/// A PIN that is to be right; `whose` says which, such as "PIN of the user of token keys".
+pub(crate) fn known(file: Option<&Path>, option: &str, whose: &str) -> Result<Pin, Failure> {
+    match file {
+        Some(file) => from_file(file),
+        None => Ok(Pin::new(ask(option, whose)?)?),
+    }
+}
+
+/// A PIN that is to be set, typed twice where it is typed.
+pub(crate) fn new(file: Option<&Path>, option: &str, whose: &str) -> Result<Pin, Failure> {
+    let Some(file) = file else {
+        let typed = ask(option, &format!("New {whose}"))?;
+        if !ask(option, "The same again")?.same_as(typed.expose()) {
+            return Err(Failure::NotConfirmed("the two were not the same"));
+        }
+        return Ok(Pin::new(typed)?);
+    };
+    from_file(file)
+}
+
+/// One newline may end it.
+fn from_file(file: &Path) -> Result<Pin, Failure> {
+    let refuse = |error: io::Error| Error::input(file.display().to_string(), error.to_string());
+    let read = File::open(file)
+        .and_then(|open| Secret::read_from(open, Pin::MAX + 1))
+        .map_err(refuse)?;
+    let pin = match read.expose() {
+        [line @ .., b'\n'] => Secret::copy_of(line),
+        _ => read,
+    };
+    Ok(Pin::new(pin)?)
+}
+
+fn ask(option: &str, question: &str) -> Result<Secret, Failure> {
+    let nobody = || {
+        Failure::Usage(format!(
+            "the PIN is to be typed, and nobody can be asked here; name a file with {option}"
+        ))
+    };
+    if !io::stdin().is_terminal() {
+        return Err(nobody());
+    }
+    let typed = rpassword::prompt_password(format!("{question}: ")).map_err(|_| nobody())?;
+    Ok(Secret::take(typed.into_bytes()))
+}
