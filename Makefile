@@ -21,7 +21,7 @@ test-all: test lint msrv deny
 	STRONGROOM_TEST_KILLS=100 cargo test --locked --workspace -- --include-ignored
 
 bench: release
-	cargo bench --locked -p strongroom-tests --bench unseal
+	cargo bench --locked -p strongroom-tests --bench unseal --bench signing
 
 lint: setup
 	cargo fmt --all --check

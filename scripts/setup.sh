@@ -11,13 +11,17 @@ readonly TSS_SUITE=trixie
 
 # What building Strongroom needs.
 build_packages=(build-essential pkg-config libssl-dev clang libclang-dev ca-certificates)
-# What the demo and the tests run against; clevis is a peer in `make bench`.
+# What the demo and the tests run against; clevis and tpm2-pkcs11 are peers in `make bench`.
 test_packages=(swtpm swtpm-tools opensc rclone sqlite3 openssl python3 python3-cryptography age xxd
     strace util-linux tpm2-tools libtss2-tcti-swtpm0 clevis clevis-tpm2
-    curl nginx openssh-client openssh-server libengine-pkcs11-openssl p11-kit p11-kit-modules systemd)
-# Of these, what would serve the network by itself: it stays off, the tests start their own.
-serving_packages=(nginx openssh-server)
-serving_units=(nginx.service ssh.service ssh.socket)
+    curl nginx openssh-client openssh-server libengine-pkcs11-openssl p11-kit p11-kit-modules systemd
+    tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon libtpm2-pkcs11-1)
+# Of these, what would serve by itself: it stays off, the tests start their own.
+serving_packages=(nginx openssh-server tpm2-abrmd)
+serving_units=(nginx.service ssh.service ssh.socket tpm2-abrmd.service)
+# Of these, what D-Bus would start all the same when somebody asks for it, such as a TPM tool that
+# was told no TCTI: it would then keep this machine's own TPM to itself.
+activated_units=(tpm2-abrmd.service)
 # What building libtss2 itself needs.
 tss_packages=(autoconf automake autoconf-archive libtool libltdl-dev libjson-c-dev uuid-dev
     dpkg-dev git)
@@ -66,8 +70,12 @@ installed_packages() {
         | sed -n 's/ installed$//p' || true
 }
 
+# tpm2-pkcs11 is a peer, and is not to turn up in every program that asks p11-kit for tokens: there
+# it would make itself a store, and complain where there is no TPM.
 apt_install() {
-    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+        -o DPkg::Options::=--path-exclude=/usr/share/p11-kit/modules/tpm2_pkcs11.module \
+        "$@" >/dev/null
 }
 
 # Runs an installation that starts no service, now or at the next boot. What was there before is
@@ -87,6 +95,9 @@ without_services() {
     [ -z "$own_policy" ] || rm -f "$policy"
     for unit in "${fresh[@]}"; do
         systemctl disable "$unit" >/dev/null 2>&1 || true
+        if [[ " ${activated_units[*]} " == *" $unit "* ]]; then
+            systemctl mask "$unit" >/dev/null 2>&1 || true
+        fi
     done
     return "$status"
 }

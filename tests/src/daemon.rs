@@ -110,7 +110,7 @@ impl Drop for Daemon {
 /// The parent whose death `--pdeathsig` tells of is the thread that called
 /// fork, not its process. A test runs in a thread of its own, so a server that
 /// several tests share would otherwise end with the test that was first.
-fn spawn_from_lasting_thread(command: Command) -> io::Result<Child> {
+pub(crate) fn spawn_from_lasting_thread(command: Command) -> io::Result<Child> {
     struct Order {
         command: Command,
         reply: Sender<io::Result<Child>>,

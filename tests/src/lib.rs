@@ -10,8 +10,10 @@
 // A harness reports by panicking, in every function.
 #![allow(clippy::missing_panics_doc)]
 
+pub mod abrmd;
 pub mod daemon;
 pub mod gate;
+pub mod host;
 pub mod nas;
 pub mod nginx;
 pub mod openssl;
@@ -23,6 +25,7 @@ pub mod someone;
 pub mod ssh;
 pub mod swtpm;
 pub mod token;
+pub mod tpm2_pkcs11;
 mod tpm_commands;
 pub mod truenas_fixture;
 pub mod unit;
@@ -30,8 +33,10 @@ pub mod vault;
 pub mod vault_files;
 pub mod webdav;
 
+pub use abrmd::Abrmd;
 pub use daemon::Daemon;
 pub use gate::Gate;
+pub use host::Host;
 pub use nginx::Nginx;
 pub use openssl::OpenSsl;
 pub use programs::Programs;
@@ -41,5 +46,6 @@ pub use someone::Someone;
 pub use ssh::{Agent, Sshd};
 pub use swtpm::Swtpm;
 pub use token::{KeyType, Token};
+pub use tpm2_pkcs11::Tpm2Pkcs11;
 pub use vault::TestVault;
 pub use webdav::WebDav;

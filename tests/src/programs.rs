@@ -55,7 +55,7 @@ impl Programs {
 }
 
 /// `target/PROFILE`, of the test at `target/PROFILE/deps/TEST`.
-fn folder_of_this_build() -> PathBuf {
+pub(crate) fn folder_of_this_build() -> PathBuf {
     let test = env::current_exe().expect("know the test's own path");
     let folder = test.ancestors().nth(2).expect("cargo puts tests in deps/");
     folder.to_owned()

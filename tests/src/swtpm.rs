@@ -128,6 +128,13 @@ impl Swtpm {
             .collect()
     }
 
+    /// Takes out of the TPM whatever clients have left loaded.
+    pub fn flush(&self) {
+        self.tpm2(&["flushcontext", "--transient-object"]).ok();
+        self.tpm2(&["flushcontext", "--loaded-session"]).ok();
+        self.tpm2(&["flushcontext", "--saved-session"]).ok();
+    }
+
     /// Measures a boot: each text into its PCR, in order.
     fn measure(&self, measurements: &[(u32, &str)]) {
         for (pcr, text) in measurements {

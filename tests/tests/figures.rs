@@ -4,8 +4,8 @@ use std::iter;
 
 use strongroom::object::{Kind, NewObject, ObjectId, TokenName};
 use strongroom::{Secret, Tcti, Vault};
-use strongroom_tests::TestVault;
 use strongroom_tests::recorder::Command;
+use strongroom_tests::{Host, KeyType, TestVault, Token};
 
 /// What one object of a batch costs, in this order, and nothing else.
 const PER_OBJECT: [&str; 5] = [
@@ -21,6 +21,9 @@ const ONCE_PER_PROCESS: usize = 16;
 
 /// The most commands of a rebind.
 const REBIND: usize = 24;
+
+/// Signatures in a row.
+const SIGNATURES: u32 = 8;
 
 #[test]
 fn an_object_of_a_batch_costs_five_commands() {
@@ -52,6 +55,46 @@ fn several_allowed_boots_add_a_policy_or_to_each_object() {
     per_object.insert(1, "PolicyOR");
     let expected: Vec<_> = iter::repeat_n(per_object, ids.len()).flatten().collect();
     position(&commands, &expected);
+}
+
+#[test]
+fn a_signature_costs_one_command_once_the_key_is_loaded() {
+    let token = Token::new();
+    let recorder = token.vault().expect("it is ours").recorder();
+    for (key, label, command) in [
+        (KeyType::Rsa2048, "rsa", "RSA_Decrypt"),
+        (KeyType::P256, "p256", "Sign"),
+    ] {
+        token.generate(key, label);
+        let mut host = Host::start(token.module(), token.environment().iter().cloned());
+        host.prepare(token.pin()).expect("it is ready");
+        recorder.take();
+        host.sign(label, SIGNATURES).expect("it signs");
+        let commands = names(&recorder.take());
+        // As many as there are signatures; and, since on a slow machine the key may be due to be
+        // loaded again between any two of them, three without anything between.
+        let made = commands.iter().filter(|name| **name == command).count();
+        assert_eq!(made, SIGNATURES as usize, "{commands:?}");
+        position(&commands, &[command; 3]);
+        host.finish().expect("it finishes");
+        token.is_left_clean();
+    }
+}
+
+#[test]
+fn what_is_listed_without_login_costs_no_command() {
+    let token = Token::new();
+    token.generate(KeyType::Rsa2048, "rsa");
+    token.generate(KeyType::P256, "p256");
+    let recorder = token.vault().expect("it is ours").recorder();
+    recorder.take();
+    let mut host = Host::start(token.module(), token.environment().iter().cloned());
+    host.initialize().expect("it loads");
+    host.open().expect("it opens a session");
+    let listed = host.list().expect("it lists");
+    host.finish().expect("it finishes");
+    assert!(listed.count >= 2, "{listed:?}");
+    assert_eq!(names(&recorder.take()), [""; 0]);
 }
 
 #[test]
