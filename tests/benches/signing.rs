@@ -30,7 +30,7 @@ fn main() {
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
-    let (token, peer) = (Token::new(), Tpm2Pkcs11::new());
+    let (token, peer) = (Token::guarded(), Tpm2Pkcs11::new());
     for (key, label, _) in KEYS {
         token.generate(key, label);
         peer.generate(key, label);

@@ -46,7 +46,8 @@ pub(super) fn run(place: &Place, args: &Seal) -> Result<(), Failure> {
     if secret.is_empty() {
         return Err(Error::input("secret", "there is nothing to seal: it is empty").into());
     }
-    let has_pins = place.vault()?.token(&args.token)?.has_pins;
+    // Whoever is asked is asked before the vault is locked; whether it is so, the vault says then.
+    let has_pins = (place.vault()?.token(&args.token)).is_ok_and(|token| token.has_pins);
     let pin = (has_pins && !args.without_pin)
         .then(|| {
             let whose = format!("PIN of the user of token {}", args.token);

@@ -34,7 +34,8 @@ impl Unlocked {
     }
 
     pub(super) fn back_up(&mut self, file: &Path) -> Result<BackupReport> {
-        self.keep_others_off()?;
+        // As it is now that nobody else writes: a token may have come since.
+        self.vault.manifest = self.manifest_to_change()?;
         let file = &Backup::place(file)?;
         let before = self.former_backup(file)?;
         let mut listing = self.vault.list_all()?;

@@ -193,7 +193,7 @@ impl Unlocked {
     }
 
     /// The manifest as it is on disk now, after the right to write was had.
-    fn manifest_to_change(&mut self) -> Result<Manifest> {
+    pub(super) fn manifest_to_change(&mut self) -> Result<Manifest> {
         self.keep_others_off()?;
         let now = self.vault.reread()?.manifest;
         now.authenticate(&self.key, &self.vault.store.manifest_file())?;
