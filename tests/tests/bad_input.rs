@@ -139,12 +139,12 @@ fn a_newer_vault_is_refused_with_a_clear_word() {
     let newer = |file: &Path, pointer: &str| {
         let genuine = fs::read(file).expect("a file");
         let mut value = read_json(file);
-        *value.pointer_mut(pointer).expect("a format") = json!(2);
+        *value.pointer_mut(pointer).expect("a format") = json!(9);
         value["from-the-future"] = json!({"a": 1});
         write_json(file, &value);
         genuine
     };
-    let words = ["format 2", "newer program"];
+    let words = ["format 9", "newer program"];
 
     let genuine = newer(&bench.manifest(), "/format");
     for run in bench.commands() {
