@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use strongroom::key::{DecryptScheme, KeyAlgorithm, LoadedKey, SignScheme};
 use strongroom::object::{Metadata, NewObject, ObjectId, TokenLabel, TokenName};
-use strongroom::pin::{Pin, Role};
-use strongroom::vault::{Listing, NewToken, PinStates, Token};
+use strongroom::pin::{Pin, PinState, Role};
+use strongroom::vault::{Listing, LoggedIn, NewToken, Token};
 use strongroom::{Error, ErrorKind, Result, Secret, Tcti, Unlocked, Vault};
 
 /// What the module needs of a vault.
@@ -35,8 +35,11 @@ pub(crate) trait Source: Send {
         officer: &Pin,
     ) -> Result<()>;
 
-    /// How the PINs of a token stand.
-    fn pin_states(&mut self, token: &TokenName) -> Result<Option<PinStates>>;
+    /// How the PIN of a token's user stands, as the TPM says.
+    fn user_pin(&mut self, token: &TokenName) -> Result<Option<PinState>>;
+
+    /// How that of its security officer stood, after the last try here that was wrong.
+    fn officer_pin(&self, token: &TokenName) -> Option<PinState>;
 
     /// Who is logged in to a token.
     fn login(&self, token: &TokenName) -> Option<Role>;
@@ -136,6 +139,10 @@ pub(crate) struct VaultSource {
     dir: PathBuf,
     tcti: Tcti,
     holding: Option<Holding>,
+    /// A login, before anything was asked of the vault.
+    ready: Option<(LoggedIn, Instant)>,
+    /// How the PINs of security officers stood after a wrong one.
+    officers: BTreeMap<TokenName, PinState>,
     /// Who has logged in, with the PIN, which is asked for at each thing that is behind it.
     logins: BTreeMap<TokenName, (Role, Pin)>,
 }
@@ -159,6 +166,8 @@ impl VaultSource {
             dir,
             tcti,
             holding: None,
+            ready: None,
+            officers: BTreeMap::new(),
             logins: BTreeMap::new(),
         })
     }
@@ -216,6 +225,13 @@ impl VaultSource {
         }
         let holding = if let Some(holding) = &mut self.holding {
             holding
+        } else if let Some((ready, _)) = self.ready.take() {
+            self.begin(|vault, tcti| {
+                ready.unlock().or_else(|error| {
+                    log::info!("once more, on a new connection: {error}");
+                    vault.unlock(tcti)
+                })
+            })?
         } else {
             self.begin(Vault::unlock)?
         };
@@ -240,6 +256,28 @@ impl VaultSource {
         self.let_go();
         self.begin(Vault::unlock_to_write)?;
         Ok(())
+    }
+
+    /// How a PIN stands, as the TPM says.
+    fn pin_state(&mut self, token: &TokenName, role: Role) -> Result<Option<PinState>> {
+        // The kernel's own device has one opener at a time.
+        match &mut self.holding {
+            Some(holding) => holding.unlocked.pin_state(token, role),
+            None => self.vault.pin_state(&self.tcti, token, role),
+        }
+    }
+
+    /// Keeps in mind how a security officer's PIN stands, after it was tried.
+    fn note_officer(&mut self, token: &TokenName, tried: &Result<()>) {
+        self.officers.remove(token);
+        if matches!(
+            tried,
+            Err(Error::PinIncorrect { .. } | Error::PinLocked { .. })
+        ) {
+            if let Ok(Some(state)) = self.pin_state(token, Role::SecurityOfficer) {
+                self.officers.insert(token.clone(), state);
+            }
+        }
     }
 
     /// Unlocks the vault, opened anew, because hosts live long.
@@ -338,16 +376,17 @@ impl Source for VaultSource {
                 .without_key()?
                 .begin_token_anew(token, label, officer, is_destroyable)
         });
+        self.note_officer(token, &outcome);
         self.let_go();
         outcome
     }
 
-    fn pin_states(&mut self, token: &TokenName) -> Result<Option<PinStates>> {
-        // The kernel's own device has one opener at a time.
-        match &mut self.holding {
-            Some(holding) => holding.unlocked.pin_states(token),
-            None => self.vault.pin_states(&self.tcti, token),
-        }
+    fn user_pin(&mut self, token: &TokenName) -> Result<Option<PinState>> {
+        self.pin_state(token, Role::User)
+    }
+
+    fn officer_pin(&self, token: &TokenName) -> Option<PinState> {
+        self.officers.get(token).copied()
     }
 
     fn login(&self, token: &TokenName) -> Option<Role> {
@@ -355,10 +394,20 @@ impl Source for VaultSource {
     }
 
     fn log_in(&mut self, token: &TokenName, role: Role, pin: Pin) -> Result<()> {
-        self.with_pin(|holding| match role {
-            Role::User => holding.without_key()?.log_in(token, &pin),
-            Role::SecurityOfficer => holding.without_key()?.check_pin(token, role, &pin),
-        })?;
+        match role {
+            // The vault can wait until something is asked of it.
+            Role::User if self.holding.is_none() => {
+                let logged_in = Vault::open(&self.dir)?.log_in(&self.tcti, token, &pin)?;
+                self.ready = Some((logged_in, Instant::now()));
+            }
+            Role::User => self.with_pin(|holding| holding.without_key()?.log_in(token, &pin))?,
+            Role::SecurityOfficer => {
+                let checked =
+                    self.with_pin(|holding| holding.without_key()?.check_pin(token, role, &pin));
+                self.note_officer(token, &checked);
+                checked?;
+            }
+        }
         self.logins.insert(token.clone(), (role, pin));
         Ok(())
     }
@@ -374,7 +423,12 @@ impl Source for VaultSource {
     }
 
     fn change_pin(&mut self, token: &TokenName, role: Role, old: &Pin, new: Pin) -> Result<()> {
-        self.with_pin(|holding| holding.without_key()?.change_pin(token, role, old, &new))?;
+        let changed =
+            self.with_pin(|holding| holding.without_key()?.change_pin(token, role, old, &new));
+        if role == Role::SecurityOfficer {
+            self.note_officer(token, &changed);
+        }
+        changed?;
         if let Some((now, pin)) = self.logins.get_mut(token) {
             if *now == role {
                 *pin = new;
@@ -463,10 +517,12 @@ impl Source for VaultSource {
     }
 
     fn holds_since(&self) -> Option<Instant> {
-        self.holding.as_ref().map(|holding| holding.used)
+        let ready = self.ready.as_ref().map(|(_, since)| *since);
+        self.holding.as_ref().map(|holding| holding.used).or(ready)
     }
 
     fn let_go(&mut self) {
+        self.ready = None;
         if let Some(mut holding) = self.holding.take() {
             if let Err(error) = holding.without_key() {
                 log::info!("a key may be left in the TPM: {error}");

@@ -19,7 +19,7 @@ use strongroom::object::{
     KEYFORMAT, Kind, Metadata, NewObject, OBJECT_FORMAT, ObjectId, TokenLabel, TokenName,
 };
 use strongroom::pin::{Pin, PinState, Role};
-use strongroom::vault::{Listing, NewToken, PinStates, Token};
+use strongroom::vault::{Listing, NewToken, Token};
 use strongroom::{Damaged, Error, Result, Secret};
 
 use crate::fault::VAULT_UNUSABLE;
@@ -812,16 +812,13 @@ impl Source for Fake {
         Ok(())
     }
 
-    fn pin_states(&mut self, token: &TokenName) -> Result<Option<PinStates>> {
+    fn user_pin(&mut self, token: &TokenName) -> Result<Option<PinState>> {
         let found = self.tokens.iter().find(|it| it.name == *token);
-        let security_officer = PinState {
-            failures: 0,
-            limit: 10,
-        };
-        Ok(found.filter(|it| it.has_pins).map(|_| PinStates {
-            user: self.user,
-            security_officer,
-        }))
+        Ok(found.filter(|it| it.has_pins).map(|_| self.user))
+    }
+
+    fn officer_pin(&self, _: &TokenName) -> Option<PinState> {
+        None
     }
 
     fn login(&self, token: &TokenName) -> Option<Role> {

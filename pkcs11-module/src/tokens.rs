@@ -61,7 +61,8 @@ impl Token {
     }
 }
 
-/// C_GetTokenInfo, section 5.5.3. Of a token with PINs the TPM is asked how they stand.
+/// C_GetTokenInfo, section 5.5.3. Of a token with PINs the TPM is asked how the user's stands, in two
+/// commands; the security officer's is told of after a wrong try alone.
 pub(crate) unsafe extern "C" fn get_token_info(
     slot: CK_SLOT_ID,
     info: *mut CK_TOKEN_INFO,
@@ -185,8 +186,10 @@ fn begin_anew(
 }
 
 fn flags_of_pins(module: &mut Module, token: &Token) -> Answer<CK_FLAGS> {
-    let states = match module.source()?.pin_states(&token.name) {
-        Ok(Some(states)) => states,
+    let source = module.source()?;
+    let officer_state = source.officer_pin(&token.name);
+    let user_state = match source.user_pin(&token.name) {
+        Ok(Some(state)) => state,
         Ok(None) => return Ok(0),
         // The token is there all the same; a login will say what is wrong.
         Err(error) => {
@@ -205,7 +208,7 @@ fn flags_of_pins(module: &mut Module, token: &Token) -> Answer<CK_FLAGS> {
         }
         flags
     };
-    let set = if states.user.is_set() {
+    let set = if user_state.is_set() {
         CKF_USER_PIN_INITIALIZED
     } else {
         0
@@ -220,7 +223,8 @@ fn flags_of_pins(module: &mut Module, token: &Token) -> Answer<CK_FLAGS> {
         CKF_SO_PIN_FINAL_TRY,
         CKF_SO_PIN_LOCKED,
     ];
-    Ok(set | counted(states.user, user) | counted(states.security_officer, officer))
+    let officer = officer_state.map_or(0, |state| counted(state, officer));
+    Ok(set | counted(user_state, user) | officer)
 }
 
 fn read_label(label: &Foreign<CK_UTF8CHAR>) -> Answer<TokenLabel> {

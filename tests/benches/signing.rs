@@ -36,12 +36,26 @@ fn main() {
         peer.generate(key, label);
     }
     let both = [Contestant::ours(&token), Contestant::peer(&peer)];
-    println!("Until the first signature ({STARTS} rounds, swtpm, one run)\n");
-    start_up(&both);
-    println!("\nTPM commands for each signature\n");
-    commands(&both);
-    println!("\nSignatures in a second, of all threads or processes together ({ROUNDS} rounds)\n");
-    throughput(&both);
+    // `-- start-up`, `-- commands` or `-- throughput` measures that alone.
+    let wanted = |part: &str| {
+        let mut parts = std::env::args().skip(1).filter(|it| !it.starts_with('-'));
+        let first = parts.next();
+        first.is_none_or(|first| first == part) || parts.any(|it| it == part)
+    };
+    if wanted("start-up") {
+        println!("Until the first signature ({STARTS} rounds, swtpm, one run)\n");
+        start_up(&both);
+    }
+    if wanted("commands") {
+        println!("\nTPM commands for each signature\n");
+        commands(&both);
+    }
+    if wanted("throughput") {
+        println!(
+            "\nSignatures in a second, of all threads or processes together ({ROUNDS} rounds)\n"
+        );
+        throughput(&both);
+    }
 }
 
 struct Contestant<'a> {

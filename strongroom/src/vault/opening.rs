@@ -34,13 +34,17 @@ impl Vault {
     }
 
     fn try_unlock(&self, turn: &Turn) -> Result<Unlocked> {
+        self.unlock_on(self.connect(turn)?)
+    }
+
+    pub(super) fn unlock_on(&self, connection: Connection) -> Result<Unlocked> {
         let file = self.store.manifest_file();
         let Connection {
             mut tpm,
             root,
             index,
             in_force,
-        } = self.connect(turn)?;
+        } = connection;
         let branches = self.branches(&in_force)?;
         let session = Session::start(&mut tpm, root)?;
         let gate = Gate {
@@ -91,12 +95,17 @@ impl Vault {
     }
 
     pub(super) fn connect(&self, turn: &Turn) -> Result<Connection> {
+        let mut tpm = Tpm::connect(turn)?;
+        let root = self.manifest.root_key.open(&mut tpm)?;
+        self.with_index(tpm, root)
+    }
+
+    /// The same, on a connection whose root key was opened.
+    pub(super) fn with_index(&self, mut tpm: Tpm, root: RootKey) -> Result<Connection> {
         let expected = self
             .manifest
             .index()
             .map_err(|error| self.blame_manifest(error))?;
-        let mut tpm = Tpm::connect(turn)?;
-        let root = self.manifest.root_key.open(&mut tpm)?;
         let index = expected.open(&mut tpm)?;
         let in_force = index.read(&mut tpm)?;
         Ok(Connection {

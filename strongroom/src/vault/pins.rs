@@ -9,6 +9,7 @@ use crate::object::{Kind, NewObject, PIN, TokenName};
 use crate::pin::{Pin, PinAuth, PinState, Role};
 use crate::recovery::RecoveryKit;
 use crate::tpm::pin::{Guard, Pins};
+use crate::tpm::root_key::RootKey;
 use crate::tpm::{Tcti, Tpm, Turn};
 
 /// How the PINs of a token stand.
@@ -18,6 +19,31 @@ pub struct PinStates {
     pub user: PinState,
     /// The security officer's.
     pub security_officer: PinState,
+}
+
+/// A user's PIN that the TPM has found right, before the vault is unlocked: that takes an allowed
+/// boot besides, and can wait until something is asked for.
+pub struct LoggedIn {
+    vault: Vault,
+    tpm: Tpm,
+    root: RootKey,
+    token: TokenName,
+    pin: Arc<PinAuth>,
+    guard: Guard,
+}
+
+impl LoggedIn {
+    /// Unlocks the vault on the connection that there is, with the PIN given.
+    ///
+    /// # Errors
+    /// As [`Vault::unlock`].
+    pub fn unlock(self) -> Result<Unlocked> {
+        let connection = self.vault.with_index(self.tpm, self.root)?;
+        let mut unlocked = self.vault.unlock_on(connection)?;
+        unlocked.pins.insert(self.token.clone(), self.pin);
+        unlocked.presented = Some((self.token, Arc::new(self.guard)));
+        Ok(unlocked)
+    }
 }
 
 impl PinStates {
@@ -42,6 +68,53 @@ impl Vault {
             }
             None => Ok(None),
         }
+    }
+
+    /// How one PIN of a token stands. Two commands.
+    ///
+    /// # Errors
+    /// As [`Vault::pin_states`].
+    pub fn pin_state(
+        &self,
+        tcti: &Tcti,
+        token: &TokenName,
+        role: Role,
+    ) -> Result<Option<PinState>> {
+        match self.manifest.pins(token)? {
+            Some(pins) => {
+                let mut tpm = Tpm::connect(&Turn::to_look(tcti))?;
+                pins.of(role).state(&mut tpm).map(Some)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Has the TPM compare the PIN of a token's user. ReadPublic, NV_ReadPublic, StartAuthSession,
+    /// one command. The session is salted to a root key that was made in this TPM and cannot leave
+    /// it, so that whoever wrote a manifest of their own learns nothing of the PIN; what they make
+    /// of it opens nothing either, for the vault is authenticated when it is unlocked.
+    ///
+    /// # Errors
+    /// [`Error::PinIncorrect`], [`Error::PinLocked`], [`Error::PinNotSet`];
+    /// [`Error::Input`] for a token that has no PINs; [`Error::RootKey`], [`Error::ForeignTpm`].
+    pub fn log_in(&self, tcti: &Tcti, token: &TokenName, pin: &Pin) -> Result<LoggedIn> {
+        self.pins_of(token)?;
+        let pin = Arc::new(pin.auth(self.id(), token, Role::User));
+        let turn = self.turn(tcti)?;
+        Tpm::with_room(&turn, || {
+            let mut tpm = Tpm::connect(&turn)?;
+            let root = self.manifest.root_key.open(&mut tpm)?;
+            let guard = Guard::new(&mut tpm, root, self.pins_of(token)?, &pin)?;
+            guard.verify(&mut tpm)?;
+            Ok(LoggedIn {
+                vault: self.clone(),
+                tpm,
+                root,
+                token: token.clone(),
+                pin: Arc::clone(&pin),
+                guard,
+            })
+        })
     }
 
     /// Sets a PIN of a token with the recovery kit, in whatever state that is: forgotten, locked,
@@ -112,10 +185,10 @@ impl Vault {
 }
 
 impl Unlocked {
-    /// The same as [`Vault::pin_states`], on the connection that there is.
-    pub fn pin_states(&mut self, token: &TokenName) -> Result<Option<PinStates>> {
+    /// The same as [`Vault::pin_state`], on the connection that there is.
+    pub fn pin_state(&mut self, token: &TokenName, role: Role) -> Result<Option<PinState>> {
         match self.vault.manifest.pins(token)? {
-            Some(pins) => PinStates::read(&pins, &mut self.tpm).map(Some),
+            Some(pins) => pins.of(role).state(&mut self.tpm).map(Some),
             None => Ok(None),
         }
     }
@@ -127,9 +200,12 @@ impl Unlocked {
     /// [`Error::Input`] for a token that has no PINs.
     pub fn give_pin(&mut self, token: &TokenName, pin: &Pin) -> Result<()> {
         self.vault.pins_of(token)?;
-        self.forget_pin(token)?;
         let auth = pin.auth(self.vault.id(), token, Role::User);
-        self.pins.insert(token.clone(), Arc::new(auth));
+        let same = |given: &Arc<PinAuth>| given.expose().same_as(auth.expose().expose());
+        if !self.pins.get(token).is_some_and(same) {
+            self.forget_pin(token)?;
+            self.pins.insert(token.clone(), Arc::new(auth));
+        }
         Ok(())
     }
 
