@@ -37,7 +37,7 @@ impl Vault {
         })?;
         let sessions = module
             .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
-            .and_then(|()| module.get_slots_with_token())
+            .and_then(|()| module.get_slots_with_initialized_token())
             .and_then(|slots| {
                 let open = |slot| module.open_ro_session(slot);
                 slots.into_iter().map(open).collect::<Result<Vec<_>, _>>()

@@ -397,6 +397,8 @@ impl Source for VaultSource {
         match role {
             // The vault can wait until something is asked of it.
             Role::User if self.holding.is_none() => {
+                // A login to another token may have the turn that this one would wait for.
+                self.ready = None;
                 let logged_in = Vault::open(&self.dir)?.log_in(&self.tcti, token, &pin)?;
                 self.ready = Some((logged_in, Instant::now()));
             }

@@ -236,6 +236,12 @@ fn pkcs11_spy_writes_down_what_pkcs11_tool_asks_of_the_module() {
         .arg("--module")
         .arg(in_library_folder("pkcs11/pkcs11-spy.so"))
         .args(["--token-label", "keys", "--sign", "--mechanism", "ECDSA"])
+        .args(
+            token
+                .pin()
+                .iter()
+                .flat_map(|pin| ["--login", "--pin", *pin]),
+        )
         .args(["--id", &id_of("p256"), "--input-file"])
         .arg(&data)
         .arg("--output-file")

@@ -149,7 +149,7 @@ impl Host {
 
 /// The slot with the token.
 fn slot_of(module: &Pkcs11) -> Answer<Slot> {
-    for slot in module.get_slots_with_token()? {
+    for slot in module.get_slots_with_initialized_token()? {
         if module.get_token_info(slot)?.label() == TOKEN {
             return Ok(slot);
         }
