@@ -7,22 +7,36 @@ use std::path::Path;
 
 use strongroom::Secret;
 use strongroom::error::Error;
-use strongroom::pin::Pin;
+use strongroom::object::TokenName;
+use strongroom::pin::{Pin, Role};
 
 use crate::failure::Failure;
 
-/// A PIN that is to be right; `whose` says which, such as "PIN of the user of token keys".
-pub(crate) fn known(file: Option<&Path>, option: &str, whose: &str) -> Result<Pin, Failure> {
-    match file {
-        Some(file) => from_file(file),
-        None => Ok(Pin::new(ask(option, whose)?)?),
+/// A PIN that is to be right, out of the file that `option` names.
+pub(crate) fn known(
+    file: Option<&Path>,
+    option: &str,
+    token: &TokenName,
+    role: Role,
+) -> Result<Pin, Failure> {
+    if let Some(file) = file {
+        from_file(file)
+    } else {
+        let question = format!("PIN of the {role} of token {token}");
+        Ok(Pin::new(ask(option, &question)?)?)
     }
 }
 
 /// A PIN that is to be set, typed twice where it is typed.
-pub(crate) fn new(file: Option<&Path>, option: &str, whose: &str) -> Result<Pin, Failure> {
+pub(crate) fn new(
+    file: Option<&Path>,
+    option: &str,
+    token: &TokenName,
+    role: Role,
+) -> Result<Pin, Failure> {
     let Some(file) = file else {
-        let typed = ask(option, &format!("New {whose}"))?;
+        let question = format!("New PIN of the {role} of token {token}");
+        let typed = ask(option, &question)?;
         if !ask(option, "The same again")?.same_as(typed.expose()) {
             return Err(Failure::NotConfirmed("the two were not the same"));
         }

@@ -33,7 +33,6 @@ use crate::idle::Watch;
 use crate::mechanisms::Chosen;
 use crate::private_key::PrivateKey;
 use crate::sessions::Session;
-
 use crate::source::{IDLE, Source, describe};
 use crate::tokens::Token;
 

@@ -225,7 +225,7 @@ pub enum Error {
     /// A PIN was wrong too often.
     #[error(
         "the PIN of the {role} of token {token} is locked after too many wrong ones; {}",
-        unlocking(*role)
+        setting_anew(*role, token)
     )]
     PinLocked {
         /// The token's name.
@@ -235,7 +235,7 @@ pub enum Error {
     },
 
     /// Nobody has set the PIN.
-    #[error("the {role} of token {token} has no PIN yet; {}", unlocking(*role))]
+    #[error("the {role} of token {token} has no PIN yet; {}", setting_anew(*role, token))]
     PinNotSet {
         /// The token's name.
         token: String,
@@ -249,7 +249,9 @@ pub enum Error {
 
     /// The NV index of a PIN is gone, or another.
     #[error(
-        "the PIN of the {role} of token {token} cannot be used: of its NV index {handle:#010x}, {reason};          `strongroom token set-pin --recovery FILE` makes it again"
+        "the PIN of the {role} of token {token} cannot be used: of its NV index {handle:#010x}, {reason}; \
+         {} makes it again",
+        by_recovery(*role, token)
     )]
     PinUnusable {
         /// The token's name.
@@ -375,12 +377,18 @@ impl Error {
 }
 
 /// Who sets a PIN anew.
-fn unlocking(role: Role) -> &'static str {
+fn setting_anew(role: Role, token: &str) -> String {
+    let by_recovery = by_recovery(role, token);
     match role {
-        Role::User => {
-            "the security officer sets it anew (C_InitPIN), or \
-             `strongroom token set-pin --recovery FILE`"
-        }
-        Role::SecurityOfficer => "`strongroom token set-pin --so --recovery FILE` sets it anew",
+        Role::User => format!("the security officer sets it anew (C_InitPIN), or {by_recovery}"),
+        Role::SecurityOfficer => format!("{by_recovery} sets it anew"),
     }
+}
+
+fn by_recovery(role: Role, token: &str) -> String {
+    let options = match role {
+        Role::User => "--recovery FILE",
+        Role::SecurityOfficer => "--so --recovery FILE",
+    };
+    format!("`strongroom token set-pin {options} {token}`")
 }

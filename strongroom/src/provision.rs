@@ -83,15 +83,15 @@ impl Machine {
         let index = self.gate.index;
         let mut made = BTreeMap::new();
         let key = self.make_vault_key(tpm, key);
+        let maker = Maker {
+            root: self.root,
+            session: self.gate.session,
+            boot: index.index.policy(),
+            vault_id: request.vault_id,
+            k_rec: request.k_rec,
+        };
         let made_all = key.and_then(|key| {
             for plan in tokens {
-                let maker = Maker {
-                    root: self.root,
-                    session: self.gate.session,
-                    boot: index.index.policy(),
-                    vault_id: request.vault_id,
-                    k_rec: request.k_rec,
-                };
                 let record = maker.token(tpm, &plan)?;
                 made.insert(plan.name, record);
             }

@@ -38,7 +38,7 @@ use crate::tpm::session::Gate;
 use crate::tpm::storage::StorageKey;
 use crate::tpm::{Tcti, Tpm};
 
-pub use self::pins::{LoggedIn, PinStates};
+pub use self::pins::LoggedIn;
 pub use self::tokens::{NewToken, Token};
 
 use self::recovering::dek_by_recovery;

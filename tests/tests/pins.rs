@@ -1,9 +1,10 @@
 //! PINs of tokens, by the library's own calls, over a real TPM simulator: what they open, what
 //! wrong ones cost, who sets them, and what a thief of the disk or of the box gets.
 
+use sha2::{Digest as _, Sha256};
 use strongroom::key::{Curve, KeyAlgorithm, SignScheme};
 use strongroom::object::{Kind, NewObject, ObjectId, PIN, TokenName};
-use strongroom::pin::{Pin, Role};
+use strongroom::pin::{Pin, PinState, Role};
 use strongroom::recovery::RecoveryKit;
 use strongroom::vault::NewToken;
 use strongroom::{Error, Result, Secret, Tcti, Unlocked, Vault};
@@ -396,6 +397,25 @@ fn the_pin_never_crosses_the_bus() {
     for text in [USER, OFFICER, "another one", "a third one", "private"] {
         assert!(!recorder.contains(text.as_bytes()), "{text}");
     }
+    // Nor what it is to the TPM, docs/format.md, which is as good.
+    for (role, text) in [
+        (Role::User, USER),
+        (Role::User, "another one"),
+        (Role::User, "a third one"),
+        (Role::SecurityOfficer, OFFICER),
+    ] {
+        let auth = auth_value(&bench, role, text);
+        assert!(!recorder.contains(auth.as_bytes()), "{role}: {text}");
+    }
+    // An index that is made sends the PIN too.
+    let fresh = NewToken {
+        name: "fresh".parse().expect("a name"),
+        label: None,
+        officer: Some(pin(OFFICER)),
+    };
+    vault.add_token(&fresh).expect("made");
+    let auth = auth_value_in(&bench, &fresh.name, Role::SecurityOfficer, OFFICER);
+    assert!(!recorder.contains(auth.as_bytes()));
 }
 
 #[test]
@@ -636,11 +656,16 @@ impl Bench {
         RecoveryKit::read(&self.vault.recovery()).expect("the kit")
     }
 
-    fn states(&self) -> strongroom::vault::PinStates {
-        Vault::open(&self.vault.dir())
-            .and_then(|vault| vault.pin_states(&self.tcti(), &token()))
-            .expect("read")
-            .expect("it has PINs")
+    fn states(&self) -> PinStates {
+        let vault = Vault::open(&self.vault.dir()).expect("opens");
+        let state = |role| {
+            let state = vault.pin_state(&self.tcti(), &token(), role);
+            state.expect("read").expect("it has PINs")
+        };
+        PinStates {
+            user: state(Role::User),
+            security_officer: state(Role::SecurityOfficer),
+        }
     }
 
     /// A secret behind the PIN, and one that is not.
@@ -661,11 +686,39 @@ impl Bench {
     }
 }
 
+/// How both PINs stand.
+struct PinStates {
+    user: PinState,
+    security_officer: PinState,
+}
+
 fn failures(bench: &Bench, role: Role) -> u32 {
     match role {
         Role::User => bench.states().user.failures,
         Role::SecurityOfficer => bench.states().security_officer.failures,
     }
+}
+
+/// What a PIN is to the TPM, as docs/format.md has it.
+fn auth_value(bench: &Bench, role: Role, text: &str) -> String {
+    auth_value_in(bench, &token(), role, text)
+}
+
+fn auth_value_in(bench: &Bench, token: &TokenName, role: Role, text: &str) -> String {
+    let vault = Vault::open(&bench.vault.dir()).expect("opens");
+    let role = match role {
+        Role::User => 0,
+        Role::SecurityOfficer => 1,
+    };
+    let digest = Sha256::new()
+        .chain_update("strongroom v1 PIN\0")
+        .chain_update(vault.id())
+        .chain_update([0])
+        .chain_update(token.as_str())
+        .chain_update([0, role])
+        .chain_update(format!("{text}...."))
+        .finalize();
+    hex::encode(&digest[..16])
 }
 
 /// The handles of the token's two indices, as tpm2-tools take them.

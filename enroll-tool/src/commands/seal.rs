@@ -7,6 +7,7 @@ use serde_json::json;
 use strongroom::dataset_key::KeyFormat;
 use strongroom::error::Error;
 use strongroom::object::{KEYFORMAT, Kind, MAX_PAYLOAD, NewObject, PIN};
+use strongroom::pin::Role;
 use strongroom::process;
 use strongroom::{Result, Secret};
 
@@ -50,8 +51,8 @@ pub(super) fn run(place: &Place, args: &Seal) -> Result<(), Failure> {
     let has_pins = (place.vault()?.token(&args.token)).is_ok_and(|token| token.has_pins);
     let pin = (has_pins && !args.without_pin)
         .then(|| {
-            let whose = format!("PIN of the user of token {}", args.token);
-            pins::known(args.pin_file.as_deref(), "--pin-file", &whose)
+            let file = args.pin_file.as_deref();
+            pins::known(file, "--pin-file", &args.token, Role::User)
         })
         .transpose()?;
     if args.without_pin {

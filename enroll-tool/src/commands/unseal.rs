@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use strongroom::error::Error;
 use strongroom::object::Meant;
+use strongroom::pin::Role;
 use strongroom::process;
 use strongroom::recovery::RecoveryKit;
 use strongroom::uri::Selector;
@@ -49,8 +50,8 @@ pub(super) fn run(place: &Place, args: &Unseal) -> Result<(), Failure> {
         let pin = object
             .needs_pin()
             .then(|| {
-                let whose = format!("PIN of the user of token {}", object.token);
-                pins::known(args.pin_file.as_deref(), "--pin-file", &whose)
+                let file = args.pin_file.as_deref();
+                pins::known(file, "--pin-file", &object.token, Role::User)
             })
             .transpose()?;
         let mut unlocked = vault.unlock(&place.tcti()?)?;

@@ -17,6 +17,9 @@ use super::{Answer, Tpm, answer};
 use crate::error::{Error, Result};
 use crate::policy::PolicyDigest;
 
+/// TPM_CC_NV_Write.
+pub(super) const NV_WRITE: u32 = 0x137;
+
 /// Handles for owner-defined indices (TCG Registry of Reserved TPM 2.0 Handles, section 2.3.2).
 const HANDLES: std::ops::RangeInclusive<u32> = 0x0180_0000..=0x01BF_FFFF;
 
@@ -215,7 +218,6 @@ pub(super) fn undefine(
 /// cpHash of TPM2_NV_Write (Part 1, section 18.7) of an index by its own authority: code, Names of
 /// both handles, data and offset 0.
 pub(super) fn write_cp_hash(name: &Name, content: &[u8]) -> [u8; 32] {
-    const NV_WRITE: u32 = 0x137;
     let len = u16::try_from(content.len()).expect("an index of ours is tens of bytes");
     Sha256::new()
         .chain_update(NV_WRITE.to_be_bytes())

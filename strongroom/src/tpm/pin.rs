@@ -26,15 +26,14 @@
 use serde::{Deserialize, Serialize};
 use tss_esapi::constants::{CommandCode, SessionType};
 use tss_esapi::handles::{AuthHandle, NvIndexHandle, ObjectHandle, SessionHandle};
-use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::reserved_handles::NvAuth;
 use tss_esapi::interface_types::session_handles::AuthSession;
-use tss_esapi::structures::{Auth, Digest, DigestList, MaxNvBuffer, Nonce, SymmetricDefinition};
+use tss_esapi::structures::{Auth, Digest, DigestList, MaxNvBuffer, Nonce};
 
 use super::name::Name;
-use super::nv::{self, Found, IndexHandle, NvIndex, NvShape, attribute};
+use super::nv::{self, Found, IndexHandle, NV_WRITE, NvIndex, NvShape, attribute};
 use super::root_key::RootKey;
-use super::session::{Encrypt, Session};
+use super::session::{Encrypt, Session, start_salted};
 use super::signer::{OpenRecoveryKey, RecoveryKey, SigningKey, VerifyKey};
 use super::{Answer, Tpm, answer};
 use crate::encoding::Base64;
@@ -49,8 +48,7 @@ const LIMIT: u32 = 10;
 /// TPMS_NV_PIN_COUNTER_PARAMETERS (Part 2, section 13.3): pinCount and pinLimit.
 const SIZE: u16 = 8;
 
-/// TPM_CC_NV_Write and TPM_CC_NV_ChangeAuth.
-const NV_WRITE: u32 = 0x137;
+/// TPM_CC_NV_ChangeAuth.
 const NV_CHANGE_AUTH: u32 = 0x13B;
 
 /// What the manifest says of a token's two indices.
@@ -253,18 +251,7 @@ impl PinIndex {
         const OPERATION: &str = "StartAuthSession(PIN)";
         let handle = self.find(tpm)?;
         set_auth(tpm, handle, pin).map_err(|error| answer::error(OPERATION, error))?;
-        let session = tpm
-            .without_session(OPERATION, |tpm| {
-                tpm.start_auth_session(
-                    Some(root.handle),
-                    None,
-                    None,
-                    SessionType::Hmac,
-                    SymmetricDefinition::AES_128_CFB,
-                    HashingAlgorithm::Sha256,
-                )
-            })?
-            .expect("a session that was started has a handle");
+        let session = start_salted(tpm, root, SessionType::Hmac, OPERATION)?;
         Ok(OpenPin { handle, session })
     }
 

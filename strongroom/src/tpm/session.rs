@@ -52,18 +52,7 @@ impl Session {
     /// Starts a session. The root key's Name was checked when `root` was opened.
     pub(crate) fn start(tpm: &mut Tpm, root: RootKey) -> Result<Self> {
         const OPERATION: &str = "StartAuthSession";
-        let auth = tpm
-            .without_session(OPERATION, |tpm| {
-                tpm.start_auth_session(
-                    Some(root.handle),
-                    None,
-                    None,
-                    SessionType::Policy,
-                    SymmetricDefinition::AES_128_CFB,
-                    HashingAlgorithm::Sha256,
-                )
-            })?
-            .expect("a session that was started has a handle");
+        let auth = start_salted(tpm, root, SessionType::Policy, OPERATION)?;
         let policy = PolicySession::try_from(auth).map_err(|e| answer::error(OPERATION, e))?;
         Ok(Self { auth, policy })
     }
@@ -146,6 +135,26 @@ impl Session {
             command,
         )
     }
+}
+
+/// Starts a session that nobody who listens learns the keys of.
+pub(super) fn start_salted(
+    tpm: &mut Tpm,
+    root: RootKey,
+    kind: SessionType,
+    operation: &'static str,
+) -> Result<AuthSession> {
+    let started = tpm.without_session(operation, |tpm| {
+        tpm.start_auth_session(
+            Some(root.handle),
+            None,
+            None,
+            kind,
+            SymmetricDefinition::AES_128_CFB,
+            HashingAlgorithm::Sha256,
+        )
+    })?;
+    Ok(started.expect("a session that was started has a handle"))
 }
 
 impl Gate {

@@ -19,7 +19,7 @@ use tss_esapi::structures::{Digest, DigestList, Nonce, SensitiveData};
 use super::index::{self, Index, IndexHandle, OpenIndex};
 use super::key_file::KeyFile;
 use super::name::Name;
-use super::nv;
+use super::nv::{self, NV_WRITE};
 use super::root_key::RootKey;
 use super::session::{Encrypt, Gate, Session};
 use super::signer::{OpenRecoveryKey, RecoveryKey, SigningKey, VerifyKey, invalid};
@@ -29,9 +29,6 @@ use crate::encoding::Base64;
 use crate::error::{Error, Result};
 use crate::policy::PolicyDigest;
 use crate::secret::Secret;
-
-/// TPM_CC_NV_Write.
-const NV_WRITE: u32 = 0x137;
 
 /// What the manifest says of the two ways to write N.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,15 +12,6 @@ use crate::tpm::pin::{Guard, Pins};
 use crate::tpm::root_key::RootKey;
 use crate::tpm::{Tcti, Tpm, Turn};
 
-/// How the PINs of a token stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PinStates {
-    /// The user's.
-    pub user: PinState,
-    /// The security officer's.
-    pub security_officer: PinState,
-}
-
 /// A user's PIN that the TPM has found right, before the vault is unlocked: that takes an allowed
 /// boot besides, and can wait until something is asked for.
 pub struct LoggedIn {
@@ -46,34 +37,12 @@ impl LoggedIn {
     }
 }
 
-impl PinStates {
-    fn read(pins: &Pins, tpm: &mut Tpm) -> Result<Self> {
-        Ok(Self {
-            user: pins.of(Role::User).state(tpm)?,
-            security_officer: pins.of(Role::SecurityOfficer).state(tpm)?,
-        })
-    }
-}
-
 impl Vault {
-    /// How the PINs of a token stand; `None` where it has none, and then the TPM is not asked. Four
+    /// How a PIN of a token stands; `None` where it has none, and then the TPM is not asked. Two
     /// commands, and no PIN.
     ///
     /// # Errors
-    /// [`Error::NoSuchToken`]; [`Error::PinUnusable`] where an index is gone.
-    pub fn pin_states(&self, tcti: &Tcti, token: &TokenName) -> Result<Option<PinStates>> {
-        match self.manifest.pins(token)? {
-            Some(pins) => {
-                PinStates::read(&pins, &mut Tpm::connect(&Turn::to_look(tcti))?).map(Some)
-            }
-            None => Ok(None),
-        }
-    }
-
-    /// How one PIN of a token stands. Two commands.
-    ///
-    /// # Errors
-    /// As [`Vault::pin_states`].
+    /// [`Error::NoSuchToken`]; [`Error::PinUnusable`] where the index is gone.
     pub fn pin_state(
         &self,
         tcti: &Tcti,
@@ -316,6 +285,12 @@ impl Unlocked {
         let guard = Arc::new(Guard::new(&mut self.tpm, self.root, pins, &pin)?);
         self.presented = Some((token.clone(), Arc::clone(&guard)));
         Ok(guard)
+    }
+
+    /// Leaves nothing in the TPM but the batch's own session.
+    pub(super) fn make_room(&mut self) -> Result<()> {
+        self.close_guard()?;
+        self.unload_storage_key()
     }
 
     /// Takes the session of the PIN that is presented out of the TPM, which has room for three,

@@ -235,9 +235,7 @@ impl Vault {
             }
         }
     }
-}
 
-impl Vault {
     /// Removes the PINs of all tokens from a TPM, as far as that can be done.
     fn remove_all_pins(&self, tpm: &mut Tpm) {
         let Manifest {
@@ -309,8 +307,7 @@ impl Unlocked {
 
     /// Takes away the PINs that were needed to seal again, which nobody knows. Answers whose.
     fn take_pins_away(&mut self, k_rec: &OpenRecoveryKey) -> Result<Vec<TokenName>> {
-        self.close_guard()?;
-        self.unload_storage_key()?;
+        self.make_room()?;
         let tokens: Vec<_> = std::mem::take(&mut self.pins).into_keys().collect();
         for token in &tokens {
             self.vault.pins_of(token)?.of(Role::User).set_by_recovery(

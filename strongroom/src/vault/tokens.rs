@@ -90,8 +90,7 @@ impl Unlocked {
                 .as_ref()
                 .map(|pin| self.first_pins(&token.name, pin)),
         };
-        self.close_guard()?;
-        self.unload_storage_key()?;
+        self.make_room()?;
         let (maker, tpm) = self.maker(&manifest);
         let record = maker.token(tpm, &plan)?;
         let name = plan.name;
@@ -148,8 +147,7 @@ impl Unlocked {
             }
         } else {
             let first = self.first_pins(name, officer);
-            self.close_guard()?;
-            self.unload_storage_key()?;
+            self.make_room()?;
             let (maker, tpm) = self.maker(&manifest);
             record.pins = Some(maker.pins(tpm, name, &first)?);
         }
@@ -185,8 +183,7 @@ impl Unlocked {
         if !listing.objects.is_empty() || !listing.damaged.is_empty() {
             return refuse("it holds objects; remove them first");
         }
-        self.close_guard()?;
-        self.unload_storage_key()?;
+        self.make_room()?;
         self.replace_record(manifest, name, None)?;
         self.remove_pins(name, &record);
         self.vault.store.remove_folder(name)

@@ -13,13 +13,14 @@ use crate::pins;
 pub(super) fn run(place: &Place, args: &TokenAdd) -> Result<(), Failure> {
     // Before anything is made: people take their time, and may give up.
     let (officer, user) = if args.with_pins {
-        let whose = |role: Role| format!("PIN of the {role} of token {}", args.token);
         let officer = pins::new(
             args.so_pin_file.as_deref(),
             "--so-pin-file",
-            &whose(Role::SecurityOfficer),
+            &args.token,
+            Role::SecurityOfficer,
         )?;
-        let user = pins::new(args.pin_file.as_deref(), "--pin-file", &whose(Role::User))?;
+        let file = args.pin_file.as_deref();
+        let user = pins::new(file, "--pin-file", &args.token, Role::User)?;
         (Some(officer), Some(user))
     } else {
         (None, None)

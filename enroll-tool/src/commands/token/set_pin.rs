@@ -17,9 +17,9 @@ pub(super) fn run(place: &Place, args: &TokenSetPin) -> Result<(), Failure> {
     } else {
         Role::User
     };
-    let whose = |role: Role| format!("PIN of the {role} of token {}", args.token);
-    let new = || pins::new(args.pin_file.as_deref(), "--pin-file", &whose(role));
-    let old = |role| pins::known(args.old_pin_file.as_deref(), "--old-pin-file", &whose(role));
+    let token = &args.token;
+    let new = || pins::new(args.pin_file.as_deref(), "--pin-file", token, role);
+    let old = |role| pins::known(args.old_pin_file.as_deref(), "--old-pin-file", token, role);
     let vault = place.vault()?;
     let tcti = place.tcti()?;
     if let Some(kit) = &args.recovery {
