@@ -13,6 +13,7 @@
 pub mod abrmd;
 pub mod daemon;
 pub mod gate;
+pub mod machine;
 pub mod host;
 pub mod nas;
 pub mod nginx;
@@ -37,6 +38,7 @@ pub use abrmd::Abrmd;
 pub use daemon::Daemon;
 pub use gate::Gate;
 pub use host::Host;
+pub use machine::{Boot, Machine};
 pub use nginx::Nginx;
 pub use openssl::OpenSsl;
 pub use programs::Programs;
