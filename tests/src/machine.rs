@@ -38,8 +38,8 @@ pub struct Boot {
 enum Firmware {
     /// The kernel itself, without UEFI: PCRs 9 and 11 stay at zero.
     Direct,
-    /// UEFI and a unified kernel image, signed, where the firmware's variables ask for it.
-    Uefi,
+    /// UEFI and a unified kernel image.
+    Uefi { signed: bool },
 }
 
 impl Boot {
@@ -58,7 +58,15 @@ impl Boot {
     /// and 11 among them, and leave the event log.
     pub fn measured() -> Self {
         Self {
-            firmware: Firmware::Uefi,
+            firmware: Firmware::Uefi { signed: true },
+            ..Self::direct()
+        }
+    }
+
+    /// The same, by an image that nobody signed.
+    pub fn unsigned() -> Self {
+        Self {
+            firmware: Firmware::Uefi { signed: false },
             ..Self::direct()
         }
     }
@@ -102,8 +110,8 @@ impl Machine {
         Self::with_variables(&uefi_file("VARS_4M"))
     }
 
-    /// One whose firmware starts only what the test machine's own key has signed. (What
-    /// [`Machine`] boots is, so every [`Boot::measured`] is a boot with Secure Boot enforced.)
+    /// One whose firmware starts only what the test machine's own key has signed, as it has all
+    /// that [`Boot::measured`] starts and nothing that [`Boot::unsigned`] does.
     pub fn with_secure_boot() -> Self {
         Self::with_variables(Parts::get().variables_with_keys())
     }
@@ -147,6 +155,20 @@ impl Machine {
             ended.console
         );
         ended.output(128 + 9, script)
+    }
+
+    /// Expects that the firmware refuses to start this boot, whose time is then up: there is no
+    /// other sign of it but what the console says.
+    #[track_caller]
+    pub fn refuses(&mut self, boot: &Boot) {
+        let boot = boot.clone().timeout(Duration::from_secs(60));
+        let ended = self.boot(&boot, "true");
+        let console = String::from_utf8_lossy(&ended.console.stdout);
+        assert!(
+            ended.status.is_none() && console.contains("Access Denied"),
+            "the firmware should have refused it: {}",
+            ended.console
+        );
     }
 
     /// Puts a file into the machine, before each boot from now on.
@@ -211,7 +233,7 @@ impl Machine {
         flock(&turn, FlockOperation::LockExclusive).expect("wait for the machine that is on");
 
         let _tpm = self.power_tpm();
-        let mut qemu = self.qemu();
+        let mut qemu = self.qemu(boot.timeout);
         qemu = match boot.firmware {
             Firmware::Direct => qemu
                 .arg("-kernel")
@@ -219,12 +241,13 @@ impl Machine {
                 .arg("-initrd")
                 .arg(initrd)
                 .args(["-append", &boot.command_line]),
-            Firmware::Uefi => {
-                self.write_unified_kernel_image(&boot.command_line);
+            Firmware::Uefi { signed } => {
+                self.write_unified_kernel_image(&boot.command_line, signed);
                 self.with_uefi(qemu)
             }
         };
-        let console = qemu.timeout(boot.timeout).ok();
+        // It ends by the time itself, and this is the second line.
+        let console = qemu.timeout(boot.timeout + Duration::from_secs(30)).finish();
         let read = |name| fs::read(self.path(name)).expect("QEMU wrote it");
         Ended {
             status: String::from_utf8_lossy(&read("status")).parse().ok(),
@@ -280,14 +303,16 @@ impl Machine {
     }
 
     /// QEMU with all but what it boots. Its standard output is the machine's console.
-    fn qemu(&self) -> Run {
+    fn qemu(&self, timeout: Duration) -> Run {
         let cpu = match self.parts.accelerator.as_str() {
             "kvm" => "host",
             // QEMU 7.2 computes flags wrongly after this one instruction, and newer kernels fall.
             _ => "max,-cx16",
         };
         let mut qemu = Run::new("setpriv")
-            .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
+            .args(["--pdeathsig", "TERM", "timeout", "--signal=KILL"])
+            .arg(timeout.as_secs().to_string())
+            .arg("qemu-system-x86_64")
             .args(["-accel", &self.parts.accelerator, "-cpu", cpu])
             .args(["-machine", "q35,smm=on", "-m", "1024", "-smp", "2"])
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
@@ -346,7 +371,7 @@ impl Machine {
     }
 
     /// The kernel, its initrd and its command line as further sections of systemd's stub.
-    fn write_unified_kernel_image(&self, command_line: &str) {
+    fn write_unified_kernel_image(&self, command_line: &str, signed: bool) {
         const PAGE: u64 = 0x1000;
         let stub = self.parts.file("stub.efi");
         let folder = self.path("system/EFI/BOOT");
@@ -372,12 +397,14 @@ impl Machine {
         }
         let image = self.path("image");
         objcopy.arg(stub).arg(&image).ok();
-        Run::new("sbsign")
-            .args(self.parts.key())
-            .arg("--output")
-            .arg(folder.join("BOOTX64.EFI"))
-            .arg(image)
-            .ok();
+        let started = folder.join("BOOTX64.EFI");
+        if signed {
+            let mut sbsign = Run::new("sbsign").args(self.parts.key());
+            sbsign = sbsign.arg("--output").arg(started).arg(image);
+            sbsign.ok();
+        } else {
+            fs::rename(image, started).expect("both are in the machine's folder");
+        }
     }
 }
 
