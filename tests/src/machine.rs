@@ -229,7 +229,7 @@ impl Machine {
         fs::write(&initrd, all).expect("write the initrd");
 
         // Two machines at once on few cores would both run out of time.
-        let turn = File::create(self.parts.file("turn")).expect("open the lock");
+        let turn = File::create(self.parts.folder.with_file_name("turn")).expect("open the lock");
         flock(&turn, FlockOperation::LockExclusive).expect("wait for the machine that is on");
 
         let _tpm = self.power_tpm();
@@ -274,11 +274,11 @@ impl Machine {
             .args(["-type", "f", "-printf", "%P\\0"])
             .ok();
         Run::new("tar")
-            .args(["--create", "--owner=0", "--group=0", "--null", "-T-"])
-            .arg("--file")
+            .args(["--create", "--owner=0", "--group=0", "--file"])
             .arg(self.path("payload.tar"))
             .arg("--directory")
             .arg(payload)
+            .args(["--null", "--files-from=-"])
             .stdin(files.stdout)
             .ok();
     }
