@@ -13,8 +13,8 @@
 pub mod abrmd;
 pub mod daemon;
 pub mod gate;
-pub mod machine;
 pub mod host;
+pub mod machine;
 pub mod nas;
 pub mod nginx;
 pub mod openssl;

@@ -247,7 +247,9 @@ impl Machine {
             }
         };
         // It ends by the time itself, and this is the second line.
-        let console = qemu.timeout(boot.timeout + Duration::from_secs(30)).finish();
+        let console = qemu
+            .timeout(boot.timeout + Duration::from_secs(30))
+            .finish();
         let read = |name| fs::read(self.path(name)).expect("QEMU wrote it");
         Ended {
             status: String::from_utf8_lossy(&read("status")).parse().ok(),
@@ -336,12 +338,13 @@ impl Machine {
                 .arg("-device")
                 .arg(format!("virtserialport,chardev={name},nr={}", port + 1));
         }
-        qemu = disk(qemu, &format!("qcow2,file={}", self.path("root").display()));
-        for raw in [&self.path("payload.tar"), &self.parts.programs] {
-            qemu = disk(qemu, &format!("raw,readonly=on,file={}", raw.display()));
-        }
-        for raw in &self.disks {
-            qemu = disk(qemu, &format!("raw,file={}", raw.display()));
+        // In the order of their names in the machine: /dev/vda is the first.
+        qemu = disk(qemu, "root", "format=qcow2", &self.path("root"));
+        let read_only = "format=raw,readonly=on";
+        qemu = disk(qemu, "payload", read_only, &self.path("payload.tar"));
+        qemu = disk(qemu, "programs", read_only, &self.parts.programs);
+        for (index, file) in self.disks.iter().enumerate() {
+            qemu = disk(qemu, &format!("disk-{index}"), "format=raw", file);
         }
         qemu
     }
@@ -541,10 +544,15 @@ dd bs=64K status=none if=KEK of=$variables/KEK-$global
 dd bs=64K status=none if=PK of=$variables/PK-$global
 ";
 
-/// Adds a disk in QEMU's notation. The first is /dev/vda.
-fn disk(qemu: Run, drive: &str) -> Run {
+/// Adds a disk.
+fn disk(qemu: Run, id: &str, options: &str, file: &Path) -> Run {
+    let file = file.display();
     qemu.arg("-drive")
-        .arg(format!("if=virtio,cache=unsafe,format={drive}"))
+        .arg(format!(
+            "if=none,id={id},cache=unsafe,{options},file={file}"
+        ))
+        .arg("-device")
+        .arg(format!("virtio-blk-pci,drive={id}"))
 }
 
 /// A file of the UEFI firmware that Debian's ovmf has.
@@ -570,8 +578,11 @@ fn programs_disk(programs: &Programs) -> PathBuf {
         return disk;
     }
     let stage = tempfile::tempdir_in(folder).expect("create a folder");
-    fs::set_permissions(stage.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .expect("it is the test's own");
+    fs::set_permissions(
+        stage.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .expect("it is the test's own");
     for program in &built {
         let name = program.file_name().expect("a program has a name");
         Run::new("strip")
