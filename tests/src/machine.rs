@@ -499,15 +499,13 @@ impl Parts {
                 let update = machine.path(variable);
                 Run::new("sbvarsign")
                     .args(self.key())
-                    .arg("--output")
+                    .args(["--include-attrs", "--attr", VARIABLE, "--output"])
                     .arg(&update)
                     .arg(variable)
                     .arg(&list)
                     .ok();
                 let update = fs::read(update).expect("just written");
-                // Non-volatile, for boot and run time, authenticated by time.
-                let content = [&[0x27, 0, 0, 0], &update[..]].concat();
-                machine.bring(&format!("/run/machine/{variable}"), content);
+                machine.bring(&format!("/run/machine/{variable}"), update);
             }
             machine.run(&Boot::measured(), ENROL_KEYS).ok();
             // Whoever comes second writes the same again.
@@ -531,6 +529,10 @@ impl Parts {
 
 /// Whose keys they are: any UUID.
 const OWNER: &str = "5bd8a9ea-3cb7-4f7b-9b8e-6b0c6a1f4c10";
+
+/// What such a variable is; sbvarsign would also say that the write appends.
+const VARIABLE: &str =
+    "NON_VOLATILE,BOOTSERVICE_ACCESS,RUNTIME_ACCESS,TIME_BASED_AUTHENTICATED_WRITE_ACCESS";
 
 /// Each in one write, as the kernel wants it, and the platform key last: it closes the door.
 const ENROL_KEYS: &str = r"

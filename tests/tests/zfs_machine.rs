@@ -127,7 +127,7 @@ fn another_initrd_is_refused() {
             "zfs-keyprovider get tank/home >nothing",
         )
         .fails_with(3)
-        .says("PCR 9");
+        .says("PCRs 9, 11 are not as in");
 }
 
 #[test]
@@ -175,17 +175,22 @@ fn a_tpm_that_is_gone_a_boot_nobody_measured_and_a_power_cut() {
 }
 
 #[test]
-#[ignore = "boots systemd"]
+#[ignore = "two boots of systemd"]
 fn a_unit_runs_before_the_script_on_systemd() {
     let mut machine = Machine::new();
     machine.bring(
-        "/etc/systemd/system/multi-user.target.wants/brought.service",
+        "/etc/systemd/system/brought.service",
         "[Service]\nType=oneshot\nExecStart=/usr/local/bin/strongroom --version\n\
-         ExecStart=/bin/touch /run/brought\n",
+         ExecStart=/bin/touch /run/brought\n[Install]\nWantedBy=multi-user.target\n",
     );
+    let systemd = Boot::direct().systemd();
+    machine.run(&systemd, "systemctl enable brought").ok();
     let output = machine.run(
-        &Boot::direct().systemd(),
-        "test -e /run/brought && test -c /dev/tpmrm0 && test -c /dev/zfs && \
+        &systemd,
+        "set -ex\n\
+         test -e /run/brought\n\
+         test -c /dev/tpmrm0\n\
+         test -c /dev/zfs\n\
          systemctl list-units --state=failed --no-legend",
     );
     assert_eq!(output.ok().text(), "");
@@ -203,7 +208,7 @@ fn what_the_resource_manager_adds_is_counted() {
             for device in tpm0 tpmrm0; do
                 tpm-mark $device
                 STRONGROOM_TCTI=device:/dev/$device strongroom unseal --token datasets \
-                    --label tank/home | cmp -n 0 - /dev/null
+                    --label tank/home | cat >/dev/null
             done
             tpm-mark end"
             ),
@@ -215,8 +220,8 @@ fn what_the_resource_manager_adds_is_counted() {
     };
     let (direct, managed) = (names("tpm0", "tpmrm0"), names("tpmrm0", "end"));
     let unseals = |names: &[&str]| names.iter().filter(|name| **name == "Unseal").count();
-    assert_eq!(unseals(&direct), 1, "{direct:?}");
-    assert_eq!(unseals(&managed), 1, "{managed:?}");
+    assert!(unseals(&direct) > 0, "{direct:?}");
+    assert_eq!(unseals(&direct), unseals(&managed), "{managed:?}");
     assert!(!direct.contains(&"ContextLoad"), "{direct:?}");
     assert!(managed.contains(&"ContextLoad"), "{managed:?}");
     assert!(managed.len() > 2 * direct.len(), "{managed:?}");
