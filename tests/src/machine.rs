@@ -26,6 +26,7 @@ use crate::{Daemon, Output, Programs, Run};
 
 /// How a machine starts.
 #[derive(Clone, Debug)]
+#[must_use]
 pub struct Boot {
     firmware: Firmware,
     command_line: String,
@@ -95,6 +96,9 @@ impl Boot {
         self
     }
 }
+
+/// What comes back from a script, through a port of virtio's each; `tests/vm/run` writes to them.
+const PORTS: [&str; 3] = ["stdout", "stderr", "status"];
 
 /// A machine that is off between two boots.
 pub struct Machine {
@@ -232,6 +236,10 @@ impl Machine {
         let turn = File::create(self.parts.folder.with_file_name("turn")).expect("open the lock");
         flock(&turn, FlockOperation::LockExclusive).expect("wait for the machine that is on");
 
+        // What the boot before left.
+        for name in PORTS {
+            let _ = fs::remove_file(self.path(name));
+        }
         let _tpm = self.power_tpm();
         let mut qemu = self.qemu(boot.timeout);
         qemu = match boot.firmware {
@@ -250,11 +258,12 @@ impl Machine {
         let console = qemu
             .timeout(boot.timeout + Duration::from_secs(30))
             .finish();
-        let read = |name| fs::read(self.path(name)).expect("QEMU wrote it");
+        let [stdout, stderr, status] = PORTS.map(|name| fs::read(self.path(name)));
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         Ended {
-            status: String::from_utf8_lossy(&read("status")).parse().ok(),
-            stdout: read("stdout"),
-            stderr: String::from_utf8_lossy(&read("stderr")).into_owned(),
+            status: text(&status.unwrap_or_default()).parse().ok(),
+            stdout: stdout.unwrap_or_default(),
+            stderr: text(&stderr.unwrap_or_default()),
             took: begun.elapsed(),
             console,
         }
@@ -330,7 +339,7 @@ impl Machine {
             .args(["-tpmdev", "emulator,id=tpm,chardev=tpm"])
             .args(["-device", "tpm-crb,tpmdev=tpm"])
             .args(["-device", "virtio-serial-pci"]);
-        for (port, name) in ["stdout", "stderr", "status"].iter().enumerate() {
+        for (port, name) in PORTS.iter().enumerate() {
             let file = self.path(name);
             qemu = qemu
                 .arg("-chardev")
@@ -452,8 +461,8 @@ impl Parts {
     fn get() -> &'static Self {
         static PARTS: OnceLock<Parts> = OnceLock::new();
         PARTS.get_or_init(|| {
-            let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("vm/build");
-            let built = Run::new(build).timeout(Duration::from_secs(1800)).ok();
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("vm/build");
+            let built = Run::new(script).timeout(Duration::from_secs(1800)).ok();
             let folder = PathBuf::from(built.text().trim_end());
             let accelerator = fs::read_to_string(folder.join("accel")).expect("it was chosen");
             let accelerator = accelerator.lines().next().expect("it is there").to_owned();

@@ -6,7 +6,7 @@
 use strongroom_tests::{Boot, Machine};
 
 /// A vault, and a pool with an encrypted dataset whose key is in the vault and nowhere else.
-const ENROL: &str = r#"
+const ENROL: &str = r"
 set -euo pipefail
 strongroom init --recovery-out kit --yes
 truncate -s 128M /var/lib/tank
@@ -18,7 +18,7 @@ strongroom seal --token datasets --label tank/home --kind dataset-key --keyforma
 rm key
 echo precious >/home/file
 zpool export tank
-"#;
+";
 
 /// What a boot does to get at the data.
 const UNLOCK: &str = r"
@@ -109,11 +109,6 @@ fn a_dataset_is_unlocked_by_the_boot_it_was_enrolled_in_and_by_no_other() {
         )
         .fails_with(3)
         .says("PCRs 9, 11 are not as in");
-
-    // The other boot took the place of the usual one.
-    machine
-        .run(&usual, "zfs-keyprovider get tank/home >nothing")
-        .fails_with(3);
 }
 
 #[test]
@@ -237,9 +232,8 @@ fn event_log_of(text: &str) -> String {
     let (_, replayed) = text.split_once("\npcrs:\n").expect("tpm2_eventlog replays");
     let (_, sha256) = replayed.split_once("sha256:\n").expect("a bank of SHA-256");
     let lines = sha256.lines().filter_map(|line| line.split_once(": 0x"));
-    lines
-        .map(|(pcr, value)| format!("{} {}\n", pcr.trim(), value.to_uppercase()))
-        .collect()
+    let shown = lines.map(|(pcr, value)| format!("{} {}", pcr.trim(), value.to_uppercase()));
+    shown.collect::<Vec<_>>().join("\n")
 }
 
 /// The value that [`SHOW_PCRS`] showed.
