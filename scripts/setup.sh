@@ -22,6 +22,9 @@ serving_units=(nginx.service ssh.service ssh.socket tpm2-abrmd.service)
 # Of these, what D-Bus would start all the same when somebody asks for it, such as a TPM tool that
 # was told no TCTI: it would then keep this machine's own TPM to itself.
 activated_units=(tpm2-abrmd.service)
+# What the test machine is built and run with (tests/vm).
+machine_packages=(qemu-system-x86 qemu-utils ovmf mmdebstrap debian-archive-keyring busybox-static
+    kmod cpio zstd e2fsprogs binutils sbsigntool)
 # What building libtss2 itself needs.
 tss_packages=(autoconf automake autoconf-archive libtool libltdl-dev libjson-c-dev uuid-dev
     dpkg-dev git)
@@ -31,10 +34,11 @@ main() {
         build_packages+=(libtss2-dev)
         # Debian 13 renamed the TCTI package in its 64-bit time transition.
         test_packages=("${test_packages[@]/libtss2-tcti-swtpm0/libtss2-tcti-swtpm0t64}")
-        install_packages "${build_packages[@]}" "${test_packages[@]}" pkcs11-provider
+        install_packages "${build_packages[@]}" "${test_packages[@]}" "${machine_packages[@]}" \
+            pkcs11-provider
         return
     fi
-    install_packages "${build_packages[@]}" "${test_packages[@]}"
+    install_packages "${build_packages[@]}" "${test_packages[@]}" "${machine_packages[@]}"
     install_provider
     if installed_tss_is_new_enough; then
         return
@@ -168,7 +172,7 @@ fetch_tss_source() {
 # folder for it; $2: deb or deb-src; $3: the suite.
 private_apt() {
     local apt=$1/apt mirror
-    mirror=$(debian_mirror)
+    mirror=$("$(dirname "$0")/debian-mirror")
     mkdir -p "$apt"/{state/lists/partial,cache/archives/partial,parts}
     printf '%s [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' \
         "$2" "$mirror" "$3" >"$apt/sources.list"
@@ -176,29 +180,6 @@ private_apt() {
         -o "Dir::State=$apt/state" -o "Dir::State::status=/var/lib/dpkg/status"
         -o "Dir::Cache=$apt/cache" -o "APT::Sandbox::User=root")
     apt-get -qq "${private[@]}" update
-}
-
-# The mirror of the distribution itself, out of this machine's own sources, in either format.
-debian_mirror() {
-    local codename mirror one_line deb822
-    codename=$(. /etc/os-release && printf '%s' "$VERSION_CODENAME")
-    one_line=(/etc/apt/sources.list /etc/apt/sources.list.d/*.list)
-    deb822=(/etc/apt/sources.list.d/*.sources)
-    # Any of these files may be missing.
-    mirror=$(
-        cat "${one_line[@]}" 2>/dev/null | awk -v suite="$codename" '
-            $1 == "deb" {
-                for (i = 2; i < NF; i++) if ($i ~ /^https?:/ && $(i + 1) == suite) print $i
-            }' || true
-        cat "${deb822[@]}" 2>/dev/null | awk -v suite="$codename" '
-            /^URIs:/ { uri = $2 }
-            /^Suites:/ { for (i = 2; i <= NF; i++) if ($i == suite) print uri }' || true
-    )
-    if [ -z "$mirror" ]; then
-        say "no apt source names the suite $codename, so there is no mirror to fetch from" >&2
-        return 1
-    fi
-    printf '%s\n' "${mirror%%$'\n'*}"
 }
 
 main "$@"

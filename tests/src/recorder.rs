@@ -240,7 +240,7 @@ pub(crate) fn read_message(stream: &mut UnixStream) -> io::Result<Option<Vec<u8>
 }
 
 /// The command code of a request, the response code of a response.
-fn code_of(message: &[u8]) -> u32 {
+pub(crate) fn code_of(message: &[u8]) -> u32 {
     u32_at(message, 6)
 }
 

@@ -133,7 +133,7 @@ pub struct Output {
     pub stderr: String,
     /// How long it took, to the millisecond.
     pub took: Duration,
-    command: String,
+    pub(crate) command: String,
 }
 
 // Its expectations return it for one more; the last one's caller needs no more.

@@ -1,4 +1,50 @@
-//! The names of the TPM's commands.
+//! The TPM's commands: their names, and how they stand in swtpm's log.
+
+use std::time::Duration;
+
+use crate::recorder::{Command, code_of};
+
+/// The commands in a log that swtpm wrote at level 20, in order. It holds no times.
+pub(crate) fn of_log(log: &str) -> Vec<Command> {
+    let mut commands: Vec<Command> = Vec::new();
+    let mut lines = log.lines().peekable();
+    while let Some(line) = lines.next() {
+        let is_request = line.starts_with(" SWTPM_IO_Read: ");
+        if !is_request && !line.starts_with(" SWTPM_IO_Write: ") {
+            continue;
+        }
+        let mut message = Vec::new();
+        while let Some(bytes) = lines.peek().and_then(|line| bytes_of(line)) {
+            message.extend(bytes);
+            lines.next();
+        }
+        if is_request {
+            let cc = code_of(&message);
+            commands.push(Command {
+                cc,
+                name: name(cc),
+                request: message,
+                response: Vec::new(),
+                rc: 0,
+                duration: Duration::ZERO,
+            });
+        } else if let Some(command) = commands.last_mut() {
+            command.rc = code_of(&message);
+            command.response = message;
+        }
+    }
+    commands
+}
+
+/// A line of the log that is nothing but bytes: ` 80 01 00 `.
+fn bytes_of(line: &str) -> Option<Vec<u8>> {
+    let digits: Vec<_> = line.split_whitespace().collect();
+    let is_byte = |digits: &&str| digits.len() == 2;
+    if digits.is_empty() || !digits.iter().all(is_byte) {
+        return None;
+    }
+    hex::decode(digits.concat()).ok()
+}
 
 /// The name of a command code, without `TPM2_`.
 pub(crate) fn name(cc: u32) -> &'static str {
@@ -133,6 +179,18 @@ const NAMES: &[(u32, &str)] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reads_a_log() {
+        let log = " Ctrl Cmd: length 5\n 00 00 00 05 00 \n SWTPM_IO_Read: length 12\n \
+             80 01 00 00 00 0C 00 00 01 7B 00 08 \n SWTPM_IO_Write: length 10\n \
+             80 01 00 00 00 0A 00 00 01 01 \nData client disconnected\n";
+        let commands = of_log(log);
+        assert_eq!(commands.len(), 1);
+        assert_eq!(commands[0].name, "GetRandom");
+        assert_eq!(commands[0].request.len(), 12);
+        assert_eq!(commands[0].rc, 0x101);
+    }
 
     #[test]
     fn finds_names() {
