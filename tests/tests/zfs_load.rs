@@ -378,6 +378,37 @@ fn the_kit_opens_a_copy_without_vault_and_tpm() {
         .says("of vault");
 }
 
+/// By the reader that was written from docs/format.md alone.
+#[test]
+fn a_stranger_reads_a_copy() {
+    let bench = Bench::new();
+    bench.three_forms();
+    bench.load(&["-a"]).ok();
+    let file = bench.vault.folder().join("copy");
+    let reader = |args: &[&str]| {
+        Run::new("/usr/bin/python3")
+            .arg(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/reader/strongroom_reader.py"
+            ))
+            .arg("--recovery")
+            .arg(bench.vault.recovery())
+            .arg(&file)
+            .args(args)
+    };
+    let text = bench.zfs.read("tank/words", RECOVERY);
+    fs::write(&file, &text).expect("written");
+    let objects: Value = reader(&["list"]).ok().json();
+    let id = objects[0]["id"].as_str().expect("an id");
+    assert_eq!(objects[0]["label"], "tank/words");
+    assert_eq!(
+        reader(&["show", "--id", id]).ok().stdout,
+        PASSPHRASE.as_bytes()
+    );
+    fs::write(&file, text.replace("tank/words", "tank/sword")).expect("written");
+    reader(&["list"]).fails_with(5).says("is forged");
+}
+
 #[test]
 fn who_edits_a_copy_gets_it_refused_and_the_next_load_puts_it_right() {
     let bench = Bench::new();

@@ -89,7 +89,7 @@ exits 1 "a key that was changed since" "is not its key" zfs-keyprovider load tan
 is "does not stop the rest" "$(status tank/raw)" available
 LD_LIBRARY_PATH=/run/nolib:/mnt/host/lib PATH=/run/noclib:$PATH exits 1 "the same by the command" "is not its key" zfs-keyprovider load tank/hex
 zfs load-key tank/hex < <(head -c 32 /dev/zero)
-zfs change-key -o keyformat=passphrase tank/hex < pass; lock tank/hex
+zfs change-key -o keyformat=passphrase -o pbkdf2iters=100000 tank/hex < pass; lock tank/hex
 exits 1 "a keyformat that was changed since" "its keyformat is passphrase" zfs-keyprovider load tank/hex
 check "adopted again" sh -c "zfs-keyprovider adopt tank/hex < pass"
 check "and loaded" zfs-keyprovider load tank/hex
