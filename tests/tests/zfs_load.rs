@@ -387,6 +387,8 @@ fn a_stranger_reads_a_copy() {
     let file = bench.vault.folder().join("copy");
     let reader = |args: &[&str]| {
         Run::new("/usr/bin/python3")
+            // Without compiled modules left in the source.
+            .args(["-E", "-s", "-B"])
             .arg(concat!(
                 env!("CARGO_MANIFEST_DIR"),
                 "/reader/strongroom_reader.py"
