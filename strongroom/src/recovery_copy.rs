@@ -189,6 +189,11 @@ mod tests {
         }
 
         fn object(&self, label: &str, secret: &[u8]) -> CopiedObject {
+            self.object_under(&self.key, label, secret)
+        }
+
+        /// Encrypted to the kit's recipient by whoever has this vault key.
+        fn object_under(&self, key: &VaultKey, label: &str, secret: &[u8]) -> CopiedObject {
             let metadata = Metadata {
                 format: OBJECT_FORMAT,
                 id: ObjectId::random(),
@@ -202,7 +207,7 @@ mod tests {
             };
             let dek = Dek::random();
             CopiedObject {
-                payload: dek.encrypt(&self.key, &metadata, &Secret::copy_of(secret)),
+                payload: dek.encrypt(key, &metadata, &Secret::copy_of(secret)),
                 recovery: self.kit.identity.recipient().encrypt(dek.expose()),
                 metadata,
             }
@@ -252,10 +257,11 @@ mod tests {
         let mut forged = RecoveryCopy::new(
             made.kit.vault_id.clone(),
             recipient.encrypt(stranger.expose()),
-            vec![made.object("tank", b"of the thief's")],
+            vec![made.object_under(&stranger, "tank", b"the thief's")],
             &stranger,
         );
-        assert!(forged.open(&made.kit).is_err());
+        let error = forged.open(&made.kit).err().expect("refused");
+        assert!(error.to_string().contains("not the one"), "{error}");
         // With the genuine vault key's slot, which anyone can copy, it is the MAC that fails.
         forged.vault_key = recipient.encrypt(made.key.expose());
         let error = forged.open(&made.kit).err().expect("refused");
