@@ -612,7 +612,7 @@ fn a_rotated_key_is_new_and_the_former_stays_sealed() {
             bench.zfs.read(name, "keylocation"),
             "file:///run/zfs-keys/x"
         );
-        assert_eq!(bench.copied_keys(name), [key.clone()]);
+        assert_eq!(bench.copied_keys(name), std::slice::from_ref(&key));
         assert_eq!(bench.get(&[name]).ok().stdout, key);
         let versions = bench
             .objects()
