@@ -76,6 +76,7 @@ pub(crate) enum Purpose {
     Manifest,
     Object,
     Backup,
+    RecoveryCopy,
 }
 
 impl Purpose {
@@ -84,6 +85,7 @@ impl Purpose {
             Self::Manifest => b"strongroom v1 manifest",
             Self::Object => b"strongroom v1 object",
             Self::Backup => b"strongroom v1 backup",
+            Self::RecoveryCopy => b"strongroom v1 recovery copy",
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod policy;
 pub mod process;
 mod provision;
 pub mod recovery;
+pub mod recovery_copy;
 mod secret;
 mod store;
 mod tpm;

@@ -8,6 +8,7 @@
 
 mod backing_up;
 mod changing;
+mod copying;
 mod finding;
 mod keys;
 mod making;
@@ -30,6 +31,7 @@ use crate::object::{Meant, Metadata, NewObject, ObjectId, TokenName};
 use crate::pin::PinAuth;
 use crate::policy::{Branches, PcrSelection, PcrValues, Refusal};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
+use crate::recovery_copy::RecoveryCopy;
 use crate::secret::Secret;
 use crate::store::{self, Damaged, Store, TokenAccess, WriteLock};
 use crate::tpm::pin::Guard;
@@ -437,6 +439,11 @@ impl Unlocked {
         self.tpm.keeps_others_off()
     }
 
+    /// Where the TPM is, in TCTI notation: of the kernel's two devices the one that was taken.
+    pub fn tcti(&self) -> &str {
+        &self.tpm.taken
+    }
+
     /// Keeps other writers off until this is dropped, with a lock that the caller has already.
     #[must_use]
     pub fn holding(mut self, lock: WriteLock) -> Self {
@@ -506,6 +513,16 @@ impl Unlocked {
         }
         self.known()?.retain(|object| object.id != meant.id());
         Ok(())
+    }
+
+    /// A copy of some objects that the recovery kit opens by itself, without vault and TPM. No TPM
+    /// command.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchObject`], [`Error::ObjectDamaged`]; [`Error::Input`] for an object that the
+    /// kit does not open, such as a key that was made in the TPM.
+    pub fn recovery_copy(&self, objects: &[&Metadata]) -> Result<RecoveryCopy> {
+        self.copy_for_recovery(objects)
     }
 
     /// Refuses a backup file that is there already and is no backup of this vault, or one with

@@ -13,7 +13,7 @@ Strongroom. Needs Debian's python3-cryptography and age.
                                                            what a PIN, read from standard input, is
                                                            to the TPM
 
-PATH is a vault's folder or a backup file. Exit codes: 0 done; 1 some objects are unusable, the
+PATH is a vault's folder, a backup file, or a file with a recovery copy. Exit codes: 0 done; 1 some objects are unusable, the
 rest is done; 5 refused; 6 no such object.
 """
 
@@ -428,7 +428,9 @@ class Vault:
             self.k_vault = open_vault_key(self.manifest, kit, where)
             self.objects = self.read_folders()
         else:
-            self.objects = self.read_backup(path)
+            value = parse(read(path, MAX_BACKUP), path)
+            is_copy = isinstance(value, dict) and "vault-key" in value
+            self.objects = (self.read_copy if is_copy else self.read_backup)(value, path)
 
     def read_folders(self):
         objects = {}
@@ -452,8 +454,32 @@ class Vault:
                 objects[metadata["id"]] = found
         return objects
 
-    def read_backup(self, where):
-        backup = parse(read(where, MAX_BACKUP), where)
+    def read_copy(self, copy, where):
+        """A recovery copy: objects with their recovery slots, under K_vault like a backup."""
+        check_format(copy, where)
+        members(copy, where, ["format", "vault", "vault-key", "objects", "mac"])
+        string(copy["vault"], f"{where}: vault", UUID)
+        if not isinstance(copy["objects"], list):
+            raise Refused(f"{where} is damaged: objects")
+        if self.kit.vault != copy["vault"]:
+            raise Refused(f"{self.kit.path} is of vault {self.kit.vault}, not {copy['vault']}")
+        slot = unbase64(copy["vault-key"], where)
+        self.k_vault = self.kit.decrypt(slot, f"{where}: vault-key")
+        if not hmac.compare_digest(sha256(self.k_vault), self.kit.fingerprint):
+            raise Refused(f"{where} is forged: its vault key is not the one that the kit names")
+        check_mac(self.k_vault, b"recovery copy", copy, where)
+        objects = {}
+        for found in copy["objects"]:
+            members(found, where, ["metadata", "payload", "recovery"])
+            check_format(found["metadata"], where)
+            check_metadata(found["metadata"], where)
+            check_payload(found["payload"], found["metadata"], where)
+            slots = [{"type": "recovery", "age": found["recovery"]}]
+            found = {"metadata": found["metadata"], "payload": found["payload"], "slots": slots}
+            objects[found["metadata"]["id"]] = found
+        return objects
+
+    def read_backup(self, backup, where):
         # All formats first, and leniently: of what is newer, nothing else is known.
         check_format(backup, where)
         check_format(backup.get("manifest"), f"{where}: manifest", MANIFEST_FORMAT)

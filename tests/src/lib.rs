@@ -33,6 +33,7 @@ pub mod unit;
 pub mod vault;
 pub mod vault_files;
 pub mod webdav;
+pub mod zfs;
 
 pub use abrmd::Abrmd;
 pub use daemon::Daemon;
@@ -51,3 +52,4 @@ pub use token::{KeyType, Token};
 pub use tpm2_pkcs11::Tpm2Pkcs11;
 pub use vault::TestVault;
 pub use webdav::WebDav;
+pub use zfs::{StandInDataset, ZfsStandIn};

@@ -1,16 +1,44 @@
 //! `get DATASET`: one key on standard input's other side, for `| zfs load-key DATASET`.
 
 use std::io::{self, IsTerminal};
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
 
 use strongroom::dataset_key::KeyFormat;
 use strongroom::error::Error;
-use strongroom::object::TokenName;
-use strongroom::process;
+use strongroom::object::{Metadata, ObjectId, TokenName};
+use strongroom::recovery::RecoveryKit;
 use strongroom::uri::Selector;
-use strongroom::{Tcti, Vault, vault_dir};
+use strongroom::{Result, Secret, process};
 
-use crate::{Cli, Failure, Get};
+use crate::failure::Failure;
+use crate::sealed::{self, SealedKeys};
+use crate::zfs::{Dataset, Datasets, Keys, Pools, Refused};
+use crate::{Cli, copy};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Get {
+    /// The dataset, an encryption root
+    dataset: String,
+
+    /// Which key, where several are sealed for one dataset [default: the newest that is the
+    /// dataset's, as ZFS says; the newest where ZFS does not know the dataset]
+    #[arg(long)]
+    id: Option<ObjectId>,
+
+    /// Open the recovery copy that the dataset carries with this recovery kit (- for standard
+    /// input), without vault and TPM
+    #[arg(long, value_name = "KIT", conflicts_with = "id")]
+    recovery: Option<PathBuf>,
+
+    /// The form: raw, hex or passphrase [default: the dataset's keyformat property where ZFS
+    /// knows the dataset, else the form that the key was sealed in]
+    #[arg(long)]
+    format: Option<KeyFormat>,
+
+    /// Write even to a terminal
+    #[arg(long)]
+    force: bool,
+}
 
 pub(crate) fn run(cli: &Cli, args: &Get) -> Result<(), Failure> {
     if io::stdout().is_terminal() && !args.force {
@@ -18,36 +46,114 @@ pub(crate) fn run(cli: &Cli, args: &Get) -> Result<(), Failure> {
             "standard output is a terminal; use a pipe, or --force",
         ));
     }
-    let vault = Vault::open(&vault_dir(cli.dir.clone()))?;
-    let object = vault.find(&Selector {
-        id: args.id,
-        ..Selector::label(TokenName::datasets(), &args.dataset)
-    })?;
+    // Where there is no ZFS, or the pool is not imported, the vault alone answers.
+    let dataset = Datasets::one(&args.dataset).ok().and_then(Result::ok);
+    let (object, key) = match &args.recovery {
+        Some(kit) => from_copy(args, dataset.as_ref(), kit)?,
+        None => from_vault(cli, args, dataset.as_ref())?,
+    };
     let sealed = KeyFormat::of(&object)?;
     let wanted = args
         .format
-        .or_else(|| property(&args.dataset))
+        .or_else(|| dataset.and_then(|dataset| dataset.key_format))
         .unwrap_or(sealed);
-    let tcti = match &cli.tcti {
-        Some(tcti) => tcti.clone(),
-        None => Tcti::from_environment()?,
-    };
-    let key = vault.unlock(&tcti)?.unseal(&object)?;
     let key = sealed.convert(&key, wanted)?;
     // Without a newline, which would make a raw key too long and is needed by no other form.
     process::hand_out(&key)
         .map_err(|error| Error::input("standard output", error.to_string()).into())
 }
 
-/// The dataset's keyformat as ZFS has it: a TrueNAS database holds a raw key as hex too. `None`
-/// where there is no ZFS, or the pool is not imported.
-fn property(dataset: &str) -> Option<KeyFormat> {
-    let output = Command::new("zfs")
-        .args(["get", "-Hp", "-o", "value", "keyformat", "--", dataset])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .ok()
-        .filter(|output| output.status.success())?;
-    String::from_utf8(output.stdout).ok()?.trim().parse().ok()
+fn from_vault(
+    cli: &Cli,
+    args: &Get,
+    dataset: Option<&Dataset>,
+) -> Result<(Metadata, Secret), Failure> {
+    let vault = cli.vault()?;
+    let sealed = SealedKeys::list(&vault)?;
+    let versions = sealed.of(&args.dataset);
+    let mut candidates = match dataset {
+        Some(dataset) if args.id.is_none() && dataset.is_encryption_root() => {
+            let pools = if sealed.bound_to_pools() {
+                Pools::read()?
+            } else {
+                Pools::default()
+            };
+            sealed::candidates(versions, dataset, &pools)
+                .map_err(|reason| Failure::dataset(&args.dataset, reason))?
+        }
+        _ => Vec::new(),
+    };
+    // Which of several it is, ZFS says.
+    let (Some(dataset), 2..) = (dataset, candidates.len()) else {
+        let object = match candidates.pop() {
+            Some(only) => only.clone(),
+            None => vault.find(&Selector {
+                id: args.id,
+                ..Selector::label(TokenName::datasets(), &args.dataset)
+            })?,
+        };
+        let key = vault.unlock(&cli.tcti()?)?.unseal(&object)?;
+        return Ok((object, key));
+    };
+    let mut unlocked = vault.unlock(&cli.tcti()?)?;
+    let unseal = |object: &&Metadata| Some((Metadata::clone(object), unlocked.unseal(*object)));
+    first_that_fits(dataset, candidates.iter().filter_map(unseal))
+}
+
+/// The key in the dataset's recovery copy. The kit tells whether the copy is the vault's, and ZFS
+/// whether it is the dataset's.
+fn from_copy(
+    args: &Get,
+    dataset: Option<&Dataset>,
+    kit: &Path,
+) -> Result<(Metadata, Secret), Failure> {
+    let opened = copy::of(&args.dataset)?.open(&RecoveryKit::read(kit)?)?;
+    let guid = dataset.and_then(|dataset| dataset.guid);
+    for recovered in &opened {
+        let sealed = recovered.object.dataset_guid;
+        if sealed.is_some() && guid.is_some() && sealed != guid {
+            log::warn!(
+                "the recovery copy was made for dataset {} under another GUID; this may be a replica",
+                recovered.object.label
+            );
+        }
+    }
+    let found = opened.into_iter().map(|one| (one.object, Ok(one.secret)));
+    match dataset {
+        Some(dataset) => first_that_fits(dataset, found),
+        None => Err(Failure::unknown(&args.dataset, "dataset does not exist")),
+    }
+}
+
+/// The first key that ZFS takes for the dataset's. Nothing is loaded.
+fn first_that_fits(
+    dataset: &Dataset,
+    found: impl Iterator<Item = (Metadata, Result<Secret>)>,
+) -> Result<(Metadata, Secret), Failure> {
+    let keys = Keys::open();
+    let mut reasons = Vec::new();
+    for (object, key) in found {
+        // A spoilt version does not stand before a good one; what concerns all does.
+        let key = match key {
+            Ok(key) => key,
+            Err(error @ Error::ObjectDamaged { .. }) => {
+                log::warn!("{error}");
+                reasons.push(error.to_string());
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let checked = sealed::in_form_of(dataset, &object, &key)
+            .map_err(|error| Refused::Other(error.to_string()))
+            .and_then(|key| keys.check(dataset, &key));
+        match checked {
+            Ok(()) => return Ok((object, key)),
+            Err(error) => {
+                let reason = format!("{}: {error}", sealed::name(&object));
+                log::info!("{}: {reason}", dataset.name);
+                reasons.push(reason);
+            }
+        }
+    }
+    Err(Failure::dataset(&dataset.name, reasons.join("; ")))
 }

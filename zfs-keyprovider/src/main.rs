@@ -1,14 +1,24 @@
 //! `zfs-keyprovider`: dataset keys out of the vault, in the forms that ZFS takes them in.
 
+mod adopt;
+mod copy;
+mod failure;
 mod get;
+mod load;
+mod output;
+mod sealed;
+mod wrapping_key;
+mod zfs;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use strongroom::Tcti;
-use strongroom::dataset_key::KeyFormat;
-use strongroom::object::ObjectId;
+use strongroom::{Tcti, Vault, vault_dir};
+
+use adopt::Adopt;
+use get::Get;
+use load::Load;
 
 /// Wipes every block that is freed, so that what passed through ordinary memory does not stay.
 #[global_allocator]
@@ -18,12 +28,14 @@ static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> =
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
+  1  some datasets failed, the rest are done; or ZFS cannot be asked, or failed
   2  wrong usage
   3  the policy refused: the machine is in another boot state
   4  TPM missing, not the vault's, busy or in lockout
   5  vault missing, damaged, forged or of a newer format
-  6  no such key
-  7  the key cannot be given in the form that was asked for
+  6  no such dataset, or no key of it in the vault; in `load`, of all that were named
+  7  the input is not what it must be: the key is not the dataset's, or not of the form that was
+     asked for; the dataset is not the one that the key was sealed for
 
 Environment:
   STRONGROOM_DIR   the vault's folder (default /var/lib/strongroom)
@@ -42,14 +54,35 @@ struct Cli {
     #[arg(long, global = true)]
     tcti: Option<Tcti>,
 
+    /// Go on only with the vault whose key has this SHA-256, which init and the recovery kit name
+    #[arg(long, global = true, value_name = "HEX", env = "STRONGROOM_VAULT_KEY_SHA256",
+        value_parser = sha256)]
+    vault_key_sha256: Option<[u8; 32]>,
+
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Load the keys of encryption roots that are locked
+    #[command(
+        after_help = "Examples:\n  zfs-keyprovider load -a\n  zfs-keyprovider load -r tank\n  \
+        zfs-keyprovider load -a --dry-run --json"
+    )]
+    Load(Load),
+
+    /// Seal the key of an existing dataset, or give it a new one, and have it carry a recovery copy
+    #[command(after_help = "Examples:\n  zfs-keyprovider adopt tank/home < key\n  \
+        zfs-keyprovider adopt tank/home --rotate\n  \
+        zfs-keyprovider adopt tank/home --key-file key --keylocation file:///run/zfs-keys/tank/home")]
+    Adopt(Adopt),
+
     /// Print a dataset's key as `zfs load-key` reads it from standard input
-    #[command(after_help = "Example:\n  zfs-keyprovider get tank/home | zfs load-key tank/home")]
+    #[command(
+        after_help = "Examples:\n  zfs-keyprovider get tank/home | zfs load-key tank/home\n  \
+        zfs-keyprovider get --recovery kit.txt tank/home | zfs load-key tank/home"
+    )]
     Get(Get),
 
     /// Write the manual pages into a folder
@@ -60,23 +93,31 @@ enum Command {
     },
 }
 
-#[derive(Debug, clap::Args)]
-struct Get {
-    /// The dataset, an encryption root
-    dataset: String,
+impl Cli {
+    /// The vault; whichever its owner has named, if any.
+    fn vault(&self) -> strongroom::Result<Vault> {
+        let vault = Vault::open(&vault_dir(self.dir.clone()))?;
+        Ok(match self.vault_key_sha256 {
+            Some(expected) => vault.expecting(expected),
+            None => vault,
+        })
+    }
 
-    /// Which key, where several are sealed for one dataset
-    #[arg(long)]
-    id: Option<ObjectId>,
+    fn tcti(&self) -> strongroom::Result<Tcti> {
+        match &self.tcti {
+            Some(tcti) => Ok(tcti.clone()),
+            None => Tcti::from_environment(),
+        }
+    }
 
-    /// The form: raw, hex or passphrase [default: the dataset's keyformat property where ZFS
-    /// knows the dataset, else the form that the key was sealed in]
-    #[arg(long)]
-    format: Option<KeyFormat>,
-
-    /// Write even to a terminal
-    #[arg(long)]
-    force: bool,
+    /// Whether the report is to be JSON.
+    fn json(&self) -> bool {
+        match &self.command {
+            Command::Load(args) => args.json,
+            Command::Adopt(args) => args.json,
+            Command::Get(_) | Command::Man { .. } => false,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -84,6 +125,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     strongroom::logging::start("zfs-keyprovider", log::LevelFilter::Warn);
     let outcome = match &cli.command {
+        Command::Load(args) => load::run(&cli, args),
+        Command::Adopt(args) => adopt::run(&cli, args),
         Command::Get(args) => get::run(&cli, args),
         Command::Man { folder } => {
             clap_mangen::generate_to(Cli::command(), folder).map_err(|error| {
@@ -93,40 +136,13 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("zfs-keyprovider: {failure}");
-            ExitCode::from(failure.exit_code())
-        }
+        Err(failure) => output::failed(cli.json(), &failure),
     }
 }
 
-/// Why no key was given.
-#[derive(Debug)]
-enum Failure {
-    Vault(strongroom::Error),
-    Usage(&'static str),
-}
-
-impl Failure {
-    fn exit_code(&self) -> u8 {
-        match self {
-            Self::Vault(error) => error.kind().exit_code(),
-            Self::Usage(_) => 2,
-        }
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Vault(error) => error.fmt(f),
-            Self::Usage(reason) => f.write_str(reason),
-        }
-    }
-}
-
-impl From<strongroom::Error> for Failure {
-    fn from(error: strongroom::Error) -> Self {
-        Self::Vault(error)
-    }
+fn sha256(text: &str) -> Result<[u8; 32], String> {
+    let mut digest = [0; 32];
+    hex::decode_to_slice(text, &mut digest)
+        .map(|()| digest)
+        .map_err(|_| "it must be 64 hexadecimal digits".to_owned())
 }

@@ -46,6 +46,8 @@ pub(crate) use turn::Turn;
 /// A connection to a TPM. What was loaded or opened through it is flushed when it is dropped.
 pub(crate) struct Tpm {
     context: Context,
+    /// Where it is, in TCTI notation.
+    pub(crate) taken: String,
     /// Which connection of this process this is: handles are a connection's own.
     serial: u64,
     /// Last: it is over when everything is flushed.
@@ -56,9 +58,10 @@ impl Tpm {
     /// Connects. Sends nothing to the TPM.
     pub(crate) fn connect(turn: &Turn) -> Result<Self> {
         static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
-        let context = turn.tcti().connect()?;
+        let (context, taken) = turn.tcti().connect()?;
         Ok(Self {
             context,
+            taken,
             serial: CONNECTIONS.fetch_add(1, Ordering::Relaxed),
             turn: turn.clone(),
         })

@@ -66,24 +66,31 @@ impl Tcti {
         }
     }
 
-    pub(super) fn connect(&self) -> Result<Context> {
-        match &self.0 {
+    /// Connects, and says where in TCTI notation: of the kernel's two devices the one that was to
+    /// be had.
+    pub(super) fn connect(&self) -> Result<(Context, String)> {
+        let connected = match &self.0 {
             Place::Named(text) => connect(text),
             // The device has one opener at a time, so that trying is asking.
             Place::Kernel if Path::new(DEVICE).exists() => connect(&format!("device:{DEVICE}"))
                 .or_else(|_| connect(&format!("device:{MANAGED_DEVICE}"))),
             Place::Kernel => connect(&format!("device:{MANAGED_DEVICE}")),
+        };
+        if let Ok((_, taken)) = &connected {
+            log::info!("TPM: {taken}");
         }
+        connected
     }
 }
 
-fn connect(text: &str) -> Result<Context> {
+fn connect(text: &str) -> Result<(Context, String)> {
     let missing = |error: tss_esapi::Error| Error::TpmMissing {
         tcti: text.to_owned(),
         reason: error.to_string(),
     };
     let place = TctiNameConf::from_str(text).map_err(missing)?;
-    Context::new(place).map_err(missing)
+    let context = Context::new(place).map_err(missing)?;
+    Ok((context, text.to_owned()))
 }
 
 impl fmt::Display for Tcti {

@@ -1,0 +1,48 @@
+//! The recovery copy that an encryption root carries as a ZFS user property.
+
+use strongroom::object::Metadata;
+use strongroom::recovery_copy::RecoveryCopy;
+use strongroom::{Error, Unlocked};
+
+use crate::failure::Failure;
+use crate::zfs::ZfsError;
+use crate::zfs::properties::{self, MAX_USER_PROPERTY, RECOVERY};
+
+/// A copy of these sealed keys, newest first, as the property holds it.
+pub(crate) fn text(unlocked: &Unlocked, objects: &[&Metadata]) -> Result<String, Failure> {
+    let text = unlocked.recovery_copy(objects)?.to_string();
+    if text.len() > MAX_USER_PROPERTY {
+        return Err(Error::input(
+            "recovery copy",
+            format!(
+                "it has {} bytes, and a ZFS property has room for {MAX_USER_PROPERTY}",
+                text.len()
+            ),
+        )
+        .into());
+    }
+    Ok(text)
+}
+
+/// Has a dataset carry a copy, and sees that it does.
+pub(crate) fn put(dataset: &str, text: &str) -> Result<(), ZfsError> {
+    properties::set(dataset, RECOVERY, text)?;
+    match properties::recovery_copies(&[dataset])?.get(dataset) {
+        Some(there) if there == text => Ok(()),
+        _ => Err(ZfsError(format!(
+            "the property {RECOVERY} of {dataset} is not what it was set to"
+        ))),
+    }
+}
+
+/// The copy that a dataset carries.
+pub(crate) fn of(dataset: &str) -> Result<RecoveryCopy, Failure> {
+    let text = properties::recovery_copies(&[dataset])?.remove(dataset);
+    match text {
+        Some(text) => Ok(text.parse()?),
+        None => Err(Failure::unknown(
+            dataset,
+            format!("it carries no recovery copy (its property {RECOVERY} is not set)"),
+        )),
+    }
+}

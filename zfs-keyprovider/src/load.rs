@@ -1,0 +1,137 @@
+//! `load`: every encryption root that is locked, and of which the vault has a key, unlocked in one
+//! batch at the TPM.
+//!
+//! What is to be done is found first ([`plan`]), without a TPM; then keys go from the TPM to the
+//! kernel ([`batch`]); at last each dataset's recovery copy is brought up to date, which never fails
+//! the rest.
+
+mod batch;
+mod copies;
+mod plan;
+mod report;
+
+use strongroom::Unlocked;
+use strongroom::error::{Error, ErrorKind};
+
+use crate::Cli;
+use crate::failure::Failure;
+use crate::output;
+use crate::zfs::{Keys, Which};
+
+use self::batch::{Batch, Outcome};
+use self::plan::{Plan, State};
+
+#[derive(Debug, clap::Args)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "flags of a command line are just that"
+)]
+pub(crate) struct Load {
+    /// The datasets, each an encryption root
+    #[arg(value_name = "DATASET", required_unless_present = "all")]
+    datasets: Vec<String>,
+
+    /// All encryption roots of all imported pools
+    #[arg(short, long, conflicts_with = "datasets")]
+    all: bool,
+
+    /// The encryption roots below the datasets too
+    #[arg(short, long)]
+    recursive: bool,
+
+    /// Say what would be loaded, and change nothing; needs no TPM
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Report as JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+pub(crate) fn run(cli: &Cli, args: &Load) -> Result<(), Failure> {
+    let which = if args.all {
+        Which::All
+    } else {
+        Which::Named {
+            names: &args.datasets,
+            recursive: args.recursive,
+        }
+    };
+    let vault = cli.vault()?;
+    let mut plan = Plan::make(&vault, which)?;
+    if args.dry_run {
+        report::show(args.json, &plan, &report::Way::dry());
+        return finish(&plan, None);
+    }
+    let keys = Keys::open();
+    let mut way = report::Way::through(&keys);
+    let mut stopped = None;
+    if plan.needs_the_vault() {
+        let unlocked = cli.tcti().and_then(|tcti| vault.unlock(&tcti));
+        match unlocked {
+            Ok(mut unlocked) => {
+                way.tpm = Some(unlocked.tcti().to_owned());
+                stopped = load(&mut plan, &mut unlocked, &keys);
+                copies::bring_up_to_date(&mut plan, &unlocked);
+            }
+            Err(error) if plan.has_to_load() => return Err(error.into()),
+            // Copies alone are no reason to fail.
+            Err(error) => log::warn!("recovery copies were not brought up to date: {error}"),
+        }
+    }
+    report::show(args.json, &plan, &way);
+    finish(&plan, stopped)
+}
+
+/// Loads what the plan says, and writes down in it what became of it. Answers what ended the batch
+/// before its time.
+fn load(plan: &mut Plan, unlocked: &mut Unlocked, keys: &Keys) -> Option<Error> {
+    let batch = Batch::of(plan);
+    let bar = output::progress("loading", batch.len());
+    let done = batch.run(|object| unlocked.unseal(object), keys, || bar.inc(1));
+    bar.finish_and_clear();
+    for (name, outcome) in done.outcomes {
+        let Some(item) = plan.items.get_mut(&name) else {
+            continue;
+        };
+        match outcome {
+            Outcome::Loaded(object) => {
+                item.copied = Some(object.clone());
+                item.state = State::Loaded { object };
+            }
+            Outcome::Checked(object) => item.copied = Some(object),
+            Outcome::LoadedMeanwhile => item.state = State::AlreadyLoaded,
+            Outcome::Failed(reason) if matches!(item.state, State::AlreadyLoaded) => {
+                log::warn!("{name}: its recovery copy was not brought up to date: {reason}");
+            }
+            Outcome::Failed(reason) => item.state = State::Failed { reason, code: 1 },
+        }
+    }
+    done.stopped
+}
+
+/// What the process ends with.
+fn finish(plan: &Plan, stopped: Option<Error>) -> Result<(), Failure> {
+    let codes: Vec<u8> = plan
+        .items
+        .values()
+        .filter_map(|item| match &item.state {
+            State::Failed { code, .. } => Some(*code),
+            _ => None,
+        })
+        .collect();
+    if let (Some(error), false) = (stopped, codes.is_empty()) {
+        return Err(Failure::Reported(error));
+    }
+    if codes.is_empty() {
+        return Ok(());
+    }
+    let unknown = ErrorKind::NoObject.exit_code();
+    let total = plan.items.len();
+    let none_known = codes.len() == total && codes.iter().all(|code| *code == unknown);
+    Err(Failure::Partial {
+        failed: codes.len(),
+        total,
+        code: if none_known { unknown } else { 1 },
+    })
+}

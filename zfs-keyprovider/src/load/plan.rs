@@ -1,0 +1,215 @@
+//! What there is to load: of each dataset that is meant, whether its key is to be loaded, and which
+//! sealed keys may be it. No TPM is asked.
+
+use std::collections::BTreeMap;
+
+use strongroom::Vault;
+use strongroom::error::ErrorKind;
+use strongroom::object::Metadata;
+use strongroom::recovery_copy::RecoveryCopy;
+
+use crate::failure::Failure;
+use crate::sealed::{self, SealedKeys};
+use crate::zfs::properties::{self, RECOVERY};
+use crate::zfs::{Dataset, Datasets, KeyStatus, Pools, Which};
+
+/// The datasets that are meant, by name.
+pub(super) struct Plan {
+    pub(super) items: BTreeMap<String, Item>,
+}
+
+/// A dataset, and how it stands.
+pub(super) struct Item {
+    /// What ZFS says of it; `None` where it does not know it.
+    pub(super) dataset: Option<Dataset>,
+    /// The sealed keys that may be its key, newest first.
+    pub(super) candidates: Vec<Metadata>,
+    pub(super) state: State,
+    /// The recovery copy that it carries.
+    pub(super) copy: Option<String>,
+    /// The sealed key that turned out to be its key, of which it shall carry a copy.
+    pub(super) copied: Option<Metadata>,
+    /// What became of the copy.
+    pub(super) copy_state: CopyState,
+}
+
+/// How a dataset stands.
+pub(super) enum State {
+    /// Its key is to be loaded.
+    Locked,
+    Loaded {
+        object: Metadata,
+    },
+    AlreadyLoaded,
+    /// The vault has no key of it, and nobody has asked for this one by its name.
+    NotSealed,
+    Failed {
+        reason: String,
+        code: u8,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum CopyState {
+    Untouched,
+    UpToDate,
+    Written,
+    Failed(String),
+}
+
+impl Plan {
+    /// Asks ZFS and the vault's folder.
+    pub(super) fn make(vault: &Vault, which: Which<'_>) -> Result<Self, Failure> {
+        let sealed = SealedKeys::list(vault)?;
+        let datasets = Datasets::read(which)?;
+        let pools = if sealed.bound_to_pools() {
+            Pools::read()?
+        } else {
+            Pools::default()
+        };
+        let mut items = BTreeMap::new();
+        for (name, dataset) in &datasets.known {
+            let named = matches!(which, Which::Named { names, .. } if names.contains(name));
+            let recursive = matches!(
+                which,
+                Which::Named {
+                    recursive: true,
+                    ..
+                }
+            );
+            // Who asks for all below a dataset need not know which of them have a key of their own.
+            if !dataset.is_encryption_root() && (!named || recursive) {
+                continue;
+            }
+            let item = Item::new(dataset, sealed.of(name), &pools, named && !recursive);
+            items.insert(name.clone(), item);
+        }
+        if let Which::Named { names, .. } = which {
+            for name in names {
+                if !datasets.known.contains_key(name) {
+                    let reason = datasets.why_unknown(name);
+                    items.insert(name.clone(), Item::unknown(reason));
+                }
+            }
+        }
+        let mut plan = Self { items };
+        plan.read_copies(vault);
+        Ok(plan)
+    }
+
+    /// Whether there is a key to load.
+    pub(super) fn has_to_load(&self) -> bool {
+        let mut items = self.items.values();
+        items.any(|item| matches!(item.state, State::Locked))
+    }
+
+    /// Whether there is anything to do that takes the unlocked vault.
+    pub(super) fn needs_the_vault(&self) -> bool {
+        self.items.values().any(|item| !item.candidates.is_empty())
+    }
+
+    /// What copies the datasets carry. Of those whose key is loaded already only the ones stay in
+    /// the plan's care whose copy is missing or is of something else.
+    fn read_copies(&mut self, vault: &Vault) {
+        let of_interest = |item: &&Item| !item.candidates.is_empty();
+        let names: Vec<&str> = self
+            .items
+            .values()
+            .filter(of_interest)
+            .filter_map(|item| item.dataset.as_ref().map(|dataset| dataset.name.as_str()))
+            .collect();
+        let mut copies = match properties::recovery_copies(&names) {
+            Ok(copies) => copies,
+            Err(error) => {
+                log::warn!("the property {RECOVERY} cannot be read: {error}");
+                return;
+            }
+        };
+        for (name, item) in &mut self.items {
+            item.copy = copies.remove(name);
+            let loaded = matches!(item.state, State::AlreadyLoaded);
+            if loaded && item.has_copy_of_newest(vault) {
+                item.candidates.clear();
+                item.copy_state = CopyState::UpToDate;
+            }
+        }
+    }
+}
+
+impl Item {
+    /// `named`: it was asked for by its name, so that it must have a key to load.
+    fn new(dataset: &Dataset, sealed: &[Metadata], pools: &Pools, named: bool) -> Self {
+        let failed = |reason: String| State::Failed { reason, code: 1 };
+        let (state, candidates) = match &dataset.encryption_root {
+            None => (failed("it is not encrypted".to_owned()), Vec::new()),
+            Some(root) if *root != dataset.name => (
+                failed(format!(
+                    "it is no encryption root: its key is that of {root}, which is the one to load"
+                )),
+                Vec::new(),
+            ),
+            Some(_) => match (
+                dataset.key_status,
+                sealed::candidates(sealed, dataset, pools),
+            ) {
+                (KeyStatus::Available, candidates) => {
+                    (State::AlreadyLoaded, candidates.unwrap_or_default())
+                }
+                (KeyStatus::None, _) => (
+                    failed("ZFS does not say how its key stands".to_owned()),
+                    Vec::new(),
+                ),
+                (KeyStatus::Unavailable, Err(reason)) => (failed(reason), Vec::new()),
+                (KeyStatus::Unavailable, Ok(none)) if none.is_empty() => {
+                    let state = if named {
+                        State::Failed {
+                            reason: "the vault has no key of it; seal it with \
+                                     `zfs-keyprovider adopt`"
+                                .to_owned(),
+                            code: ErrorKind::NoObject.exit_code(),
+                        }
+                    } else {
+                        State::NotSealed
+                    };
+                    (state, Vec::new())
+                }
+                (KeyStatus::Unavailable, Ok(candidates)) => (State::Locked, candidates),
+            },
+        };
+        Self {
+            dataset: Some(dataset.clone()),
+            candidates: candidates.into_iter().cloned().collect(),
+            state,
+            copy: None,
+            copied: None,
+            copy_state: CopyState::Untouched,
+        }
+    }
+
+    fn unknown(reason: String) -> Self {
+        Self {
+            dataset: None,
+            candidates: Vec::new(),
+            state: State::Failed {
+                reason,
+                code: ErrorKind::NoObject.exit_code(),
+            },
+            copy: None,
+            copied: None,
+            copy_state: CopyState::Untouched,
+        }
+    }
+
+    /// Whether the copy says that it is one of this vault's newest key and no other.
+    fn has_copy_of_newest(&self, vault: &Vault) -> bool {
+        let Some(newest) = self.candidates.first() else {
+            return true;
+        };
+        self.copy
+            .as_ref()
+            .and_then(|text| text.parse::<RecoveryCopy>().ok())
+            .is_some_and(|copy| {
+                copy.vault_id() == vault.id() && copy.objects().eq(std::iter::once(newest))
+            })
+    }
+}

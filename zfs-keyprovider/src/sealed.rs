@@ -1,0 +1,198 @@
+//! The sealed keys of a dataset: which there are, newest first, and which of them may be given to
+//! the dataset that is there.
+//!
+//! The newest need not be the right one: a change of the key that was cut short leaves a sealed key
+//! behind that the dataset never got. Only ZFS knows, and it is asked.
+
+use std::collections::BTreeMap;
+
+use strongroom::Vault;
+use strongroom::dataset_key::KeyFormat;
+use strongroom::object::{Kind, Metadata, TokenName};
+use strongroom::{Result, Secret};
+
+use crate::zfs::{Dataset, Pools};
+
+/// The vault's dataset keys, by dataset.
+pub(crate) struct SealedKeys(BTreeMap<String, Vec<Metadata>>);
+
+impl SealedKeys {
+    /// Lists them. Nothing is authenticated yet: that is done when one is unsealed.
+    pub(crate) fn list(vault: &Vault) -> Result<Self> {
+        let listing = vault.list()?;
+        for bad in &listing.damaged {
+            log::warn!("{} is damaged: {}", bad.file.display(), bad.reason);
+        }
+        let mut keys: BTreeMap<String, Vec<Metadata>> = BTreeMap::new();
+        for object in listing.objects {
+            if object.kind == Kind::DatasetKey && object.token == TokenName::datasets() {
+                let dataset = object.label.as_str().to_owned();
+                keys.entry(dataset).or_default().push(object);
+            }
+        }
+        for versions in keys.values_mut() {
+            versions.sort_by_key(|object| std::cmp::Reverse((object.generation, object.id)));
+        }
+        Ok(Self(keys))
+    }
+
+    /// A dataset's, newest first.
+    pub(crate) fn of(&self, dataset: &str) -> &[Metadata] {
+        self.0.get(dataset).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether any is bound to a pool, so that it matters which pools there are.
+    pub(crate) fn bound_to_pools(&self) -> bool {
+        let mut objects = self.0.values().flatten();
+        objects.any(|object| object.pool_guid.is_some())
+    }
+}
+
+/// Those of a dataset's keys that may be given to it, newest first.
+///
+/// # Errors
+/// Words, where there is none: the newest decides, for an older key that is bound to nothing must
+/// not open what has taken the dataset's place.
+pub(crate) fn candidates<'a>(
+    sealed: &'a [Metadata],
+    dataset: &Dataset,
+    pools: &Pools,
+) -> Result<Vec<&'a Metadata>, String> {
+    if let Some(newest) = sealed.first() {
+        check_guids(newest, dataset, pools)?;
+    }
+    let (mut fitting, mut other_forms) = (Vec::new(), Vec::new());
+    for object in sealed {
+        if check_guids(object, dataset, pools).is_err() {
+            continue;
+        }
+        match check_form(object, dataset) {
+            Ok(()) => fitting.push(object),
+            Err(reason) => other_forms.push(reason),
+        }
+    }
+    match other_forms.into_iter().next() {
+        Some(reason) if fitting.is_empty() => Err(reason),
+        _ => Ok(fitting),
+    }
+}
+
+/// A sealed key in the dataset's keyformat.
+pub(crate) fn in_form_of(dataset: &Dataset, object: &Metadata, key: &Secret) -> Result<Secret> {
+    let sealed = KeyFormat::of(object)?;
+    sealed.convert(key, dataset.key_format.unwrap_or(sealed))
+}
+
+/// What a version is called in messages.
+pub(crate) fn name(object: &Metadata) -> String {
+    format!("sealed key {} (version {})", object.id, object.generation)
+}
+
+fn check_guids(object: &Metadata, dataset: &Dataset, pools: &Pools) -> Result<(), String> {
+    let check = |what: &str, name: &str, sealed: Option<u64>, there: Option<u64>| match sealed {
+        Some(guid) if there != Some(guid) => {
+            let there = there.map_or("unknown".to_owned(), |guid| guid.to_string());
+            Err(format!(
+                "its key was sealed for the {what} {name} of GUID {guid}, and the one here has GUID \
+                 {there}: another {what} was put in its place under the same name, and was not given \
+                 the key. If that was you (zpool reguid, a replica, a {what} made anew), seal its \
+                 key with `zfs-keyprovider adopt`"
+            ))
+        }
+        _ => Ok(()),
+    };
+    check(
+        "pool",
+        dataset.pool(),
+        object.pool_guid,
+        pools.guid(dataset),
+    )?;
+    check("dataset", &dataset.name, object.dataset_guid, dataset.guid)
+}
+
+/// Whether a key of the sealed form can be one of the dataset's keyformat.
+fn check_form(object: &Metadata, dataset: &Dataset) -> Result<(), String> {
+    let sealed = KeyFormat::of(object).map_err(|error| error.to_string())?;
+    let passphrase = |format| format == KeyFormat::Passphrase;
+    match dataset.key_format {
+        None => Err("nothing is known here of its keyformat".to_owned()),
+        Some(format) if passphrase(format) != passphrase(sealed) => Err(format!(
+            "its keyformat is {format}, and the {} is in the form {sealed}: its key was changed \
+             since; seal the present one with `zfs-keyprovider adopt`",
+            name(object)
+        )),
+        Some(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use strongroom::object::{KEYFORMAT, OBJECT_FORMAT, ObjectId};
+
+    fn object(generation: u64, form: &str, guid: Option<u64>) -> Metadata {
+        Metadata {
+            format: OBJECT_FORMAT,
+            id: ObjectId::random(),
+            token: TokenName::datasets(),
+            kind: Kind::DatasetKey,
+            label: "tank".parse().expect("a label"),
+            attributes: [(KEYFORMAT.to_owned(), form.to_owned())].into(),
+            pool_guid: None,
+            dataset_guid: guid,
+            generation,
+        }
+    }
+
+    fn tank(form: KeyFormat) -> Dataset {
+        Dataset {
+            name: "tank".to_owned(),
+            key_format: Some(form),
+            guid: Some(7),
+            ..Dataset::default()
+        }
+    }
+
+    fn generations(sealed: &[Metadata], dataset: &Dataset) -> Result<Vec<u64>, String> {
+        let found = candidates(sealed, dataset, &Pools::default())?;
+        Ok(found.iter().map(|object| object.generation).collect())
+    }
+
+    #[test]
+    fn an_older_key_without_guids_does_not_stand_in_for_one_that_does_not_fit() {
+        let dataset = tank(KeyFormat::Raw);
+        let sealed = [object(2, "raw", Some(8)), object(1, "raw", None)];
+        let error = generations(&sealed, &dataset).expect_err("refused");
+        assert!(
+            error.contains("another dataset was put in its place"),
+            "{error}"
+        );
+        // Made anew and adopted since: what was of the former is left out.
+        let sealed = [
+            object(3, "raw", Some(7)),
+            object(2, "raw", Some(8)),
+            object(1, "hex", None),
+        ];
+        assert_eq!(generations(&sealed, &dataset), Ok(vec![3, 1]));
+    }
+
+    #[test]
+    fn a_pool_that_is_not_known_is_not_the_one_that_was_meant() {
+        let mut bound = object(1, "raw", None);
+        bound.pool_guid = Some(1);
+        let error = generations(&[bound], &tank(KeyFormat::Raw)).expect_err("refused");
+        assert!(error.contains("pool tank of GUID 1"), "{error}");
+    }
+
+    #[test]
+    fn a_keyformat_that_was_changed_since_is_called_so() {
+        let sealed = [object(2, "hex", None), object(1, "passphrase", None)];
+        assert_eq!(generations(&sealed, &tank(KeyFormat::Raw)), Ok(vec![2]));
+        assert_eq!(
+            generations(&sealed, &tank(KeyFormat::Passphrase)),
+            Ok(vec![1])
+        );
+        let error = generations(&sealed[1..], &tank(KeyFormat::Hex)).expect_err("refused");
+        assert!(error.contains("keyformat is hex"), "{error}");
+    }
+}
