@@ -41,7 +41,7 @@ pub(crate) fn run(cli: &Cli, args: &Get) -> Result<(), Failure> {
 
 /// The dataset's keyformat as ZFS has it: a TrueNAS database holds a raw key as hex too. `None`
 /// where there is no ZFS, or the pool is not imported.
-fn property(dataset: &str) -> Option<KeyFormat> {
+pub(crate) fn property(dataset: &str) -> Option<KeyFormat> {
     let output = Command::new("zfs")
         .args(["get", "-Hp", "-o", "value", "keyformat", "--", dataset])
         .stdin(Stdio::null())

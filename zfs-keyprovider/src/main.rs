@@ -1,6 +1,7 @@
 //! `zfs-keyprovider`: dataset keys out of the vault, in the forms that ZFS takes them in.
 
 mod get;
+mod serve;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,7 +29,7 @@ Exit codes:
 Environment:
   STRONGROOM_DIR   the vault's folder (default /var/lib/strongroom)
   STRONGROOM_TCTI  the TPM, in tpm2-tss's notation (default /dev/tpm0, else /dev/tpmrm0)
-  STRONGROOM_LOG   error, warn (default), info, debug";
+  STRONGROOM_LOG   error, warn (default), info (default of serve), debug";
 
 /// Hands ZFS its dataset keys out of the vault.
 #[derive(Debug, Parser)]
@@ -52,12 +53,29 @@ enum Command {
     #[command(after_help = "Example:\n  zfs-keyprovider get tank/home | zfs load-key tank/home")]
     Get(Get),
 
+    /// Serve a folder with one file per dataset key, for keylocation=file://
+    #[command(after_help = serve::HELP)]
+    Serve(serve::Serve),
+
+    #[command(hide = true)]
+    ServeInside(serve::server::ServeInside),
+
     /// Write the manual pages into a folder
     #[command(hide = true)]
     Man {
         /// The folder
         folder: PathBuf,
     },
+}
+
+impl Command {
+    /// What is logged where STRONGROOM_LOG does not say: a service tells who was given what.
+    fn log_level(&self) -> log::LevelFilter {
+        match self {
+            Self::Serve(_) | Self::ServeInside(_) => log::LevelFilter::Info,
+            Self::Get(_) | Self::Man { .. } => log::LevelFilter::Warn,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -82,9 +100,11 @@ struct Get {
 fn main() -> ExitCode {
     strongroom::process::harden();
     let cli = Cli::parse();
-    strongroom::logging::start("zfs-keyprovider", log::LevelFilter::Warn);
+    strongroom::logging::start("zfs-keyprovider", cli.command.log_level());
     let outcome = match &cli.command {
         Command::Get(args) => get::run(&cli, args),
+        Command::Serve(args) => serve::run(&cli, args),
+        Command::ServeInside(args) => serve::server::run(&cli, args),
         Command::Man { folder } => {
             clap_mangen::generate_to(Cli::command(), folder).map_err(|error| {
                 strongroom::Error::input(folder.display().to_string(), error.to_string()).into()
