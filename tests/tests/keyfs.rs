@@ -37,21 +37,22 @@ fn root_reads_each_key_in_its_form_and_every_opening_is_logged() {
     assert_eq!(keys.names("tank"), ["deep", "hex", "words"]);
     assert_eq!(
         keys.names(".flat"),
-        [
-            "pool",
-            "tank%2Fdeep%2Fraw",
-            "tank%2Fhex",
-            "tank%2Fwords"
-        ]
+        ["pool", "tank%2Fdeep%2Fraw", "tank%2Fhex", "tank%2Fwords"]
     );
 
     let read = Run::new("cat").arg(keys.file("tank/words")).ok();
     assert_eq!(read.stdout, b"correct horse");
     let log = keys.log();
     assert_eq!(log.matches(" is given to pid ").count(), 6, "{log}");
-    assert!(log.contains("the key of tank/words is given to pid"), "{log}");
+    assert!(
+        log.contains("the key of tank/words is given to pid"),
+        "{log}"
+    );
     assert!(log.contains(" (cat)"), "{log}");
-    assert!(!log.contains("correct horse") && !log.contains(KEY), "{log}");
+    assert!(
+        !log.contains("correct horse") && !log.contains(KEY),
+        "{log}"
+    );
     is_left_clean(&vault);
 }
 
@@ -191,7 +192,8 @@ esac
     // A pool that is suspended: what was sealed is given then.
     assert_eq!(keys.key("tank/stuck"), KEY.as_bytes());
     assert!(
-        keys.log().contains("ZFS does not say what the keyformat of tank/stuck is"),
+        keys.log()
+            .contains("ZFS does not say what the keyformat of tank/stuck is"),
         "{}",
         keys.log()
     );
@@ -236,10 +238,16 @@ fn what_fails_has_its_own_error_and_words_in_the_log() {
     let manifest = vault.dir().join("vault.json");
     fs::rename(&manifest, vault.folder().join("away")).expect("the test may");
     keys.wait_for("the vault is gone", |keys| {
-        keys.read("tank/home").err().and_then(|it| it.raw_os_error())
+        keys.read("tank/home")
+            .err()
+            .and_then(|it| it.raw_os_error())
             == Some(Errno::IO.raw_os_error())
     });
-    assert!(keys.log().contains("there is no vault in"), "{}", keys.log());
+    assert!(
+        keys.log().contains("there is no vault in"),
+        "{}",
+        keys.log()
+    );
     assert!(fs::metadata(keys.mountpoint()).is_ok());
 }
 
@@ -250,7 +258,9 @@ fn a_tpm_that_hangs_gives_an_error_in_time_and_keys_again_afterwards() {
     };
     let gate = Gate::start(vault.recorder());
     let keys = KeyFs::start_with(&vault, |server| {
-        server.args(["--patience", "1"]).env("STRONGROOM_TCTI", gate.tcti());
+        server
+            .args(["--patience", "1"])
+            .env("STRONGROOM_TCTI", gate.tcti());
     });
     gate.hold_after(4);
     let begun = Instant::now();
@@ -355,7 +365,8 @@ fn when_the_process_that_answers_is_killed_nothing_stays_mounted() {
     };
     assert_eq!(status.code(), Some(7), "{}", keys.log());
     assert!(
-        keys.log().contains("its server has ended (signal: 9 (SIGKILL)); it was unmounted"),
+        keys.log()
+            .contains("its server has ended (signal: 9 (SIGKILL)); it was unmounted"),
         "{}",
         keys.log()
     );
@@ -394,7 +405,9 @@ fn a_mountpoint_that_cannot_be_one_is_refused_in_words() {
     fs::create_dir(&folder).expect("the folder can be written");
     let file = folder.join("file");
     fs::write(&file, "").expect("the folder can be written");
-    serve(&folder.join("no/such")).fails_with(7).says("does not exist");
+    serve(&folder.join("no/such"))
+        .fails_with(7)
+        .says("does not exist");
     serve(&file).fails_with(7).says("it is not a folder");
     serve(&file.join("x")).fails_with(7).says("Not a directory");
     serve(&folder).fails_with(7).says("it is not empty");
@@ -402,7 +415,10 @@ fn a_mountpoint_that_cannot_be_one_is_refused_in_words() {
 
     let tmpfs = folder.join("tmpfs");
     fs::create_dir(&tmpfs).expect("the folder can be written");
-    Run::new("mount").args(["-t", "tmpfs", "x"]).arg(&tmpfs).ok();
+    Run::new("mount")
+        .args(["-t", "tmpfs", "x"])
+        .arg(&tmpfs)
+        .ok();
     let refused = serve(&tmpfs).fails_with(7);
     Run::new("umount").arg(&tmpfs).ok();
     refused.says("it is busy: a file system of type tmpfs is mounted there");
@@ -419,7 +435,7 @@ fn a_mountpoint_that_cannot_be_one_is_refused_in_words() {
     kill_process(inner, Signal::STOP).expect("it is ours");
     let refused = serve(keys.mountpoint()).fails_with(7);
     kill_process(inner, Signal::CONT).expect("it is ours");
-    refused.says("it is busy");
+    refused.says("it is busy: another zfs-keyprovider serves it");
     assert_eq!(keys.key("tank/home"), KEY.as_bytes());
 
     let nowhere = vault.folder().join("no-vault");
@@ -577,15 +593,16 @@ fn terminate(pid: u32) {
 fn memory_has(pid: u32, bytes: &[u8]) -> bool {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("it runs");
     let memory = File::open(format!("/proc/{pid}/mem")).expect("the test is root");
-    maps.lines().any(|line| {
-        let range = line.split(' ').next().and_then(|it| it.split_once('-'));
-        let (start, end) = range.expect("a range");
-        let number = |digits| u64::from_str_radix(digits, 16).expect("a number");
-        let (start, end) = (number(start), number(end));
-        // Of the buffer for requests only what was touched is there.
-        let mut here = vec![0; usize::try_from(end - start).expect("it fits")];
-        memory.read_exact_at(&mut here, start).is_ok() && find(&here, bytes).is_some()
-    })
+    maps.lines()
+        .filter(|line| line.contains(" rw"))
+        .any(|line| {
+            let range = line.split(' ').next().and_then(|it| it.split_once('-'));
+            let (start, end) = range.expect("a range");
+            let number = |digits| u64::from_str_radix(digits, 16).expect("a number");
+            let (start, end) = (number(start), number(end));
+            let mut here = vec![0; usize::try_from(end - start).expect("it fits")];
+            memory.read_exact_at(&mut here, start).is_ok() && find(&here, bytes).is_some()
+        })
 }
 
 fn find(bytes: &[u8], sought: &[u8]) -> Option<usize> {
@@ -593,4 +610,3 @@ fn find(bytes: &[u8], sought: &[u8]) -> Option<usize> {
         .windows(sought.len())
         .position(|window| window == sought)
 }
-

@@ -49,8 +49,8 @@ pub(super) fn confine(dir: &Path, tcti: &Tcti) -> Result<(), Error> {
         log::warn!("there is no TPM, and one that appears later is not seen: start again then");
     }
     drop_capabilities()?;
-    let status = restrict_files(dir, device)
-        .map_err(|error| Error::input("Landlock", error.to_string()))?;
+    let status =
+        restrict_files(dir, device).map_err(|error| Error::input("Landlock", error.to_string()))?;
     if status.ruleset == RulesetStatus::NotEnforced {
         log::warn!("this kernel has no Landlock: the server is not confined to its files");
     }
@@ -115,8 +115,7 @@ fn system_calls(with_sockets: bool) -> Result<BpfProgram, BackendError> {
         .map(|&call| (call, Vec::new()))
         .collect();
     let only_if = |argument, operator, value| {
-        let condition =
-            SeccompCondition::new(argument, SeccompCmpArgLen::Qword, operator, value)?;
+        let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Qword, operator, value)?;
         SeccompRule::new(vec![condition])
     };
     // Threads, and no processes. (clone3 hides its flags; without it, the C library uses clone.)

@@ -221,7 +221,11 @@ mod tests {
     fn ask(desk: &Desk) -> Receiver<Result<Secret, Refusal>> {
         let (sender, answer) = mpsc::channel();
         let answered = move |key| sender.send(key).expect("somebody waits");
-        desk.ask("tank".to_owned(), Caller::named(1, b"x"), Box::new(answered));
+        desk.ask(
+            "tank".to_owned(),
+            Caller::named(1, b"x"),
+            Box::new(answered),
+        );
         answer
     }
 
