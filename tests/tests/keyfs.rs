@@ -6,6 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::process::ExitStatus;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -310,12 +311,7 @@ fn a_tpm_that_hangs_holds_up_no_shutdown() {
 
     let begun = Instant::now();
     terminate(keys.pid());
-    let status = loop {
-        match keys.daemon().ended() {
-            Some(status) => break status,
-            None => thread::sleep(Duration::from_millis(2)),
-        }
-    };
+    let status = end_of(&mut keys);
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(1), "it took {took:?}");
     assert!(status.success(), "{status}: {}", keys.log());
@@ -355,14 +351,9 @@ fn when_the_process_that_answers_is_killed_nothing_stays_mounted() {
         return;
     };
     let mut keys = KeyFs::start(&vault);
-    let inner = Pid::from_raw(keys.inner_pid().cast_signed()).expect("a process");
+    let inner = process(keys.inner_pid());
     kill_process(inner, Signal::KILL).expect("it is ours");
-    let status = loop {
-        match keys.daemon().ended() {
-            Some(status) => break status,
-            None => thread::sleep(Duration::from_millis(2)),
-        }
-    };
+    let status = end_of(&mut keys);
     assert_eq!(status.code(), Some(7), "{}", keys.log());
     assert!(
         keys.log()
@@ -380,12 +371,7 @@ fn a_mount_that_somebody_undoes_is_an_end_and_no_failure() {
     };
     let mut keys = KeyFs::start(&vault);
     Run::new("umount").arg(keys.mountpoint()).ok();
-    let status = loop {
-        match keys.daemon().ended() {
-            Some(status) => break status,
-            None => thread::sleep(Duration::from_millis(2)),
-        }
-    };
+    let status = end_of(&mut keys);
     assert!(status.success(), "{status}: {}", keys.log());
 }
 
@@ -431,7 +417,7 @@ fn a_mountpoint_that_cannot_be_one_is_refused_in_words() {
     symlink(keys.mountpoint(), &detour).expect("the folder can be written");
     serve(&detour).fails_with(7).says("it is busy");
     // One that does not answer is there all the same.
-    let inner = Pid::from_raw(keys.inner_pid().cast_signed()).expect("a process");
+    let inner = process(keys.inner_pid());
     kill_process(inner, Signal::STOP).expect("it is ours");
     let refused = serve(keys.mountpoint()).fails_with(7);
     kill_process(inner, Signal::CONT).expect("it is ours");
@@ -585,8 +571,22 @@ fn errno<T>(outcome: std::io::Result<T>) -> Errno {
 }
 
 fn terminate(pid: u32) {
-    let pid = Pid::from_raw(pid.cast_signed()).expect("a process");
-    kill_process(pid, Signal::TERM).expect("it is ours");
+    kill_process(process(pid), Signal::TERM).expect("it is ours");
+}
+
+fn process(pid: u32) -> Pid {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.expect("a process")
+}
+
+/// How the server ended, once it has.
+fn end_of(keys: &mut KeyFs) -> ExitStatus {
+    loop {
+        match keys.daemon().ended() {
+            Some(status) => return status,
+            None => thread::sleep(Duration::from_millis(2)),
+        }
+    }
 }
 
 /// Whether a process has these bytes anywhere in its memory.

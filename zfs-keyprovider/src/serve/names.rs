@@ -132,16 +132,17 @@ mod tests {
             .try_fold(Place::Root, |folder, name| names.in_folder(&folder, name))
     }
 
-    fn key(dataset: &str) -> Option<Place> {
-        Some(Place::Key(dataset.to_owned()))
+    #[track_caller]
+    fn is_key(names: &Names, path: &str, dataset: &str) {
+        assert_eq!(walk(names, path), Some(Place::Key(dataset.to_owned())));
     }
 
     #[test]
     fn a_key_is_where_its_dataset_is() {
         let names = names(&["tank/home", "tank/home2/x", "dozer"]);
-        assert_eq!(walk(&names, "tank/home"), key("tank/home"));
-        assert_eq!(walk(&names, "tank/home2/x"), key("tank/home2/x"));
-        assert_eq!(walk(&names, "dozer"), key("dozer"));
+        is_key(&names, "tank/home", "tank/home");
+        is_key(&names, "tank/home2/x", "tank/home2/x");
+        is_key(&names, "dozer", "dozer");
         assert_eq!(walk(&names, "tank"), Some(Place::Folder("tank".to_owned())));
         for absent in ["tan", "tank/hom", "tank/home/x", "dozer/x", "home"] {
             assert_eq!(walk(&names, absent), None, "{absent}");
@@ -152,16 +153,16 @@ mod tests {
     fn a_key_with_others_beneath_it_keeps_its_flat_name() {
         let alone = names(&["tank"]);
         let with_others = names(&["tank", "tank/home", "tank/home/deep"]);
-        assert_eq!(walk(&alone, "tank"), key("tank"));
+        is_key(&alone, "tank", "tank");
         for names in [&alone, &with_others] {
-            assert_eq!(walk(names, ".flat/tank"), key("tank"));
+            is_key(names, ".flat/tank", "tank");
         }
         assert_eq!(
             walk(&with_others, "tank/home"),
             Some(Place::Folder("tank/home".to_owned()))
         );
-        assert_eq!(walk(&with_others, ".flat/tank%2Fhome"), key("tank/home"));
-        assert_eq!(walk(&with_others, "tank/home/deep"), key("tank/home/deep"));
+        is_key(&with_others, ".flat/tank%2Fhome", "tank/home");
+        is_key(&with_others, "tank/home/deep", "tank/home/deep");
         assert_eq!(
             with_others.flat_alone().collect::<Vec<_>>(),
             ["tank", "tank/home"]
