@@ -69,17 +69,21 @@ impl ZfsStandIn {
 
     /// Puts ZFS into a program's surroundings.
     pub fn around(&self, run: Run) -> Run {
-        let mut path = OsString::from(self.folder.path().join("bin"));
+        let environment = self.environment().into_iter();
+        environment.fold(run, |run, (name, value)| run.env(name, value))
+    }
+
+    /// What makes a program find it.
+    pub fn environment(&self) -> Vec<(&'static str, OsString)> {
+        let folder = self.folder.path();
+        let mut path = OsString::from(folder.join("bin"));
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
-        let run = run
-            .env("PATH", path)
-            .env("ZFS_STAND_IN", self.folder.path());
+        let mut environment = vec![("PATH", path), ("ZFS_STAND_IN", folder.into())];
         if self.with_library {
-            run.env("LD_LIBRARY_PATH", self.folder.path().join("lib"))
-        } else {
-            run
+            environment.push(("LD_LIBRARY_PATH", folder.join("lib").into()));
         }
+        environment
     }
 
     /// Makes a pool.

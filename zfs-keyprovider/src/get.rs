@@ -11,8 +11,8 @@ use strongroom::uri::Selector;
 use strongroom::{Result, Secret, process};
 
 use crate::failure::Failure;
-use crate::sealed::{self, SealedKeys};
-use crate::zfs::{Dataset, Datasets, Keys, Pools, Refused};
+use crate::sealed::{self, Choice};
+use crate::zfs::{Dataset, Datasets, Keys, Refused};
 use crate::{Cli, copy};
 
 #[derive(Debug, clap::Args)]
@@ -69,35 +69,21 @@ fn from_vault(
     dataset: Option<&Dataset>,
 ) -> Result<(Metadata, Secret), Failure> {
     let vault = cli.vault()?;
-    let sealed = SealedKeys::list(&vault)?;
-    let versions = sealed.of(&args.dataset);
-    let mut candidates = match dataset {
-        Some(dataset) if args.id.is_none() && dataset.is_encryption_root() => {
-            let pools = if sealed.bound_to_pools() {
-                Pools::read()?
-            } else {
-                Pools::default()
-            };
-            sealed::candidates(versions, dataset, &pools)
-                .map_err(|reason| Failure::dataset(&args.dataset, reason))?
-        }
-        _ => Vec::new(),
-    };
-    // Which of several it is, ZFS says.
-    let (Some(dataset), 2..) = (dataset, candidates.len()) else {
-        let object = match candidates.pop() {
-            Some(only) => only.clone(),
-            None => vault.find(&Selector {
-                id: args.id,
-                ..Selector::label(TokenName::datasets(), &args.dataset)
-            })?,
-        };
+    if args.id.is_some() {
+        let object = vault.find(&Selector {
+            id: args.id,
+            ..Selector::label(TokenName::datasets(), &args.dataset)
+        })?;
         let key = vault.unlock(&cli.tcti()?)?.unseal(&object)?;
         return Ok((object, key));
-    };
+    }
+    let choice = Choice::of(&vault, &args.dataset, dataset)?;
     let mut unlocked = vault.unlock(&cli.tcti()?)?;
-    let unseal = |object: &&Metadata| Some((Metadata::clone(object), unlocked.unseal(*object)));
-    first_that_fits(dataset, candidates.iter().filter_map(unseal))
+    let fits = |key: &Secret| match dataset {
+        Some(dataset) => Keys::open().check(dataset, key),
+        None => Ok(()),
+    };
+    choice.open(|object| unlocked.unseal(object), fits)
 }
 
 /// The key in the dataset's recovery copy. The kit tells whether the copy is the vault's, and ZFS
@@ -120,40 +106,14 @@ fn from_copy(
     }
     let found = opened.into_iter().map(|one| (one.object, Ok(one.secret)));
     match dataset {
-        Some(dataset) => first_that_fits(dataset, found),
+        Some(dataset) => {
+            let keys = Keys::open();
+            sealed::first_that_fits(&dataset.name, found, |object, key| {
+                let key = sealed::in_form_of(dataset, object, key)
+                    .map_err(|error| Refused::Other(error.to_string()))?;
+                keys.check(dataset, &key)
+            })
+        }
         None => Err(Failure::unknown(&args.dataset, "dataset does not exist")),
     }
-}
-
-/// The first key that ZFS takes for the dataset's. Nothing is loaded.
-fn first_that_fits(
-    dataset: &Dataset,
-    found: impl Iterator<Item = (Metadata, Result<Secret>)>,
-) -> Result<(Metadata, Secret), Failure> {
-    let keys = Keys::open();
-    let mut reasons = Vec::new();
-    for (object, key) in found {
-        // A spoilt version does not stand before a good one; what concerns all does.
-        let key = match key {
-            Ok(key) => key,
-            Err(error @ Error::ObjectDamaged { .. }) => {
-                log::warn!("{error}");
-                reasons.push(error.to_string());
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let checked = sealed::in_form_of(dataset, &object, &key)
-            .map_err(|error| Refused::Other(error.to_string()))
-            .and_then(|key| keys.check(dataset, &key));
-        match checked {
-            Ok(()) => return Ok((object, key)),
-            Err(error) => {
-                let reason = format!("{}: {error}", sealed::name(&object));
-                log::info!("{}: {reason}", dataset.name);
-                reasons.push(reason);
-            }
-        }
-    }
-    Err(Failure::dataset(&dataset.name, reasons.join("; ")))
 }

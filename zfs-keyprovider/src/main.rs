@@ -7,6 +7,7 @@ mod get;
 mod load;
 mod output;
 mod sealed;
+mod serve;
 mod wrapping_key;
 mod zfs;
 
@@ -19,6 +20,8 @@ use strongroom::{Tcti, Vault, vault_dir};
 use adopt::Adopt;
 use get::Get;
 use load::Load;
+use serve::Serve;
+use serve::server::ServeInside;
 
 /// Wipes every block that is freed, so that what passed through ordinary memory does not stay.
 #[global_allocator]
@@ -40,7 +43,7 @@ Exit codes:
 Environment:
   STRONGROOM_DIR   the vault's folder (default /var/lib/strongroom)
   STRONGROOM_TCTI  the TPM, in tpm2-tss's notation (default /dev/tpm0, else /dev/tpmrm0)
-  STRONGROOM_LOG   error, warn (default), info, debug";
+  STRONGROOM_LOG   error, warn (default), info (default of serve), debug";
 
 /// Hands ZFS its dataset keys out of the vault.
 #[derive(Debug, Parser)]
@@ -85,6 +88,13 @@ enum Command {
     )]
     Get(Get),
 
+    /// Serve a folder with one file per dataset key, for keylocation=file://
+    #[command(after_help = serve::HELP)]
+    Serve(Serve),
+
+    #[command(hide = true)]
+    ServeInside(ServeInside),
+
     /// Write the manual pages into a folder
     #[command(hide = true)]
     Man {
@@ -96,11 +106,14 @@ enum Command {
 impl Cli {
     /// The vault; whichever its owner has named, if any.
     fn vault(&self) -> strongroom::Result<Vault> {
-        let vault = Vault::open(&vault_dir(self.dir.clone()))?;
-        Ok(match self.vault_key_sha256 {
-            Some(expected) => vault.expecting(expected),
-            None => vault,
-        })
+        self.vault_place().open()
+    }
+
+    fn vault_place(&self) -> VaultPlace {
+        VaultPlace {
+            dir: vault_dir(self.dir.clone()),
+            key_sha256: self.vault_key_sha256,
+        }
     }
 
     fn tcti(&self) -> strongroom::Result<Tcti> {
@@ -115,19 +128,53 @@ impl Cli {
         match &self.command {
             Command::Load(args) => args.json,
             Command::Adopt(args) => args.json,
-            Command::Get(_) | Command::Man { .. } => false,
+            Command::Get(_)
+            | Command::Serve(_)
+            | Command::ServeInside(_)
+            | Command::Man { .. } => false,
         }
+    }
+
+    /// What is logged where STRONGROOM_LOG does not say: a service tells who was given what.
+    fn log_level(&self) -> log::LevelFilter {
+        match &self.command {
+            Command::Serve(_) | Command::ServeInside(_) => log::LevelFilter::Info,
+            Command::Load(_) | Command::Adopt(_) | Command::Get(_) | Command::Man { .. } => {
+                log::LevelFilter::Warn
+            }
+        }
+    }
+}
+
+/// Where the vault is, and which it must be.
+#[derive(Clone)]
+struct VaultPlace {
+    dir: PathBuf,
+    /// What its owner has named it by, if at all.
+    key_sha256: Option<[u8; 32]>,
+}
+
+impl VaultPlace {
+    /// The vault as it is now.
+    fn open(&self) -> strongroom::Result<Vault> {
+        let vault = Vault::open(&self.dir)?;
+        Ok(match self.key_sha256 {
+            Some(expected) => vault.expecting(expected),
+            None => vault,
+        })
     }
 }
 
 fn main() -> ExitCode {
     strongroom::process::harden();
     let cli = Cli::parse();
-    strongroom::logging::start("zfs-keyprovider", log::LevelFilter::Warn);
+    strongroom::logging::start("zfs-keyprovider", cli.log_level());
     let outcome = match &cli.command {
         Command::Load(args) => load::run(&cli, args),
         Command::Adopt(args) => adopt::run(&cli, args),
         Command::Get(args) => get::run(&cli, args),
+        Command::Serve(args) => serve::run(&cli, args),
+        Command::ServeInside(args) => serve::server::run(&cli, args),
         Command::Man { folder } => {
             clap_mangen::generate_to(Cli::command(), folder).map_err(|error| {
                 strongroom::Error::input(folder.display().to_string(), error.to_string()).into()

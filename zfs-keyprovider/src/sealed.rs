@@ -6,12 +6,16 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use strongroom::Vault;
 use strongroom::dataset_key::KeyFormat;
+use strongroom::error::Error;
 use strongroom::object::{Kind, Metadata, TokenName};
+use strongroom::uri::Selector;
 use strongroom::{Result, Secret};
 
-use crate::zfs::{Dataset, Pools};
+use crate::failure::Failure;
+use crate::zfs::{Dataset, Pools, Refused};
 
 /// The vault's dataset keys, by dataset.
 pub(crate) struct SealedKeys(BTreeMap<String, Vec<Metadata>>);
@@ -75,6 +79,105 @@ pub(crate) fn candidates<'a>(
         Some(reason) if fitting.is_empty() => Err(reason),
         _ => Ok(fitting),
     }
+}
+
+/// The sealed keys of which one is to be given to a dataset. Which, ZFS says where there are
+/// several.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Choice {
+    dataset: String,
+    /// The dataset's; `None` where ZFS does not know it.
+    key_format: Option<KeyFormat>,
+    /// Newest first, and at least one.
+    candidates: Vec<Metadata>,
+}
+
+impl Choice {
+    /// Looks a dataset's keys up. `dataset`: what ZFS says of it; without that, as before its pool
+    /// is imported or the dataset is made, the newest is meant.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchObject`]; words, where the dataset is not the one that the keys were sealed
+    /// for.
+    pub(crate) fn of(vault: &Vault, name: &str, dataset: Option<&Dataset>) -> Result<Self, Failure> {
+        let newest = || vault.find(&Selector::label(TokenName::datasets(), name));
+        let candidates: Vec<Metadata> = match dataset {
+            Some(dataset) if dataset.is_encryption_root() => {
+                let sealed = SealedKeys::list(vault)?;
+                let pools = if sealed.bound_to_pools() {
+                    Pools::read()?
+                } else {
+                    Pools::default()
+                };
+                let fitting = candidates(sealed.of(name), dataset, &pools)
+                    .map_err(|reason| Failure::dataset(name, reason))?;
+                fitting.into_iter().cloned().collect()
+            }
+            _ => Vec::new(),
+        };
+        let candidates = match candidates {
+            none if none.is_empty() => vec![newest()?],
+            some => some,
+        };
+        Ok(Self {
+            dataset: name.to_owned(),
+            key_format: dataset.and_then(|dataset| dataset.key_format),
+            candidates,
+        })
+    }
+
+    /// Opens the right one, which it answers as it was sealed. `fits` asks ZFS, with the key in the
+    /// dataset's keyformat, and is asked where there are several alone.
+    pub(crate) fn open(
+        &self,
+        mut unseal: impl FnMut(&Metadata) -> Result<Secret>,
+        mut fits: impl FnMut(&Secret) -> Result<(), Refused>,
+    ) -> Result<(Metadata, Secret), Failure> {
+        if let [only] = self.candidates.as_slice() {
+            return Ok((only.clone(), unseal(only)?));
+        }
+        let opened = self.candidates.iter().map(|it| (it.clone(), unseal(it)));
+        first_that_fits(&self.dataset, opened, |object, key| {
+            let key = self.in_form(object, key);
+            fits(&key.map_err(|error| Refused::Other(error.to_string()))?)
+        })
+    }
+
+    /// An opened key in the dataset's keyformat.
+    pub(crate) fn in_form(&self, object: &Metadata, key: &Secret) -> Result<Secret> {
+        let sealed = KeyFormat::of(object)?;
+        sealed.convert(key, self.key_format.unwrap_or(sealed))
+    }
+}
+
+/// The first key that ZFS takes for the dataset's. Nothing is loaded.
+pub(crate) fn first_that_fits(
+    dataset: &str,
+    opened: impl Iterator<Item = (Metadata, Result<Secret>)>,
+    mut fits: impl FnMut(&Metadata, &Secret) -> Result<(), Refused>,
+) -> Result<(Metadata, Secret), Failure> {
+    let mut reasons = Vec::new();
+    for (object, key) in opened {
+        // A spoilt version does not stand before a good one; what concerns all does.
+        let key = match key {
+            Ok(key) => key,
+            Err(error @ Error::ObjectDamaged { .. }) => {
+                log::warn!("{error}");
+                reasons.push(error.to_string());
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        match fits(&object, &key) {
+            Ok(()) => return Ok((object, key)),
+            Err(error) => {
+                let reason = format!("{}: {error}", name(&object));
+                log::info!("{dataset}: {reason}");
+                reasons.push(reason);
+            }
+        }
+    }
+    Err(Failure::dataset(dataset, reasons.join("; ")))
 }
 
 /// A sealed key in the dataset's keyformat.
