@@ -55,16 +55,23 @@ pub(crate) struct Tpm {
 }
 
 impl Tpm {
-    /// Connects. Sends nothing to the TPM.
+    /// Connects. Sends nothing to the TPM, but for the kernel's device without resource manager: it
+    /// has one opener, so that what is loaded in it was left there by one who was killed, and would
+    /// be missing to all others. That is flushed (two commands, and one for each).
     pub(crate) fn connect(turn: &Turn) -> Result<Self> {
         static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
         let (context, taken) = turn.tcti().connect()?;
-        Ok(Self {
+        let alone = Tcti::has_one_opener(&taken);
+        let mut tpm = Self {
             context,
             taken,
             serial: CONNECTIONS.fetch_add(1, Ordering::Relaxed),
             turn: turn.clone(),
-        })
+        };
+        if alone {
+            tpm.flush_leftovers()?;
+        }
+        Ok(tpm)
     }
 
     /// Does something at a TPM, and where it has no room for it, once more after what killed
@@ -86,6 +93,7 @@ impl Tpm {
         /// TPM_HT (Part 2, section 7.2): where the handles of each kind begin. The TPM lists
         /// loaded HMAC and policy sessions together.
         const KINDS: [u32; 2] = [0x8000_0000, 0x0200_0000];
+        let mut found = 0;
         for first in KINDS {
             let (handles, _) = self.without_session("GetCapability(handles)", |tpm| {
                 tpm.get_capability(CapabilityType::Handles, first, 64)
@@ -94,6 +102,7 @@ impl Tpm {
                 continue;
             };
             for &handle in handles.iter() {
+                found += 1;
                 // One that is gone by now needs no flush.
                 let flushed = self
                     .without_session("ReadPublic(left behind)", |tpm| {
@@ -105,7 +114,9 @@ impl Tpm {
                 }
             }
         }
-        log::warn!("what a killed process had left in the TPM was flushed");
+        if found > 0 {
+            log::warn!("what a killed process had left in the TPM was flushed");
+        }
         Ok(())
     }
 

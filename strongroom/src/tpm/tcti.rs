@@ -61,9 +61,14 @@ impl Tcti {
             Place::Named(text) if text.contains("tpmrm") || text.starts_with("tabrmd") => {
                 Sharing::Managed
             }
-            Place::Named(text) if text.starts_with("device") => Sharing::OneOpener,
+            Place::Named(text) if Self::has_one_opener(text) => Sharing::OneOpener,
             Place::Named(_) => Sharing::InTurns,
         }
+    }
+
+    /// Whether it is a kernel's device without resource manager, in TCTI notation.
+    pub(super) fn has_one_opener(text: &str) -> bool {
+        text.starts_with("device") && !text.contains("tpmrm")
     }
 
     /// Connects, and says where in TCTI notation: of the kernel's two devices the one that was to
