@@ -29,7 +29,7 @@ use std::path::PathBuf;
 
 pub use error::{Error, ErrorKind, Result};
 pub use secret::Secret;
-pub use store::{Damaged, TokenAccess, WriteLock};
+pub use store::{Damaged, NoWriter, TokenAccess, WriteLock};
 pub use tpm::Tcti;
 pub use vault::{Unlocked, Vault};
 

@@ -44,6 +44,11 @@ pub struct WriteLock {
     _file: File,
 }
 
+/// That nobody has the right to write to a vault, as long as this lives.
+pub struct NoWriter {
+    _file: Option<File>,
+}
+
 /// A vault's folder.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
@@ -126,6 +131,25 @@ impl Store {
             remove_temporary_files(&dir);
         }
         Ok(WriteLock { _file: open.into() })
+    }
+
+    /// Keeps writers off, unless there is one at the moment. Needs no right to write.
+    pub(crate) fn lock_writers_out(&self) -> Result<Option<NoWriter>> {
+        let file = self.lock_file();
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = match rustix::fs::open(&file, flags, Mode::empty()) {
+            Ok(open) => open,
+            // Nobody has written yet.
+            Err(rustix::io::Errno::NOENT) => return Ok(Some(NoWriter { _file: None })),
+            Err(error) => return Err(Error::io("open", &file)(error.into())),
+        };
+        match flock(&open, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(Some(NoWriter {
+                _file: Some(open.into()),
+            })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(Error::io("lock", &file)(error.into())),
+        }
     }
 
     /// Whether this user may make files in the vault's folder, as every change of the manifest does.

@@ -33,7 +33,7 @@ use crate::policy::{Branches, PcrSelection, PcrValues, Refusal};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::recovery_copy::RecoveryCopy;
 use crate::secret::Secret;
-use crate::store::{self, Damaged, Store, TokenAccess, WriteLock};
+use crate::store::{self, Damaged, NoWriter, Store, TokenAccess, WriteLock};
 use crate::tpm::pin::Guard;
 use crate::tpm::root_key::RootKey;
 use crate::tpm::session::Gate;
@@ -205,6 +205,11 @@ impl Vault {
     /// [`Error::VaultBusy`] after ten seconds.
     pub fn lock(&self) -> Result<WriteLock> {
         self.store.lock(self.tokens())
+    }
+
+    /// Keeps writers off for a moment; `None` where one is at work. Needs no right to write.
+    pub fn lock_writers_out(&self) -> Result<Option<NoWriter>> {
+        self.store.lock_writers_out()
     }
 
     /// The vault's identity: a UUID as text.
@@ -470,7 +475,16 @@ impl Unlocked {
     pub fn unseal<'a>(&mut self, object: impl Into<Meant<'a>>) -> Result<Secret> {
         let object = self.vault.read_genuine(&self.key, object.into())?;
         Content::of(&object).check_secret(&object.metadata)?;
-        let dek = self.dek(&object)?;
+        let dek = match self.dek(&object) {
+            // Behind a resource manager, others' use of the TPM can cost this vault what it had
+            // there; it begins anew.
+            Err(error) if self.tpm.turn().is_disturbed(&error) => {
+                log::info!("{error}; the vault is opened again");
+                self.reopen()?;
+                self.dek(&object)?
+            }
+            other => other?,
+        };
         self.vault.open_payload(&self.key, &object, &dek)
     }
 

@@ -5,8 +5,9 @@
 //! variables and its TPM from boot to boot, as a box does; each [`Boot`] runs one script as root.
 //!
 //! In the machine: the built programs are in `/usr/local/bin`; `/var` and the rest of the root
-//! outlast a reboot; there is no network. A boot without systemd is the quicker one, and has no
-//! udev, so ZFS wants files there and not whole disks.
+//! outlast a reboot; there is no network. A script is one of bash and begins with
+//! `tests/vm/tools.sh`, so it ends with the first command that fails. A boot without systemd is the
+//! quicker one, and has no udev, so ZFS wants files there and not whole disks.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -30,9 +31,18 @@ use crate::{Daemon, Output, Programs, Run};
 pub struct Boot {
     firmware: Firmware,
     command_line: String,
-    initrd: Vec<u8>,
+    initrd: Initrd,
     systemd: bool,
+    tpm: bool,
     timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+enum Initrd {
+    /// The machine's own, and behind it another archive.
+    Ours(Vec<u8>),
+    /// One that was made otherwise.
+    Theirs(PathBuf),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +59,9 @@ impl Boot {
         Self {
             firmware: Firmware::Direct,
             command_line: "console=ttyS0 panic=-1 quiet".to_owned(),
-            initrd: Vec::new(),
+            initrd: Initrd::Ours(Vec::new()),
             systemd: false,
+            tpm: true,
             timeout: Duration::from_secs(180),
         }
     }
@@ -80,7 +91,20 @@ impl Boot {
 
     /// Adds a file of this content to the initrd. In a measured boot PCRs 9 and 11 tell.
     pub fn initrd(mut self, content: &str) -> Self {
-        self.initrd = one_file_archive("another-initrd", content.as_bytes());
+        self.initrd = Initrd::Ours(one_file_archive("another-initrd", content.as_bytes()));
+        self
+    }
+
+    /// Takes an initrd that was made in the machine, which finds the root by itself, and what the
+    /// host sends only later, by `machine-run`.
+    pub fn other_initrd(mut self, file: &Path) -> Self {
+        self.initrd = Initrd::Theirs(file.to_owned());
+        self
+    }
+
+    /// Boots without a TPM.
+    pub fn without_tpm(mut self) -> Self {
+        self.tpm = false;
         self
     }
 
@@ -96,6 +120,9 @@ impl Boot {
         self
     }
 }
+
+/// What each script begins with.
+const TOOLS: &str = include_str!("../vm/tools.sh");
 
 /// What comes back from a script, through a port of virtio's each; `tests/vm/run` writes to them.
 const PORTS: [&str; 3] = ["stdout", "stderr", "status"];
@@ -192,6 +219,11 @@ impl Machine {
         disk
     }
 
+    /// Takes the firmware's keys away, so that it starts whatever there is.
+    pub fn switch_secure_boot_off(&mut self) {
+        fs::copy(uefi_file("VARS_4M"), self.path("variables")).expect("copy the variables");
+    }
+
     /// Puts another TPM in, as a new mainboard does.
     pub fn replace_tpm(&mut self) {
         fs::remove_dir_all(self.path("tpm")).expect("remove the TPM's state");
@@ -228,8 +260,13 @@ impl Machine {
         let begun = Instant::now();
         self.write_payload(boot, script);
         let initrd = self.path("initrd");
-        let mut all = fs::read(self.parts.file("initrd")).expect("the initrd was built");
-        all.extend_from_slice(&boot.initrd);
+        let all = match &boot.initrd {
+            Initrd::Ours(more) => {
+                let ours = fs::read(self.parts.file("initrd")).expect("the initrd was built");
+                [ours.as_slice(), more].concat()
+            }
+            Initrd::Theirs(file) => fs::read(file).expect("the machine has made it"),
+        };
         fs::write(&initrd, all).expect("write the initrd");
 
         // Two machines at once on few cores would both run out of time.
@@ -240,8 +277,8 @@ impl Machine {
         for name in PORTS {
             let _ = fs::remove_file(self.path(name));
         }
-        let _tpm = self.power_tpm();
-        let mut qemu = self.qemu(boot.timeout);
+        let _tpm = boot.tpm.then(|| self.power_tpm());
+        let mut qemu = self.qemu(boot);
         qemu = match boot.firmware {
             Firmware::Direct => qemu
                 .arg("-kernel")
@@ -278,6 +315,7 @@ impl Machine {
             "/usr/local/sbin/machine-run"
         };
         fs::write(payload.join("run/machine/init"), init).expect("write what is process 1");
+        let script = format!("{TOOLS}\n{script}");
         fs::write(payload.join("run/machine/script"), script).expect("write the script");
         // Files without the folders above them, whose owners and modes are the machine's own.
         let files = Run::new("find")
@@ -314,31 +352,34 @@ impl Machine {
     }
 
     /// QEMU with all but what it boots. Its standard output is the machine's console.
-    fn qemu(&self, timeout: Duration) -> Run {
-        let cpu = match self.parts.accelerator.as_str() {
-            "kvm" => "host",
+    fn qemu(&self, boot: &Boot) -> Run {
+        let (cpu, cpus) = match self.parts.accelerator.as_str() {
+            "kvm" => ("host", "2"),
             // QEMU 7.2 computes flags wrongly after this one instruction, and newer kernels fall.
-            _ => "max,-cx16",
+            // They fall too, now and then, where one processor runs what another one is just
+            // writing, as a kernel patches itself.
+            _ => ("max,-cx16", "1"),
         };
         let mut qemu = Run::new("setpriv")
             .args(["--pdeathsig", "TERM", "timeout", "--signal=KILL"])
-            .arg(timeout.as_secs().to_string())
+            .arg(boot.timeout.as_secs().to_string())
             .arg("qemu-system-x86_64")
             .args(["-accel", &self.parts.accelerator, "-cpu", cpu])
-            .args(["-machine", "q35,smm=on", "-m", "1024", "-smp", "2"])
+            .args(["-machine", "q35,smm=on", "-m", "1024", "-smp", cpus])
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none", "-nic", "none"])
             .args(["-device", "virtio-rng-pci"])
             .args(["-chardev", "stdio,id=console,signal=off"])
             .args(["-serial", "chardev:console"])
-            .arg("-chardev")
-            .arg(format!(
-                "socket,id=tpm,path={}",
-                self.path("tpm.socket").display()
-            ))
-            .args(["-tpmdev", "emulator,id=tpm,chardev=tpm"])
-            .args(["-device", "tpm-crb,tpmdev=tpm"])
             .args(["-device", "virtio-serial-pci"]);
+        if boot.tpm {
+            let socket = self.path("tpm.socket");
+            qemu = qemu
+                .arg("-chardev")
+                .arg(format!("socket,id=tpm,path={}", socket.display()))
+                .args(["-tpmdev", "emulator,id=tpm,chardev=tpm"])
+                .args(["-device", "tpm-crb,tpmdev=tpm"]);
+        }
         for (port, name) in PORTS.iter().enumerate() {
             let file = self.path(name);
             qemu = qemu

@@ -231,7 +231,7 @@ fn a_pool_that_hangs_costs_no_other_its_keys() {
     let zfs = "#!/bin/sh
 case $* in
 *stuck/home) exec sleep 30 ;;
-*) exit 1 ;;
+*) echo \"cannot open 'tank/home': dataset does not exist\" >&2; exit 1 ;;
 esac
 ";
     fs::write(bin.join("zfs"), zfs).expect("the folder can be written");

@@ -1,17 +1,20 @@
 //! `zfs-keyprovider load`, `adopt` and `get --recovery` over a stand-in for ZFS: keys come out in
 //! one batch, one bad thing never stops the rest, and killed at any instant, a dataset's key is in
-//! the vault or with its owner. The same over a real ZFS is in `vm-drafts/load.sh`.
+//! the vault or with its owner. What a real ZFS does
+//! is in `zfs_unlock.rs` and its neighbours.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use strongroom::object::{KEYFORMAT, Kind, NewObject, TokenName};
 use strongroom::{Secret, Tcti, Unlocked, Vault};
 use strongroom_tests::vault_files::{read_json, snapshot, write_json};
-use strongroom_tests::{Gate, Run, StandInDataset, Swtpm, TestVault, ZfsStandIn};
+use strongroom_tests::{Daemon, Gate, Run, StandInDataset, Swtpm, TestVault, ZfsStandIn};
 
 const HEX: &str = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
 const PASSPHRASE: &str = "correct horse battery";
@@ -79,6 +82,40 @@ fn a_batch_takes_five_commands_a_key_and_sixteen_at_most_besides() {
     let calls = bench.zfs.calls();
     let gets = calls.lines().filter(|call| call.starts_with("zfs get"));
     assert_eq!(gets.count(), 3, "{calls}");
+}
+
+#[test]
+fn a_load_that_is_interrupted_ends_after_the_key_at_hand_and_leaves_nothing_in_the_tpm() {
+    let bench = Bench::new();
+    bench.three_forms();
+    bench.vault.recorder().take();
+    bench.load(&["tank/hex"]).ok();
+    let commands = bench.vault.recorder().take().len();
+    bench.zfs.restart();
+
+    let gate = Gate::start(bench.vault.recorder());
+    // In the middle of the second of three keys.
+    gate.hold_after(commands);
+    let mut load = Daemon::command(bench.vault.programs().zfs_keyprovider());
+    load.args(["load", "-a"])
+        .envs(bench.zfs.environment())
+        .env("STRONGROOM_DIR", bench.vault.dir())
+        .env("STRONGROOM_TCTI", gate.tcti());
+    let mut load = Daemon::spawn(load, &bench.vault.folder().join("load.log"));
+    load.wait_until("the TPM is at work", |_| gate.holds_one().then_some(()));
+    let pid = Pid::from_raw(load.pid().try_into().expect("a number")).expect("not zero");
+    kill_process(pid, Signal::TERM).expect("it runs");
+    gate.open();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while load.ended().is_none() {
+        assert!(Instant::now() < deadline, "{}", load.log());
+        thread::sleep(Duration::from_millis(5));
+    }
+    let log = load.log();
+    assert!(log.contains("left as it was: this was interrupted"), "{log}");
+    assert!(log.contains("2 loaded, 1 failed"), "{log}");
+    assert_eq!(bench.vault.tpm().transient_handles(), [0; 0]);
+    assert_eq!(bench.vault.tpm().loaded_sessions(), [0; 0]);
 }
 
 #[test]
@@ -265,7 +302,7 @@ fn each_kind_of_failure_has_its_exit_code() {
         .load(&["-a"])
         .env("PATH", "/nowhere")
         .fails_with(1)
-        .says("no program zfs");
+        .says("no program zpool");
     let other = "0".repeat(64);
     bench
         .load(&["-a", "--vault-key-sha256", &other])
@@ -366,8 +403,8 @@ fn the_kit_opens_a_copy_without_vault_and_tpm() {
     by_kit("tank/none").fails_with(6);
     // A child has none of its own, though it shows its parent's.
     by_kit("tank/raw/child")
-        .fails_with(6)
-        .says("carries no recovery copy");
+        .fails_with(7)
+        .says("its key is that of tank/raw");
 
     // Another vault's kit.
     let other = TestVault::new();
@@ -565,7 +602,7 @@ fn what_cannot_be_adopted_is_refused_and_nothing_is_changed() {
         (
             &["tank/raw", "--keylocation", "pkcs11:x"],
             raw_key(),
-            7,
+            2,
             "prompt, or file:///",
         ),
         (
@@ -631,6 +668,9 @@ fn a_change_that_zfs_refuses_leaves_everything_as_it_was() {
         if sealed {
             bench.three_forms();
             bench.load(&["-a"]).ok();
+            // Bound to pool and dataset.
+            bench.adopt(&["tank/raw"]).stdin(raw_key()).ok();
+            bench.adopt(&["tank/words"]).stdin(PASSPHRASE).ok();
         } else {
             bench.three_unsealed();
         }
@@ -639,7 +679,11 @@ fn a_change_that_zfs_refuses_leaves_everything_as_it_was() {
                 bench.zfs.write(name, "keystatus", "available");
                 let before = (bench.objects(), bench.zfs_state());
                 bench.zfs.write(name, obstacle, "");
-                bench.adopt(&[name, "--rotate"]).fails_with(1);
+                let mut rotate = bench.adopt(&[name, "--rotate"]);
+                if !sealed {
+                    rotate = rotate.arg("--without-present-key");
+                }
+                rotate.fails_with(1);
                 bench.zfs.remove(name, obstacle);
                 assert_eq!(
                     (bench.objects(), bench.zfs_state()),
@@ -680,7 +724,7 @@ fn a_rotation_killed_at_any_call_loses_no_key() {
     assert_eq!(seen.len(), 2, "killed before the change, and after it");
 }
 
-/// A passphrase that is sealed, and one that its owner alone has.
+/// A passphrase that is sealed, and one that its owner alone has and names.
 #[test]
 fn a_rotation_of_a_passphrase_killed_at_the_change_loses_no_key() {
     let name = "tank/words";
@@ -698,16 +742,42 @@ fn a_rotation_of_a_passphrase_killed_at_the_change_loses_no_key() {
             bench.three_unsealed();
         }
         bench.zfs.write(name, "keystatus", "available");
-        assert_eq!(bench.rotation_killed_at(name, change, after), after);
-        if sealed || after {
-            bench.opens_by_everything(name);
-        } else {
-            // Nobody is given what the dataset never got.
-            bench.get(&[name]).fails_with(7);
-        }
+        let before = bench.zfs.wrapping_key(name);
+        bench.zfs.kill_at(change, after);
+        let killed = bench.rotate_naming_the_key(name, !sealed).finish();
+        assert_eq!(killed.code(), None, "{killed}");
+        bench.zfs.kill_nobody();
+        assert_eq!(bench.zfs.wrapping_key(name) != before, after);
+        bench.opens_by_everything(name);
         bench.adopt(&[name, "--rotate"]).ok();
         bench.opens_by_everything(name);
     }
+}
+
+#[test]
+fn a_key_that_nobody_has_is_rotated_only_when_that_is_said() {
+    let name = "tank/words";
+    let bench = Bench::new();
+    bench.three_unsealed();
+    bench.zfs.write(name, "keystatus", "available");
+    // Of a vault that is lost, whose kit may open it.
+    bench.zfs.write(name, RECOVERY, "an earlier copy");
+    let before = (bench.objects(), bench.zfs_state());
+    bench
+        .adopt(&[name, "--rotate"])
+        .fails_with(7)
+        .says("its present key is not in the vault, and was not changed");
+    assert_eq!((bench.objects(), bench.zfs_state()), before);
+
+    let rotate = || bench.adopt(&[name, "--rotate", "--without-present-key"]);
+    let former = "strongroom:recovery-former";
+    bench.zfs.write(name, "unchangeable", "");
+    rotate().fails_with(1);
+    bench.zfs.remove(name, "unchangeable");
+    assert_eq!(bench.zfs.read(name, RECOVERY), "an earlier copy");
+    rotate().ok();
+    assert_eq!(bench.zfs.read(name, former), "");
+    bench.opens_by_everything(name);
 }
 
 #[test]
@@ -738,6 +808,8 @@ fn a_rotation_cut_off_from_the_tpm_anywhere_loses_no_key() {
     let bench = Bench::new();
     bench.three_forms();
     bench.load(&["-a"]).ok();
+    // The first binds the present key too.
+    bench.adopt(&["tank/raw", "--rotate"]).ok();
     bench.vault.recorder().take();
     bench.adopt(&["tank/raw", "--rotate"]).ok();
     let commands = bench.vault.recorder().take().len();
@@ -844,6 +916,16 @@ impl Bench {
         let calls = self.zfs.calls();
         let calls = calls.lines().filter(|call| call.starts_with("zfs "));
         calls.map(str::to_owned).collect()
+    }
+
+    /// A rotation, where its owner names the present passphrase or need not.
+    fn rotate_naming_the_key(&self, name: &str, named: bool) -> Run {
+        if named {
+            self.adopt(&[name, "--rotate", "--key-file", "-"])
+                .stdin(PASSPHRASE)
+        } else {
+            self.adopt(&[name, "--rotate"])
+        }
     }
 
     /// Whether the key was changed by a rotation that was killed at this call.

@@ -31,8 +31,7 @@ fn keys_come_after_the_tpm_and_before_what_needs_them() {
             "Before",
             &["zfs-mount.service", "zfs-load-key.service"],
         );
-        has(unit, "After", &["dev-tpmrm0.device"]);
-        has(unit, "Wants", &["dev-tpmrm0.device"]);
+        has(unit, "After", &["tpm2.target", "dev-tpmrm0.device"]);
         assert_eq!(unit.setting("WantedBy"), "zfs.target");
         // A box whose keys do not come boots all the same, and nothing waits for ever.
         for stronger in ["RequiredBy", "Requires", "BindsTo", "OnFailure"] {

@@ -3,9 +3,10 @@
 //! copy; its keylocation is set.
 //!
 //! Killed at any instant, the dataset's key is in the vault, or with its owner as before, and
-//! running it again finishes. With `--rotate` there are two keys for a while. The new one is sealed,
-//! and in the recovery copy beside the present one, before the dataset gets it; so until that has
-//! happened the newest sealed key is not the dataset's. Whoever loads a key asks ZFS which it is.
+//! running it again finishes. With `--rotate` there are two keys for a while. The present one is
+//! sealed, or nothing is changed; the new one is sealed, and in the recovery copy beside the present
+//! one, before the dataset gets it; so until that has happened the newest sealed key is not the
+//! dataset's. Whoever loads a key asks ZFS which it is.
 
 use std::fs::File;
 use std::io::{self, IsTerminal};
@@ -21,7 +22,7 @@ use strongroom::{Result, Secret, Unlocked, process};
 use crate::failure::Failure;
 use crate::output::{self, say};
 use crate::sealed::{self, SealedKeys};
-use crate::zfs::properties::{self, RECOVERY};
+use crate::zfs::properties::{self, FORMER_RECOVERY, RECOVERY};
 use crate::zfs::{Dataset, Datasets, KeyStatus, Keys, Pools, Refused, keys};
 use crate::{Cli, copy};
 
@@ -30,9 +31,19 @@ pub(crate) struct Adopt {
     /// The dataset, an encryption root
     dataset: String,
 
-    /// Give it a new random key of keyformat raw; its present key must be loaded
+    /// Give it a new random key; its present key must be loaded, and in the vault or named
     #[arg(long)]
     rotate: bool,
+
+    /// The new key's keyformat: raw, or hex, which can also be typed
+    #[arg(long, value_name = "FORMAT", default_value = "raw", requires = "rotate",
+        value_parser = new_key_format)]
+    keyformat: KeyFormat,
+
+    /// Rotate though nobody has the present key any more, which is loaded: until the new one is in
+    /// place, a power cut would lock the dataset for good
+    #[arg(long, requires = "rotate", conflicts_with = "key_file")]
+    without_present_key: bool,
 
     /// The file with its present key, - for standard input; with --rotate, to seal that one too
     /// [default: standard input, without --rotate]
@@ -40,8 +51,9 @@ pub(crate) struct Adopt {
     key_file: Option<PathBuf>,
 
     /// The keylocation that it is to have, such as file:///run/zfs-keys/tank/home
-    #[arg(long, value_name = "LOCATION", default_value = "prompt")]
-    keylocation: String,
+    /// [default: one in /run/zfs-keys stays, everything else becomes prompt]
+    #[arg(long, value_name = "LOCATION", value_parser = keylocation)]
+    keylocation: Option<String>,
 
     /// Report as JSON on standard output
     #[arg(long)]
@@ -50,7 +62,6 @@ pub(crate) struct Adopt {
 
 pub(crate) fn run(cli: &Cli, args: &Adopt) -> Result<(), Failure> {
     let dataset = find(&args.dataset)?;
-    check_keylocation(&args.keylocation)?;
     let keys = Keys::open();
     let present = present_key(args, &dataset, &keys)?;
     if args.rotate && dataset.key_status != KeyStatus::Available {
@@ -59,10 +70,19 @@ pub(crate) fn run(cli: &Cli, args: &Adopt) -> Result<(), Failure> {
             "its key must be loaded to be changed; load it first",
         ));
     }
-    let pool_guid = Pools::read()?.guid(&dataset);
     let lock = cli.vault()?.lock()?;
-    // As it is now that nobody else writes.
+    // As it is now that nobody else writes: another adoption may just have changed its key.
+    let dataset = find(&args.dataset)?;
+    if let Some(key) = &present {
+        check_present(&dataset, &keys, "the present key", key)?;
+    }
+    let pool_guid = Pools::read()?.guid(&dataset);
+    if pool_guid.is_none() || dataset.guid.is_none() {
+        let reason = "ZFS does not say its GUID or its pool's, which its key is to be bound to";
+        return Err(Failure::unclear(&dataset.name, reason));
+    }
     let unlocked = cli.vault()?.unlock(&cli.tcti()?)?.holding(lock);
+    let location = properties::get(&dataset.name, "keylocation")?;
     let mut adoption = Adoption {
         dataset,
         pool_guid,
@@ -73,28 +93,33 @@ pub(crate) fn run(cli: &Cli, args: &Adopt) -> Result<(), Failure> {
         Some(key) => Some(adoption.seal_present(key)?),
         None => None,
     };
-    let sealed = match (args.rotate, sealed) {
-        (true, sealed) => adoption.rotate(sealed)?,
+    let (sealed, former) = match (args.rotate, sealed) {
+        (true, sealed) => adoption.rotate(sealed, args)?,
         (false, Some(sealed)) => {
             adoption.carry_copy(&[&sealed])?;
-            sealed
+            (sealed, None)
         }
         (false, None) => return Err(Failure::Usage("there is no key to seal")),
     };
     let name = &adoption.dataset.name;
-    let before = properties::get(name, "keylocation")?;
-    if before != args.keylocation {
-        properties::set(name, "keylocation", &args.keylocation)?;
+    let wanted = match &args.keylocation {
+        Some(wanted) => wanted.as_str(),
+        None if location.starts_with(SERVED) => &location,
+        None => "prompt",
+    };
+    if properties::get(name, "keylocation")? != wanted {
+        properties::set(name, "keylocation", wanted)?;
     }
-    if before.starts_with("file://") && before != args.keylocation {
-        log::warn!("{name}: its key may still lie in {before}, for everyone who gets at the disk");
+    if location.starts_with("file://") && !location.starts_with(SERVED) {
+        log::warn!("{name}: its key may still lie in {location}, for everyone who gets at the disk");
     }
     let report = json!({
         "dataset": name,
         "object": sealed.id,
         "version": sealed.generation,
         "rotated": args.rotate,
-        "keylocation": args.keylocation,
+        "former-object": former.as_ref().map(|former| former.id),
+        "keylocation": wanted,
     });
     output::show(args.json, &report, || {
         let what = if args.rotate {
@@ -107,9 +132,25 @@ pub(crate) fn run(cli: &Cli, args: &Adopt) -> Result<(), Failure> {
             sealed.id,
             sealed.generation
         );
+        if let Some(former) = &former {
+            say!(
+                "Its former key stays sealed as {}, for replicas that have it. A backup of the vault \
+                 from before has the former key alone: make a new one (strongroom backup).",
+                former.id
+            );
+        }
     });
+    if args.rotate && is_of_the_root_file_system(&adoption.dataset) {
+        log::warn!(
+            "{name} is what / is on: the initramfs has its former key; make it anew \
+             (update-initramfs -u) before the next boot"
+        );
+    }
     Ok(())
 }
+
+/// Where `zfs-keyprovider serve` has its files.
+const SERVED: &str = "file:///run/zfs-keys/";
 
 /// A dataset that is being adopted, and what that takes.
 struct Adoption {
@@ -135,30 +176,52 @@ impl Adoption {
     }
 
     /// Changes the dataset's key to a new one. `present`: the present key, if it was just sealed.
-    fn rotate(&mut self, present: Option<Metadata>) -> Result<Metadata, Failure> {
+    /// Answers the new and the former one.
+    fn rotate(
+        &mut self,
+        present: Option<Metadata>,
+        args: &Adopt,
+    ) -> Result<(Metadata, Option<Metadata>), Failure> {
         let present = match present {
             Some(present) => Some(present),
             None => self.present_among_sealed()?,
         };
         let name = self.dataset.name.clone();
-        if present.is_none() {
-            log::warn!("{name}: its present key is not in the vault; keep it until this is done");
+        if present.is_none() && !args.without_present_key {
+            return Err(Failure::dataset(
+                &name,
+                "its present key is not in the vault, and was not changed: a power cut at the wrong \
+                 moment would leave nobody with a key. Name it with --key-file, or say \
+                 --without-present-key where nobody has it",
+            ));
         }
+        // Bound to the pool and dataset that are there, as the new one: or else that alone would be
+        // asked for, should the change be cut short.
+        let present = match present {
+            Some(present) => Some(self.bind(&present)?),
+            None => None,
+        };
         let copy_before = properties::recovery_copies(&[&name])?.remove(&name);
-        let key = Secret::random(32);
-        let new = self.seal(KeyFormat::Raw, &key)?;
+        if let (None, Some(copy)) = (&present, &copy_before) {
+            // Another kit may open it.
+            properties::set(&name, FORMER_RECOVERY, copy)?;
+        }
+        let format = args.keyformat;
+        let key = new_key(format)?;
+        let new = self.seal(format, &key)?;
         let prepared = match &present {
             Some(present) => self.carry_copy(&[&new, present]),
             None => self.carry_copy(&[&new]),
         };
         let changed =
-            prepared.and_then(|()| keys::change_to_raw(&name, &key).map_err(Failure::from));
+            prepared.and_then(|()| keys::change(&name, format, &key).map_err(Failure::from));
         // Whatever was said of it: what counts is which key the dataset has.
         let now = find(&name)?;
         // Key and keyformat are changed together, or not at all.
         let checked = match now.key_format {
-            Some(KeyFormat::Raw) => self.keys.check(&now, &key),
-            _ => Err(Refused::WrongKey),
+            Some(now_format) if now_format == format => self.keys.check(&now, &key),
+            Some(_) => Err(Refused::WrongKey),
+            None => Err(Refused::Other("its keyformat is not known".to_owned())),
         };
         match (checked, changed) {
             (Ok(()), outcome) => {
@@ -176,7 +239,7 @@ impl Adoption {
                 let said = outcome
                     .err()
                     .map_or(String::new(), |failure| format!(" ({failure})"));
-                return Err(Failure::dataset(
+                return Err(Failure::unclear(
                     &name,
                     format!(
                         "whether its key was changed is not known{said}: {error}. Both keys stay \
@@ -187,15 +250,10 @@ impl Adoption {
         }
         self.dataset = now;
         self.carry_copy(&[&new])?;
-        if let Some(present) = present {
-            log::info!(
-                "{name}: its former key stays sealed as {}, for replicas and backups that have it; \
-                 `strongroom remove --id {}` removes it",
-                present.id,
-                present.id
-            );
+        if present.is_none() && copy_before.is_some() {
+            properties::inherit(&name, FORMER_RECOVERY)?;
         }
-        Ok(new)
+        Ok((new, present))
     }
 
     /// Which of the sealed keys is the dataset's.
@@ -213,7 +271,7 @@ impl Adoption {
     /// The dataset's sealed keys, newest first, whatever they are bound to.
     fn sealed(&self) -> Result<Vec<Metadata>> {
         let sealed = SealedKeys::list(self.unlocked.vault())?;
-        Ok(sealed.of(&self.dataset.name).to_vec())
+        Ok(sealed.named(&self.dataset.name).to_vec())
     }
 
     /// A sealed key in the dataset's keyformat.
@@ -236,6 +294,9 @@ impl Adoption {
     /// Binds a sealed key to pool and dataset, if it is not yet.
     fn bind(&mut self, object: &Metadata) -> Result<Metadata, Failure> {
         let (pool_guid, dataset_guid) = (self.pool_guid, self.dataset.guid);
+        if (object.pool_guid, object.dataset_guid) == (pool_guid, dataset_guid) {
+            return Ok(object.clone());
+        }
         self.unlocked.update(object, |change| {
             change.pool_guid = pool_guid;
             change.dataset_guid = dataset_guid;
@@ -305,21 +366,50 @@ fn present_key(args: &Adopt, dataset: &Dataset, keys: &Keys) -> Result<Option<Se
         _ => key,
     };
     format.check(&key)?;
-    keys.check(dataset, &key).map_err(|error| {
-        Failure::dataset(&dataset.name, format!("{what} was not sealed: {error}"))
-    })?;
+    check_present(dataset, keys, &what, &key)?;
     Ok(Some(key))
 }
 
-fn check_keylocation(location: &str) -> Result<(), Failure> {
+fn check_present(
+    dataset: &Dataset,
+    keys: &Keys,
+    what: &str,
+    key: &Secret,
+) -> Result<(), Failure> {
+    keys.check(dataset, key).map_err(|error| {
+        Failure::dataset(&dataset.name, format!("{what} was not sealed: {error}"))
+    })
+}
+
+/// A new random key.
+fn new_key(format: KeyFormat) -> Result<Secret> {
+    KeyFormat::Raw.convert(&Secret::random(32), format)
+}
+
+/// Whether the root file system's key is the dataset's.
+fn is_of_the_root_file_system(dataset: &Dataset) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let root = mounts.lines().find_map(|line| {
+        let mut columns = line.split(' ');
+        let (source, place, kind) = (columns.next()?, columns.next()?, columns.next()?);
+        (place == "/" && kind == "zfs").then(|| source.replace("\\040", " "))
+    });
+    root.and_then(|name| Datasets::if_known(&name).ok().flatten())
+        .is_some_and(|root| root.encryption_root.as_deref() == Some(&dataset.name))
+}
+
+fn keylocation(location: &str) -> Result<String, &'static str> {
     if location == "prompt" || location.starts_with("file:///") {
-        Ok(())
+        Ok(location.to_owned())
     } else {
-        Err(Error::input(
-            format!("keylocation {location:?}"),
-            "it must be prompt, or file:/// and a path",
-        )
-        .into())
+        Err("it must be prompt, or file:/// and a path")
+    }
+}
+
+fn new_key_format(format: &str) -> Result<KeyFormat, &'static str> {
+    match format.parse() {
+        Ok(KeyFormat::Passphrase) | Err(_) => Err("it must be raw or hex"),
+        Ok(format) => Ok(format),
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) fn put(dataset: &str, text: &str) -> Result<(), ZfsError> {
     properties::set(dataset, RECOVERY, text)?;
     match properties::recovery_copies(&[dataset])?.get(dataset) {
         Some(there) if there == text => Ok(()),
-        _ => Err(ZfsError(format!(
+        _ => Err(ZfsError::Failed(format!(
             "the property {RECOVERY} of {dataset} is not what it was set to"
         ))),
     }

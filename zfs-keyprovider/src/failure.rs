@@ -20,7 +20,8 @@ pub(crate) enum Failure {
     Dataset {
         name: String,
         reason: String,
-        /// The exit code: 6 where ZFS or the vault does not know it, 7 otherwise.
+        /// The exit code: 6 where ZFS or the vault does not know it, 7 where it is not what it must
+        /// be, 1 where ZFS does not say.
         code: u8,
     },
 
@@ -49,6 +50,15 @@ impl Failure {
             name: name.to_owned(),
             reason: reason.into(),
             code: ErrorKind::NoObject.exit_code(),
+        }
+    }
+
+    /// A dataset of which is not known how it stands.
+    pub(crate) fn unclear(name: &str, reason: impl Into<String>) -> Self {
+        Self::Dataset {
+            name: name.to_owned(),
+            reason: reason.into(),
+            code: 1,
         }
     }
 

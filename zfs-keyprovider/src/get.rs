@@ -47,7 +47,7 @@ pub(crate) fn run(cli: &Cli, args: &Get) -> Result<(), Failure> {
         ));
     }
     // Where there is no ZFS, or the pool is not imported, the vault alone answers.
-    let dataset = Datasets::one(&args.dataset).ok().and_then(Result::ok);
+    let dataset = Datasets::if_known(&args.dataset)?;
     let (object, key) = match &args.recovery {
         Some(kit) => from_copy(args, dataset.as_ref(), kit)?,
         None => from_vault(cli, args, dataset.as_ref())?,
@@ -93,8 +93,18 @@ fn from_copy(
     dataset: Option<&Dataset>,
     kit: &Path,
 ) -> Result<(Metadata, Secret), Failure> {
-    let opened = copy::of(&args.dataset)?.open(&RecoveryKit::read(kit)?)?;
-    let guid = dataset.and_then(|dataset| dataset.guid);
+    let name = &args.dataset;
+    let dataset = dataset.ok_or_else(|| Failure::unknown(name, "dataset does not exist"))?;
+    match &dataset.encryption_root {
+        None => return Err(Failure::dataset(name, "it is not encrypted")),
+        Some(root) if root != name => {
+            let reason = format!("it is no encryption root: its key is that of {root}");
+            return Err(Failure::dataset(name, reason));
+        }
+        Some(_) => {}
+    }
+    let opened = copy::of(name)?.open(&RecoveryKit::read(kit)?)?;
+    let guid = dataset.guid;
     for recovered in &opened {
         let sealed = recovered.object.dataset_guid;
         if sealed.is_some() && guid.is_some() && sealed != guid {
@@ -105,15 +115,10 @@ fn from_copy(
         }
     }
     let found = opened.into_iter().map(|one| (one.object, Ok(one.secret)));
-    match dataset {
-        Some(dataset) => {
-            let keys = Keys::open();
-            sealed::first_that_fits(&dataset.name, found, |object, key| {
-                let key = sealed::in_form_of(dataset, object, key)
-                    .map_err(|error| Refused::Other(error.to_string()))?;
-                keys.check(dataset, &key)
-            })
-        }
-        None => Err(Failure::unknown(&args.dataset, "dataset does not exist")),
-    }
+    let keys = Keys::open();
+    sealed::first_that_fits(name, found, |object, key| {
+        let key = sealed::in_form_of(dataset, object, key)
+            .map_err(|error| Refused::Other(error.to_string()))?;
+        keys.check(dataset, &key)
+    })
 }

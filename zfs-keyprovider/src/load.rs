@@ -10,6 +10,11 @@ mod copies;
 mod plan;
 mod report;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use strongroom::Unlocked;
 use strongroom::error::{Error, ErrorKind};
 
@@ -60,8 +65,9 @@ pub(crate) fn run(cli: &Cli, args: &Load) -> Result<(), Failure> {
     let vault = cli.vault()?;
     let mut plan = Plan::make(&vault, which)?;
     if args.dry_run {
-        report::show(args.json, &plan, &report::Way::dry());
-        return finish(&plan, None);
+        let outcome = finish(&plan, None);
+        report::show(args.json, &plan, &report::Way::dry(), &outcome);
+        return outcome;
     }
     let keys = Keys::open();
     let mut way = report::Way::through(&keys);
@@ -74,21 +80,27 @@ pub(crate) fn run(cli: &Cli, args: &Load) -> Result<(), Failure> {
                 stopped = load(&mut plan, &mut unlocked, &keys);
                 copies::bring_up_to_date(&mut plan, &unlocked);
             }
-            Err(error) if plan.has_to_load() => return Err(error.into()),
+            Err(error) if plan.has_to_load() => {
+                plan.leave_locked();
+                stopped = Some(error);
+            }
             // Copies alone are no reason to fail.
             Err(error) => log::warn!("recovery copies were not brought up to date: {error}"),
         }
     }
-    report::show(args.json, &plan, &way);
-    finish(&plan, stopped)
+    let outcome = finish(&plan, stopped);
+    report::show(args.json, &plan, &way, &outcome);
+    outcome
 }
 
 /// Loads what the plan says, and writes down in it what became of it. Answers what ended the batch
 /// before its time.
 fn load(plan: &mut Plan, unlocked: &mut Unlocked, keys: &Keys) -> Option<Error> {
     let batch = Batch::of(plan);
+    let interrupted = until_interrupted();
     let bar = output::progress("loading", batch.len());
-    let done = batch.run(|object| unlocked.unseal(object), keys, || bar.inc(1));
+    let unseal = |object: &_| unlocked.unseal(object);
+    let done = batch.run(unseal, &interrupted, keys, || bar.inc(1));
     bar.finish_and_clear();
     for (name, outcome) in done.outcomes {
         let Some(item) = plan.items.get_mut(&name) else {
@@ -108,6 +120,21 @@ fn load(plan: &mut Plan, unlocked: &mut Unlocked, keys: &Keys) -> Option<Error> 
         }
     }
     done.stopped
+}
+
+/// Is set by the first signal that asks for an end: what is in the TPM is flushed then, which the
+/// kernel's device does not do by itself. The second signal ends the process.
+fn until_interrupted() -> Arc<AtomicBool> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        let flag = Arc::clone(&interrupted);
+        let ours = flag::register_conditional_default(signal, Arc::clone(&flag))
+            .and_then(|_| flag::register(signal, flag));
+        if let Err(error) = ours {
+            log::info!("signal {signal} ends this at once: {error}");
+        }
+    }
+    interrupted
 }
 
 /// What the process ends with.

@@ -40,9 +40,24 @@ impl SealedKeys {
         Ok(Self(keys))
     }
 
-    /// A dataset's, newest first.
-    pub(crate) fn of(&self, dataset: &str) -> &[Metadata] {
+    /// Those of this name, newest first.
+    pub(crate) fn named(&self, dataset: &str) -> &[Metadata] {
         self.0.get(dataset).map_or(&[], Vec::as_slice)
+    }
+
+    /// A dataset's, newest first: those of its name; where there are none, those of a name that it
+    /// had before, as pool and dataset say by their GUIDs.
+    pub(crate) fn of(&self, dataset: &Dataset, pools: &Pools) -> &[Metadata] {
+        let named = self.named(&dataset.name);
+        if !named.is_empty() || dataset.guid.is_none() {
+            return named;
+        }
+        let pool_guid = pools.guid(dataset);
+        let is_its = |object: &Metadata| {
+            object.dataset_guid == dataset.guid && object.pool_guid == pool_guid
+        };
+        let former = self.0.values().find(|versions| versions.first().is_some_and(is_its));
+        former.map_or(&[], Vec::as_slice)
     }
 
     /// Whether any is bound to a pool, so that it matters which pools there are.
@@ -109,7 +124,7 @@ impl Choice {
                 } else {
                     Pools::default()
                 };
-                let fitting = candidates(sealed.of(name), dataset, &pools)
+                let fitting = candidates(sealed.of(dataset, &pools), dataset, &pools)
                     .map_err(|reason| Failure::dataset(name, reason))?;
                 fitting.into_iter().cloned().collect()
             }
@@ -161,7 +176,7 @@ pub(crate) fn first_that_fits(
         // A spoilt version does not stand before a good one; what concerns all does.
         let key = match key {
             Ok(key) => key,
-            Err(error @ Error::ObjectDamaged { .. }) => {
+            Err(error @ (Error::ObjectDamaged { .. } | Error::NoSuchObject { .. })) => {
                 log::warn!("{error}");
                 reasons.push(error.to_string());
                 continue;
@@ -195,11 +210,12 @@ fn check_guids(object: &Metadata, dataset: &Dataset, pools: &Pools) -> Result<()
     let check = |what: &str, name: &str, sealed: Option<u64>, there: Option<u64>| match sealed {
         Some(guid) if there != Some(guid) => {
             let there = there.map_or("unknown".to_owned(), |guid| guid.to_string());
+            let (id, label, now) = (object.id, &object.label, &dataset.name);
             Err(format!(
                 "its key was sealed for the {what} {name} of GUID {guid}, and the one here has GUID \
                  {there}: another {what} was put in its place under the same name, and was not given \
-                 the key. If that was you (zpool reguid, a replica, a {what} made anew), seal its \
-                 key with `zfs-keyprovider adopt`"
+                 the key. If that was you (zpool reguid, a replica), seal it for this one: \
+                 `zfs-keyprovider get --id {id} '{label}' | zfs-keyprovider adopt '{now}'`"
             ))
         }
         _ => Ok(()),

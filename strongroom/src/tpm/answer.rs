@@ -84,8 +84,8 @@ impl Answer {
             // Nothing but a restart, or who put them there, takes them out again.
             0x902..=0x906 => Self::Unavailable {
                 state: OUT_OF_MEMORY,
-                remedy: "flush them with `tpm2_flushcontext --transient-object` and \
-                         `tpm2_flushcontext --loaded-session`, or restart the machine",
+                remedy: "flush them with `tpm2_flushcontext -T device:/dev/tpm0 --transient-object` \
+                         and `--loaded-session`, or restart the machine",
             },
             0x907..=0x909 | 0x922 => wait("busy"),
             0x90A => wait("testing itself"),
@@ -99,6 +99,11 @@ impl Answer {
             _ => Self::Other,
         }
     }
+}
+
+/// Whether the TPM had no room for something.
+pub(super) fn is_want_of_room(error: &Error) -> bool {
+    matches!(error, Error::TpmUnavailable { state, .. } if *state == OUT_OF_MEMORY)
 }
 
 /// The library's error for what the TPM answered to `operation`.

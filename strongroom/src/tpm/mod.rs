@@ -28,6 +28,8 @@ mod turn;
 pub(crate) mod writer;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tss_esapi::Context;
 use tss_esapi::constants::{CapabilityType, CommandCode};
@@ -42,6 +44,12 @@ use crate::policy::{PcrSelection, PcrValues};
 pub(crate) use answer::Answer;
 pub use tcti::Tcti;
 pub(crate) use turn::Turn;
+
+/// How long one waits for room in a TPM that others use by the kernel's other device, and how often
+/// one looks, at first and later.
+const PATIENCE: Duration = Duration::from_secs(8);
+const GLANCE: Duration = Duration::from_millis(10);
+const LONG_GLANCE: Duration = Duration::from_millis(300);
 
 /// A connection to a TPM. What was loaded or opened through it is flushed when it is dropped.
 pub(crate) struct Tpm {
@@ -74,17 +82,29 @@ impl Tpm {
         Ok(tpm)
     }
 
-    /// Does something at a TPM, and where it has no room for it, once more after what killed
-    /// processes left there was flushed. (A resource manager flushes by itself.)
+    /// Does something at a TPM, and where it has no room for it, once more: after what killed
+    /// processes left there was flushed, or, behind a resource manager, when whoever has taken the
+    /// kernel's other device meanwhile may be done.
     pub(crate) fn with_room<T>(turn: &Turn, attempt: impl Fn() -> Result<T>) -> Result<T> {
-        match attempt() {
-            Err(Error::TpmUnavailable { state, .. })
-                if state == answer::OUT_OF_MEMORY && turn.may_flush() =>
-            {
+        let first = match attempt() {
+            Err(error) if turn.keeps_others_off() && answer::is_want_of_room(&error) => {
                 Self::connect(turn)?.flush_leftovers()?;
-                attempt()
+                return attempt();
             }
-            other => other,
+            Err(error) if turn.is_disturbed(&error) => error,
+            other => return other,
+        };
+        log::info!("{first}; trying again");
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = GLANCE;
+        loop {
+            thread::sleep(pause);
+            match attempt() {
+                Err(error) if turn.is_disturbed(&error) && Instant::now() < deadline => {
+                    pause = (pause * 2).min(LONG_GLANCE);
+                }
+                other => return other,
+            }
         }
     }
 
@@ -118,6 +138,11 @@ impl Tpm {
             log::warn!("what a killed process had left in the TPM was flushed");
         }
         Ok(())
+    }
+
+    /// The right by which it was made.
+    pub(crate) fn turn(&self) -> &Turn {
+        &self.turn
     }
 
     /// Whether others may be waiting until this connection is closed.

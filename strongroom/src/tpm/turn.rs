@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock};
 use rustix::io::Errno;
 
+use super::answer;
 use super::tcti::{Sharing, Tcti};
 use crate::error::{Error, Result};
 
@@ -85,14 +86,11 @@ impl Turn {
         self.lock.is_some()
     }
 
-    /// Whether what is in the TPM and is not this caller's is nobody's: left there by who was
-    /// killed.
-    pub(super) fn may_flush(&self) -> bool {
-        match self.tcti.sharing() {
-            Sharing::InTurns => self.lock.is_some(),
-            Sharing::OneOpener => true,
-            Sharing::Managed => false,
-        }
+    /// Whether an error may be the doing of somebody else, who is at the TPM at the same time: it
+    /// has no room, or its resource manager could not put back what it had put aside.
+    pub(crate) fn is_disturbed(&self, error: &Error) -> bool {
+        let may_be = answer::is_want_of_room(error) || matches!(error, Error::TpmLost { .. });
+        may_be && !self.keeps_others_off()
     }
 }
 

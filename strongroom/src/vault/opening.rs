@@ -22,6 +22,16 @@ pub(super) struct Connection {
     pub(super) in_force: [u8; 32],
 }
 
+impl Unlocked {
+    /// Opens the vault again on a connection of its own, with the PINs that were given.
+    pub(super) fn reopen(&mut self) -> Result<()> {
+        let fresh = self.vault.unlock_in(&self.tpm.turn().clone())?;
+        (self.tpm, self.root, self.gate) = (fresh.tpm, fresh.root, fresh.gate);
+        (self.loaded, self.presented) = (None, None);
+        Ok(())
+    }
+}
+
 impl Vault {
     /// Waits until it is this vault's turn at its TPM. Who wants the right to write has it by then:
     /// two that wait for one another would wait in vain.

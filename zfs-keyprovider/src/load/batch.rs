@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -90,10 +91,12 @@ impl Batch {
         self.jobs.len()
     }
 
-    /// Runs it. `unseal` is called on this thread alone; `progress` for each dataset.
+    /// Runs it. `unseal` is called on this thread alone, and not any more when `interrupted` is
+    /// set; `progress` is called for each dataset.
     pub(super) fn run(
         self,
         mut unseal: impl FnMut(&Metadata) -> Result<Secret>,
+        interrupted: &AtomicBool,
         keys: &Keys,
         mut progress: impl FnMut(),
     ) -> Done {
@@ -121,6 +124,11 @@ impl Batch {
             while let Some((job, candidate)) = next(&mut queue, &mut on_the_way, &given, |answer| {
                 settle(answer, &mut jobs, &mut done.outcomes, &mut progress)
             }) {
+                if interrupted.load(Ordering::Relaxed) {
+                    let reason = "left as it was: this was interrupted".to_owned();
+                    fail(&jobs[job], reason, &mut done.outcomes, &mut progress);
+                    continue;
+                }
                 if let Some(error) = &done.stopped {
                     let reason = error.to_string();
                     fail(&jobs[job], reason, &mut done.outcomes, &mut progress);

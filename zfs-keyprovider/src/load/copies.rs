@@ -6,15 +6,39 @@ use std::collections::BTreeMap;
 use strongroom::Unlocked;
 
 use super::plan::{CopyState, Plan};
+use crate::sealed::SealedKeys;
 use crate::zfs::properties::{self, RECOVERY};
 use crate::{copy, output};
 
 pub(super) fn bring_up_to_date(plan: &mut Plan, unlocked: &Unlocked) {
+    if plan.items.values().all(|item| item.copied.is_none()) {
+        return;
+    }
+    // Nobody changes a key meanwhile; and a dataset whose keys were changed since they were looked
+    // up has got its copy from who did that.
+    let vault = unlocked.vault();
+    let locked = vault
+        .lock_writers_out()
+        .and_then(|lock| Ok(lock.map(|lock| (lock, SealedKeys::list(vault)))));
+    let (_lock, sealed) = match locked {
+        Ok(Some((lock, Ok(sealed)))) => (lock, sealed),
+        Ok(None) => {
+            log::info!("the vault is being changed: recovery copies are left as they are");
+            return;
+        }
+        Ok(Some((_, Err(error)))) | Err(error) => {
+            log::warn!("recovery copies were not brought up to date: {error}");
+            return;
+        }
+    };
     let mut to_write = BTreeMap::new();
     for (name, item) in &mut plan.items {
         let Some(object) = &item.copied else {
             continue;
         };
+        if sealed.named(object.label.as_str()).first() != item.newest.as_ref() {
+            continue;
+        }
         match copy::text(unlocked, &[object]) {
             Ok(text) if item.copy.as_deref() == Some(text.as_str()) => {
                 item.copy_state = CopyState::UpToDate;

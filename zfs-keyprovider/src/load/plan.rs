@@ -24,6 +24,8 @@ pub(super) struct Item {
     pub(super) dataset: Option<Dataset>,
     /// The sealed keys that may be its key, newest first.
     pub(super) candidates: Vec<Metadata>,
+    /// The newest of its sealed keys, may it be its key or not.
+    pub(super) newest: Option<Metadata>,
     pub(super) state: State,
     /// The recovery copy that it carries.
     pub(super) copy: Option<String>,
@@ -81,14 +83,27 @@ impl Plan {
             if !dataset.is_encryption_root() && (!named || recursive) {
                 continue;
             }
-            let item = Item::new(dataset, sealed.of(name), &pools, named && !recursive);
+            // A path, which ZFS takes for the name of what is mounted there.
+            if matches!(which, Which::Named { recursive: false, .. }) && !named {
+                continue;
+            }
+            let versions = sealed.of(dataset, &pools);
+            let item = Item::new(dataset, versions, &pools, named && !recursive);
             items.insert(name.clone(), item);
         }
-        if let Which::Named { names, .. } = which {
-            for name in names {
-                if !datasets.known.contains_key(name) {
-                    let reason = datasets.why_unknown(name);
-                    items.insert(name.clone(), Item::unknown(reason));
+        match which {
+            Which::Named { names, .. } => {
+                for name in names {
+                    if !datasets.known.contains_key(name) {
+                        let reason = datasets.why_unknown(name);
+                        items.insert(name.clone(), Item::unknown(reason));
+                    }
+                }
+            }
+            // Pools that do not say what is in them.
+            Which::All => {
+                for (pool, reason) in &datasets.unknown {
+                    items.insert(pool.clone(), Item::unknown(reason.clone()));
                 }
             }
         }
@@ -101,6 +116,18 @@ impl Plan {
     pub(super) fn has_to_load(&self) -> bool {
         let mut items = self.items.values();
         items.any(|item| matches!(item.state, State::Locked))
+    }
+
+    /// Notes of all that is to be loaded that it was not, for the vault was not opened.
+    pub(super) fn leave_locked(&mut self) {
+        for item in self.items.values_mut() {
+            if matches!(item.state, State::Locked) {
+                item.state = State::Failed {
+                    reason: "left locked, for the vault cannot be opened".to_owned(),
+                    code: 1,
+                };
+            }
+        }
     }
 
     /// Whether there is anything to do that takes the unlocked vault.
@@ -179,6 +206,7 @@ impl Item {
         Self {
             dataset: Some(dataset.clone()),
             candidates: candidates.into_iter().cloned().collect(),
+            newest: sealed.first().cloned(),
             state,
             copy: None,
             copied: None,
@@ -190,6 +218,7 @@ impl Item {
         Self {
             dataset: None,
             candidates: Vec::new(),
+            newest: None,
             state: State::Failed {
                 reason,
                 code: ErrorKind::NoObject.exit_code(),

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::plan::{CopyState, Item, Plan, State};
+use crate::failure::Failure;
 use crate::output::{self, say};
 use crate::zfs::Keys;
 
@@ -34,7 +35,8 @@ impl Way {
     }
 }
 
-pub(super) fn show(json: bool, plan: &Plan, way: &Way) {
+/// `outcome`: what the process ends with; why it failed, people are told after this.
+pub(super) fn show(json: bool, plan: &Plan, way: &Way, outcome: &Result<(), Failure>) {
     let count = |wanted: &str| {
         let mut states = plan.items.values().map(|item| state(&item.state, way));
         states.by_ref().filter(|state| *state == wanted).count()
@@ -56,6 +58,8 @@ pub(super) fn show(json: bool, plan: &Plan, way: &Way) {
         "already-loaded": already,
         "not-sealed": not_sealed,
         "failed": failed,
+        "exit": outcome.as_ref().err().map_or(0, Failure::exit_code),
+        "error": outcome.as_ref().err().map(ToString::to_string),
     });
     output::show(json, &value, || {
         if !plan.items.is_empty() {

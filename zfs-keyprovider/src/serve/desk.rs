@@ -221,7 +221,7 @@ fn key(
     let choice = line.choice(dataset).map_err(|no| match no {
         No::NoKey(reason) => Failure::unknown(dataset, reason),
         No::NotUsable(reason) => Failure::dataset(dataset, reason),
-        No::Silence => Failure::Zfs(ZfsError("ZFS does not answer in time".to_owned())),
+        No::Unclear(reason) => Failure::Zfs(ZfsError::Failed(reason)),
     })?;
     let mut unlocked = vault.open()?.unlock(tcti)?;
     let (object, key) = choice.open(

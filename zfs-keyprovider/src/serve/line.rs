@@ -31,6 +31,8 @@ const ZFS_PATIENCE: Duration = Duration::from_secs(3);
 /// nothing is given.
 const PACKET: usize = 128 * 1024;
 
+const SILENCE: &str = "ZFS does not answer in time";
+
 /// What the process with the mount learns of the server.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Said {
@@ -81,6 +83,8 @@ enum Outcome {
     NoKey(String),
     /// The dataset or the key is not what it must be, in words.
     NotUsable(String),
+    /// ZFS does not say, in words.
+    Unclear(String),
 }
 
 /// Why the process with the mount says no.
@@ -90,8 +94,8 @@ pub(super) enum No {
     NoKey(String),
     /// The dataset is not what it must be.
     NotUsable(String),
-    /// There was no answer.
-    Silence,
+    /// ZFS, or the vault's list, does not say.
+    Unclear(String),
 }
 
 /// Both ends of a line, which keeps packets apart and tells when an end is closed.
@@ -145,7 +149,8 @@ fn ask(zfs: &impl Zfs, dataset: &str, about: About, key: &Secret) -> Outcome {
             Err(failure @ Failure::Vault(Error::NoSuchObject { .. })) => {
                 Outcome::NoKey(failure.to_string())
             }
-            Err(failure) => Outcome::NotUsable(failure.to_string()),
+            Err(failure @ Failure::Dataset { .. }) => Outcome::NotUsable(failure.to_string()),
+            Err(failure) => Outcome::Unclear(failure.to_string()),
         },
         About::Key => match zfs.fits(dataset, key) {
             Ok(()) => Outcome::Fits,
@@ -200,7 +205,8 @@ impl Line {
             Some(Outcome::Choice(choice)) => Ok(choice),
             Some(Outcome::NoKey(reason)) => Err(No::NoKey(reason)),
             Some(Outcome::NotUsable(reason)) => Err(No::NotUsable(reason)),
-            Some(Outcome::Fits) | None => Err(No::Silence),
+            Some(Outcome::Unclear(reason)) => Err(No::Unclear(reason)),
+            Some(Outcome::Fits) | None => Err(No::Unclear(SILENCE.to_owned())),
         }
     }
 
@@ -209,7 +215,7 @@ impl Line {
         match self.ask(dataset, About::Key, Some(key)) {
             Some(Outcome::Fits) => Ok(()),
             Some(Outcome::NotUsable(reason)) => Err(Refused::Other(reason)),
-            _ => Err(Refused::Other("ZFS does not answer in time".to_owned())),
+            _ => Err(Refused::Other(SILENCE.to_owned())),
         }
     }
 

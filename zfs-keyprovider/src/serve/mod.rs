@@ -180,12 +180,12 @@ struct AskZfs(VaultPlace);
 impl line::Zfs for AskZfs {
     fn choice(&self, dataset: &str) -> Result<Choice, Failure> {
         // Where there is no ZFS, or the pool is not imported, the vault alone answers.
-        let known = Datasets::one(dataset).ok().and_then(Result::ok);
+        let known = Datasets::if_known(dataset)?;
         Choice::of(&self.0.open()?, dataset, known.as_ref())
     }
 
     fn fits(&self, dataset: &str, key: &Secret) -> Result<(), Refused> {
-        let known = Datasets::one(dataset).ok().and_then(Result::ok);
+        let known = Datasets::if_known(dataset).map_err(|error| Refused::Other(error.to_string()))?;
         Keys::open().check(&known.ok_or(Refused::Gone)?, key)
     }
 }

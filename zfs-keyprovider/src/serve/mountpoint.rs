@@ -27,6 +27,8 @@ const LIVENESS: Duration = Duration::from_secs(2);
 pub(super) struct Mountpoint {
     path: PathBuf,
     lock: File,
+    /// Until it is mounted.
+    _above: File,
 }
 
 /// A mount of ours. When it is dropped it is unmounted at once, whoever has a file of it open or
@@ -54,6 +56,8 @@ impl Mountpoint {
             io::ErrorKind::NotFound => refuse("the folder that it is to be in does not exist"),
             _ => refuse(&error.to_string()),
         })?;
+        // Two that start at once must not take over one another's mount: one after the other.
+        let above = lock_above(&path).map_err(|error| refuse(&error.to_string()))?;
         while let Some(mount) = Mount::at(&path).map_err(|error| refuse(&error.to_string()))? {
             if mount.kind != TYPE {
                 let kind = mount.kind;
@@ -96,6 +100,7 @@ impl Mountpoint {
         Ok(Self {
             path,
             lock: lock.into(),
+            _above: above,
         })
     }
 
@@ -154,6 +159,13 @@ impl Drop for Mounted {
             );
         }
     }
+}
+
+/// Waits until nobody else prepares a mountpoint in the same folder.
+fn lock_above(path: &Path) -> io::Result<File> {
+    let folder = File::open(path.parent().unwrap_or(path))?;
+    flock(&folder, FlockOperation::LockExclusive)?;
+    Ok(folder)
 }
 
 /// The path without links and detours, even where what is mounted there is dead.

@@ -4,6 +4,7 @@
 use std::io;
 
 use strongroom::Secret;
+use strongroom::dataset_key::KeyFormat;
 
 use super::command::{self, ZfsError};
 use super::libzfs_core::LibZfsCore;
@@ -72,10 +73,10 @@ impl Keys {
     }
 }
 
-/// Changes a dataset's key, which must be loaded, to a raw one that is asked for by a prompt.
-pub(crate) fn change_to_raw(dataset: &str, key: &Secret) -> Result<(), ZfsError> {
-    let mut args = vec!["change-key", "-o", "keyformat=raw"];
-    args.extend(["-o", "keylocation=prompt", dataset]);
+/// Changes a dataset's key, which must be loaded, to one that is asked for by a prompt.
+pub(crate) fn change(dataset: &str, format: KeyFormat, key: &Secret) -> Result<(), ZfsError> {
+    let format = format!("keyformat={format}");
+    let args = ["change-key", "-o", &format, "-o", "keylocation=prompt", dataset];
     command::run("zfs", &args, Some(key))?
         .expect("zfs change-key")
         .map(|_| ())

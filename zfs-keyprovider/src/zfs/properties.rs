@@ -9,6 +9,9 @@ use super::command::{self, ZfsError};
 /// The user property that an encryption root carries its recovery copy in.
 pub(crate) const RECOVERY: &str = "strongroom:recovery";
 
+/// Where an encryption root keeps the copy that it carried before, while its key is changed.
+pub(crate) const FORMER_RECOVERY: &str = "strongroom:recovery-former";
+
 /// The longest user property that every ZFS release takes, in bytes.
 pub(crate) const MAX_USER_PROPERTY: usize = 8000;
 
@@ -71,31 +74,67 @@ impl Dataset {
 }
 
 impl Datasets {
-    /// Asks ZFS, in one call for all.
+    /// Asks ZFS: in one call for what is named, and in one for each pool where all are meant, so
+    /// that a pool which does not answer stands before no other.
     ///
     /// # Errors
-    /// Where ZFS cannot be asked. A name that it does not know is no error.
+    /// Where ZFS cannot be asked. A name that it does not know is no error, and a pool that does
+    /// not answer is one among several.
     pub(crate) fn read(which: Which<'_>) -> Result<Self, ZfsError> {
+        match which {
+            Which::Named { names, recursive } => Self::read_named(names, recursive),
+            Which::All => {
+                let mut all = Self::default();
+                for pool in Pools::read()?.0.into_keys() {
+                    match Self::read_named(&[pool.clone()], true) {
+                        Ok(datasets) => {
+                            all.known.extend(datasets.known);
+                            all.unknown.extend(datasets.unknown);
+                        }
+                        Err(error) => {
+                            all.unknown.insert(pool, error.to_string());
+                        }
+                    }
+                }
+                Ok(all)
+            }
+        }
+    }
+
+    fn read_named(names: &[String], recursive: bool) -> Result<Self, ZfsError> {
         const PROPERTIES: &str = "encryptionroot,keystatus,keyformat,guid,pbkdf2iters,pbkdf2salt";
         let mut args = vec!["get", "-Hp", "-o", "name,property,value"];
         args.extend(["-t", "filesystem,volume"]);
-        if let Which::Named { names, recursive } = which {
-            args.extend(recursive.then_some("-r"));
-            args.extend([PROPERTIES, "--"]);
-            args.extend(names.iter().map(String::as_str));
-        } else {
-            args.push(PROPERTIES);
-        }
-        let output = command::run("zfs", &args, None)?;
-        let datasets = Self {
+        args.extend(recursive.then_some("-r"));
+        args.extend([PROPERTIES, "--"]);
+        args.extend(names.iter().map(String::as_str));
+        let output = command::ask("zfs", &args)?;
+        let mut datasets = Self {
             known: parse(&output.stdout),
             unknown: complaints(&output.stderr),
         };
-        let none_there = output.stderr.contains("no datasets available");
-        if !output.succeeded && datasets.is_empty() && !none_there {
-            output.expect("zfs get")?;
+        if !output.succeeded && datasets.unknown.is_empty() {
+            if datasets.known.is_empty() {
+                output.expect("zfs get")?;
+            } else {
+                // What it did say is good; that there is more is not to be passed over.
+                let rest = format!("{}/*", names.join(","));
+                datasets.unknown.insert(rest, output.reason());
+            }
         }
         Ok(datasets)
+    }
+
+    /// A dataset, where there is ZFS and it knows it.
+    ///
+    /// # Errors
+    /// Where ZFS does not say.
+    pub(crate) fn if_known(name: &str) -> Result<Option<Dataset>, ZfsError> {
+        match Self::one(name) {
+            Ok(known) => Ok(known.ok()),
+            Err(ZfsError::NotInstalled(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// One dataset that was asked for by its name.
@@ -115,16 +154,12 @@ impl Datasets {
         let said = self.unknown.get(name).map(String::as_str);
         said.unwrap_or("dataset does not exist").to_owned()
     }
-
-    fn is_empty(&self) -> bool {
-        self.known.is_empty() && self.unknown.is_empty()
-    }
 }
 
 impl Pools {
     /// Asks ZFS for the GUIDs of all pools.
     pub(crate) fn read() -> Result<Self, ZfsError> {
-        let output = command::run("zpool", &["get", "-Hp", "-o", "name,value", "guid"], None)?;
+        let output = command::ask("zpool", &["get", "-Hp", "-o", "name,value", "guid"])?;
         let rows = output.expect("zpool get")?;
         let pools = rows
             .lines()
@@ -151,7 +186,7 @@ pub(crate) fn recovery_copies(names: &[&str]) -> Result<BTreeMap<String, String>
     args.extend([RECOVERY, "--"]);
     args.extend(names);
     // One that has gone by now has no copy either.
-    let output = command::run("zfs", &args, None)?;
+    let output = command::ask("zfs", &args)?;
     let rows = output.stdout.lines().filter_map(|row| row.split_once('\t'));
     Ok(rows
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -178,7 +213,7 @@ pub(crate) fn inherit(name: &str, property: &str) -> Result<(), ZfsError> {
 /// One property of one dataset.
 pub(crate) fn get(name: &str, property: &str) -> Result<String, ZfsError> {
     let args = ["get", "-Hp", "-o", "value", property, "--", name];
-    let value = command::run("zfs", &args, None)?.expect("zfs get")?;
+    let value = command::ask("zfs", &args)?.expect("zfs get")?;
     Ok(value.trim_end_matches('\n').to_owned())
 }
 

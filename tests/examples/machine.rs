@@ -1,0 +1,30 @@
+//! Runs a script in a test machine of its own, for who wants to look around:
+//! `cargo run -p strongroom-tests --example machine -- [--measured | --systemd] < SCRIPT`.
+//! It has a disk of 1 GiB for pools.
+
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use strongroom_tests::{Boot, Machine};
+
+fn main() -> io::Result<()> {
+    let mut boot = Boot::direct();
+    for argument in std::env::args().skip(1) {
+        boot = match argument.as_str() {
+            "--measured" => Boot::measured(),
+            "--systemd" => boot.systemd(),
+            other => {
+                eprintln!("machine: {other:?} is not known; see the first lines of its source");
+                std::process::exit(2);
+            }
+        };
+    }
+    let mut script = String::new();
+    io::stdin().read_to_string(&mut script)?;
+    let mut machine = Machine::new();
+    machine.add_disk(1 << 30);
+    let ended = machine.run(&boot.timeout(Duration::from_secs(1800)), &script);
+    io::stdout().write_all(&ended.stdout)?;
+    io::stderr().write_all(ended.stderr.as_bytes())?;
+    std::process::exit(ended.code().unwrap_or(1));
+}
