@@ -20,8 +20,8 @@ test: setup machine
 test-all: test lint msrv deny
 	STRONGROOM_TEST_KILLS=100 cargo test --locked --workspace -- --include-ignored
 
-bench: release
-	cargo bench --locked -p strongroom-tests --bench unseal --bench signing
+bench: release machine
+	cargo bench --locked -p strongroom-tests --bench unseal --bench signing --bench zfs
 
 lint: setup
 	cargo fmt --all --check

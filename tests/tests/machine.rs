@@ -79,7 +79,7 @@ fn with_secure_boot_the_machine_starts_nothing_else_and_what_it_measures_differs
 fn a_power_cut_loses_what_was_not_synced_and_another_tpm_knows_nothing() {
     let mut machine = Machine::new();
     let cut = "strongroom init --recovery-out /var/lib/kit --yes --pcrs 7; sync
-        strongroom seal --label kept <<<'a secret'; sync
+        strongroom seal --token credentials --kind credential --label kept <<<'a secret'; sync
         echo lost >/var/lib/lost
         echo b >/proc/sysrq-trigger";
     machine.run_until_power_cut(&Boot::direct(), cut);

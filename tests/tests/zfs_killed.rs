@@ -130,7 +130,7 @@ fn loads_and_reads_at_once_fail_nobody_and_leave_nothing_in_the_tpm() {
 /// Two loads and two readers at once, twice: by the resource manager all, and with whoever is first
 /// on the device itself.
 const AT_ONCE: &str = r#"
-strongroom seal --label remote --token credentials <<<'a credential' >/dev/null
+strongroom seal --label remote --token credentials --kind credential <<<'a credential' >/dev/null
 reads() {
     local n
     for n in 1 2 3 4 5; do

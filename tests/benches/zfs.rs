@@ -1,0 +1,197 @@
+//! What it costs to unlock datasets, on a real kernel with a real /dev/tpm0 (in the test machine, with
+//! swtpm behind it): TPM commands first, as swtpm sees them behind the kernel, then time, beside a
+//! loop that does nothing but what must be done and beside what an admin would write.
+//!
+//! `cargo bench -p strongroom-tests --bench zfs [-- raw | passphrases]`
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use strongroom_tests::{Boot, Machine};
+
+const RAW: usize = 100;
+/// Of these the peer, which takes its time, unlocks so many in a round.
+const PEER: usize = 20;
+const PASSPHRASES: usize = 20;
+const ITERATIONS: u32 = 350_000;
+const ROUNDS: usize = 5;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // Under `cargo test --benches` there is nothing to measure.
+    if arguments.iter().any(|argument| argument == "--test") {
+        return;
+    }
+    let parts = ["raw", "passphrases"];
+    let named = |part: &str| arguments.iter().any(|argument| argument == part);
+    let all = !parts.iter().any(|part| named(part));
+    if all || named("raw") {
+        raw();
+    }
+    if all || named("passphrases") {
+        passphrases();
+    }
+}
+
+fn raw() {
+    let mut machine = machine();
+    let script = format!("{PREPARE}\nraw={RAW} peer={PEER} rounds={ROUNDS}\n{RAW_KEYS}");
+    let ended = machine.run(&boot(), &script).ok();
+    let figures = Figures::read(&ended.text());
+
+    println!("Locked datasets with raw keys, in TPM commands for each\n");
+    for (name, first, last, objects) in [
+        ("load -a of 100, /dev/tpm0", "tpm0", "tpmrm0", RAW),
+        ("load -a of 100, /dev/tpmrm0", "tpmrm0", "peer", RAW),
+        ("tpm2_unseal | zfs load-key, 20 times", "peer", "end", PEER),
+    ] {
+        let commands = machine.tpm_commands_between(first, last);
+        let opens = commands.iter().filter(|it| it.name == "Unseal").count();
+        println!(
+            "{name:<40} {:>7.1}  ({} commands, {opens} of them Unseal)",
+            commands.len() as f64 / objects as f64,
+            commands.len(),
+        );
+    }
+    println!("\nTime for one, the median of {ROUNDS} rounds in one boot\n");
+    let floor = figures.median("floor") / RAW as f64 / 1e3;
+    for (name, time) in [
+        ("the five commands and lzc_load_key alone", floor),
+        ("load -a of 100", figures.median("load") / RAW as f64),
+        ("tpm2_unseal | zfs load-key", figures.median("peer") / PEER as f64),
+    ] {
+        println!("{name:<42} {:>9.1} ms  {:>6.2}", time / 1e3, time / floor);
+    }
+    println!();
+}
+
+fn passphrases() {
+    let mut machine = machine();
+    let script = format!(
+        "{PREPARE}\ncount={PASSPHRASES} iterations={ITERATIONS} rounds={ROUNDS}\n{PASSPHRASE_KEYS}"
+    );
+    let ended = machine.run(&boot(), &script).ok();
+    let figures = Figures::read(&ended.text());
+    let derive = figures.median("derive") / 1e3;
+    let load = figures.median("load");
+    println!(
+        "{PASSPHRASES} passphrases of {ITERATIONS} iterations, the median of {ROUNDS} rounds in one \
+         boot\n"
+    );
+    println!("deriving alone, on all processors {:>9.2} s", derive / 1e6);
+    println!("load -a                           {:>9.2} s  {:.3}\n", load / 1e6, load / derive);
+}
+
+fn machine() -> Machine {
+    let mut machine = Machine::new();
+    machine.add_disk(1 << 30);
+    let floor = fs::read(env!("CARGO_BIN_EXE_zfs-floor")).expect("it is built");
+    machine.bring("/run/machine/zfs-floor", floor);
+    machine
+}
+
+fn boot() -> Boot {
+    Boot::direct().timeout(Duration::from_secs(3600))
+}
+
+/// What the script has measured: lines of a name and a number.
+struct Figures(BTreeMap<String, Vec<f64>>);
+
+impl Figures {
+    fn read(text: &str) -> Self {
+        let mut figures = BTreeMap::<String, Vec<f64>>::new();
+        for line in text.lines() {
+            if let Some((name, Ok(figure))) = line.split_once(' ').map(|(n, f)| (n, f.parse())) {
+                figures.entry(name.to_owned()).or_default().push(figure);
+            }
+        }
+        Self(figures)
+    }
+
+    fn median(&self, name: &str) -> f64 {
+        let mut figures = self.0.get(name).expect("it was measured").clone();
+        assert_eq!(figures.len(), ROUNDS, "{name}");
+        figures.sort_by(f64::total_cmp);
+        figures[ROUNDS / 2]
+    }
+}
+
+const PREPARE: &str = r#"
+chmod +x /run/machine/zfs-floor
+make_disk
+strongroom init --recovery-out /var/lib/kit --yes --pcrs 7 >/dev/null
+truncate -s 800M /pool/tank
+zpool create -O mountpoint=none tank /pool/tank
+# measured NAME COMMAND...: how many microseconds it took.
+measured() {
+    local begun=${EPOCHREALTIME/./} name=$1
+    shift
+    "$@" >/dev/null
+    echo "$name $((${EPOCHREALTIME/./} - begun))"
+}
+"#;
+
+const RAW_KEYS: &str = r#"
+a_key raw >/run/key
+for ((n = 0; n < raw; n++)); do
+    zfs create -o encryption=on -o keyformat=raw -o keylocation=prompt tank/d$n </run/key
+    zfs-keyprovider adopt tank/d$n </run/key >/dev/null
+done
+
+cd /run
+tpm2() { command tpm2 "$@" -T device:/dev/tpmrm0; }
+tpm2 createprimary -Q -C o -c primary.ctx
+tpm2 startauthsession -Q -S trial.ctx
+tpm2 policypcr -Q -S trial.ctx -l sha256:7 -L pcr.policy
+tpm2 flushcontext -Q trial.ctx
+tpm2 create -Q -C primary.ctx -u sealed.pub -r sealed.priv -i key -L pcr.policy
+peer() {
+    local n
+    for ((n = 0; n < peer; n++)); do
+        tpm2 load -Q -C primary.ctx -u sealed.pub -r sealed.priv -c item.ctx
+        tpm2 unseal -c item.ctx -p pcr:sha256:7 | zfs load-key tank/d$n
+    done
+}
+load_all() { zfs-keyprovider load -a; is "$(locked)" 0; }
+unload() { zfs unload-key -a >/dev/null 2>&1 || :; is "$(locked)" $raw; }
+
+unload
+tpm-mark tpm0
+STRONGROOM_TCTI=device:/dev/tpm0 zfs-keyprovider load -a >/dev/null
+tpm-mark tpmrm0
+unload
+STRONGROOM_TCTI=device:/dev/tpmrm0 zfs-keyprovider load -a >/dev/null
+tpm-mark peer
+unload
+peer >/dev/null
+tpm-mark end
+for ((round = 0; round < rounds; round++)); do
+    unload
+    measured load zfs-keyprovider load -a
+    unload
+    echo "floor $(/run/machine/zfs-floor /run/key)"
+    unload
+    measured peer peer
+    zfs unload-key -a >/dev/null
+done
+"#;
+
+const PASSPHRASE_KEYS: &str = r#"
+echo "correct horse battery" >/run/key
+for ((n = 0; n < count; n++)); do
+    zfs create -o encryption=on -o keyformat=passphrase -o pbkdf2iters=$iterations \
+        -o keylocation=prompt tank/d$n </run/key
+    printf %s "correct horse battery" | strongroom seal --token datasets --label tank/d$n \
+        --kind dataset-key --keyformat passphrase >/dev/null
+done
+zfs unload-key -a >/dev/null
+# The first writes recovery copies too.
+zfs-keyprovider load -a >/dev/null
+for ((round = 0; round < rounds; round++)); do
+    zfs unload-key -a >/dev/null
+    is "$(locked)" $count
+    measured load zfs-keyprovider load -a
+    echo "derive $(/run/machine/zfs-floor --derive $count $iterations)"
+done
+"#;
