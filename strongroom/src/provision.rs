@@ -174,7 +174,12 @@ pub(crate) struct Maker<'a> {
 
 impl Maker<'_> {
     pub(crate) fn token(&self, tpm: &mut Tpm, plan: &TokenPlan) -> Result<TokenRecord> {
-        let storage_key = self.storage_key(tpm, self.boot)?;
+        let storage_key = StorageKey::create(tpm, self.root, self.session, self.boot)?;
+        // What is unlocked by the hundred.
+        if plan.name == TokenName::datasets() {
+            StorageKey::keep(tpm, self.root, &storage_key)?;
+        }
+        let storage_key = storage_key.to_der(self.root.persistent)?;
         let pins = match &plan.pins {
             Some(first) => Some(self.pins(tpm, &plan.name, first)?),
             None => None,
@@ -207,7 +212,10 @@ impl Maker<'_> {
             first.security_officer.as_deref(),
             first.user.as_deref(),
         )?;
-        match self.storage_key(tpm, pins.policy(self.boot)) {
+        let policy = pins.policy(self.boot);
+        let storage_key = StorageKey::create(tpm, self.root, self.session, policy)
+            .and_then(|key| key.to_der(self.root.persistent));
+        match storage_key {
             Ok(storage_key) => Ok(PinsRecord {
                 storage_key,
                 indices,
@@ -217,10 +225,6 @@ impl Maker<'_> {
                 Err(error)
             }
         }
-    }
-
-    fn storage_key(&self, tpm: &mut Tpm, policy: PolicyDigest) -> Result<Base64> {
-        StorageKey::create(tpm, self.root, self.session, policy)?.to_der(self.root.persistent)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Runs a script in a test machine of its own, for who wants to look around:
-//! `cargo run -p strongroom-tests --example machine -- [--measured | --systemd] < SCRIPT`.
-//! It has a disk of 1 GiB for pools.
+//! `cargo run -p strongroom-tests --example machine -- [--measured] [--systemd] [--commands] < SCRIPT`.
+//! It has a disk of 1 GiB for pools. `--commands` prints what the TPM was sent between `tpm-mark first`
+//! and `tpm-mark last`.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -8,11 +9,15 @@ use std::time::Duration;
 use strongroom_tests::{Boot, Machine};
 
 fn main() -> io::Result<()> {
-    let mut boot = Boot::direct();
+    let (mut boot, mut commands) = (Boot::direct(), false);
     for argument in std::env::args().skip(1) {
         boot = match argument.as_str() {
             "--measured" => Boot::measured(),
             "--systemd" => boot.systemd(),
+            "--commands" => {
+                commands = true;
+                boot
+            }
             other => {
                 eprintln!("machine: {other:?} is not known; see the first lines of its source");
                 std::process::exit(2);
@@ -26,5 +31,10 @@ fn main() -> io::Result<()> {
     let ended = machine.run(&boot.timeout(Duration::from_secs(1800)), &script);
     io::stdout().write_all(&ended.stdout)?;
     io::stderr().write_all(ended.stderr.as_bytes())?;
+    if commands {
+        for command in machine.tpm_commands_between("first", "last") {
+            println!("{}", command.name);
+        }
+    }
     std::process::exit(ended.code().unwrap_or(1));
 }

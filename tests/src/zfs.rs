@@ -283,8 +283,8 @@ int lzc_load_key(const char *name, int noop, uint8_t *key, unsigned len) {
 }
 "#;
 
-/// `zfs` and `zpool`.
-const PROGRAM: &str = r#"#!/usr/bin/env python3
+/// `zfs` and `zpool`, by the system's own Python: a wrapper in PATH can take longer than all the rest.
+const PROGRAM: &str = r#"#!/usr/bin/python3 -IS
 import hashlib, os, signal, sys
 
 STATE = os.environ["ZFS_STAND_IN"]

@@ -41,9 +41,8 @@ fn a_machine_has_zfs_and_a_tpm_and_says_how_a_script_went() {
 #[test]
 #[ignore = "one boot through UEFI"]
 fn what_is_measured_is_what_the_event_log_says() {
-    let script = format!(
-        "{SHOW_PCRS}\ntpm2_eventlog /sys/kernel/security/tpm0/binary_bios_measurements"
-    );
+    let script =
+        format!("{SHOW_PCRS}\ntpm2_eventlog /sys/kernel/security/tpm0/binary_bios_measurements");
     let measured = Machine::new().run(&Boot::measured(), &script).ok();
     let (text, events) = (measured.text(), event_log_of(&measured.text()));
     for pcr in [7, 9, 11] {
@@ -84,10 +83,10 @@ fn a_power_cut_loses_what_was_not_synced_and_another_tpm_knows_nothing() {
         echo b >/proc/sysrq-trigger";
     machine.run_until_power_cut(&Boot::direct(), cut);
     let next = "test ! -s /var/lib/lost
-        is \"$(strongroom unseal --label kept | cat)\" 'a secret'";
+        is \"$(strongroom unseal --token credentials --label kept | cat)\" 'a secret'";
     machine.run(&Boot::direct(), next).ok();
     machine.replace_tpm();
-    let other = "must 4 TPM strongroom unseal --label kept --force";
+    let other = "must 4 TPM strongroom unseal --token credentials --label kept --force";
     machine.run(&Boot::direct(), other).ok();
 }
 

@@ -18,6 +18,7 @@ pub(crate) mod key_file;
 pub(crate) mod keys;
 mod name;
 mod nv;
+mod persistent;
 pub(crate) mod pin;
 pub(crate) mod root_key;
 pub(crate) mod session;

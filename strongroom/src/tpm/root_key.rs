@@ -3,13 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 use tss_esapi::attributes::ObjectAttributesBuilder;
-use tss_esapi::handles::{KeyHandle, ObjectHandle, PersistentTpmHandle, TpmHandle};
+use tss_esapi::handles::KeyHandle;
 use tss_esapi::interface_types::algorithm::{
     EccSchemeAlgorithm, HashingAlgorithm, PublicAlgorithm,
 };
-use tss_esapi::interface_types::data_handles::Persistent;
 use tss_esapi::interface_types::ecc::EccCurve;
-use tss_esapi::interface_types::reserved_handles::{Hierarchy, Provision};
+use tss_esapi::interface_types::reserved_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{
     EccParameter, EccPoint, EccScheme, KeyDerivationFunctionScheme, Public, PublicBuilder,
@@ -18,7 +17,7 @@ use tss_esapi::structures::{
 use tss_esapi::traits::{Marshall, UnMarshall};
 
 use super::name::Name;
-use super::{Answer, Tpm, answer};
+use super::{Answer, Tpm, answer, persistent};
 use crate::encoding::Base64;
 use crate::error::{Error, Result};
 
@@ -53,10 +52,10 @@ impl RootKeyRecord {
         let primary = create_primary(tpm, &template)?;
         let name = Name::of_object(&primary.public)?;
         for handle in HANDLES {
-            let key = match at_handle(tpm, handle)? {
+            let key = match persistent::at_handle(tpm, handle, "ReadPublic(root key)")? {
                 Some((_, found)) if found != name => continue,
                 Some((key, _)) => key,
-                None => make_persistent(tpm, primary.handle, handle)?,
+                None => persistent::keep(tpm, primary.handle, handle, "EvictControl(root key)")?,
             };
             tpm.flush(primary.handle)?;
             let record = Self {
@@ -99,7 +98,7 @@ impl RootKeyRecord {
             ));
         }
         let name = Name::of_object(&public)?;
-        match at_handle(tpm, self.handle)? {
+        match persistent::at_handle(tpm, self.handle, "ReadPublic(root key)")? {
             Some((key, found)) if found == name => Ok(self.at(key)),
             Some(_) => Err(refuse("another key is in its place")),
             None => self.make_again(tpm, &name),
@@ -128,7 +127,7 @@ impl RootKeyRecord {
             "the root key at {:#010x} was gone and has been made again",
             self.handle
         );
-        match make_persistent(tpm, primary.handle, self.handle) {
+        match persistent::keep(tpm, primary.handle, self.handle, "EvictControl(root key)") {
             Ok(key) => {
                 tpm.flush(primary.handle)?;
                 Ok(self.at(key))
@@ -225,42 +224,6 @@ pub(super) fn owner_has_password(operation: &'static str) -> Error {
 }
 
 /// What lies at a persistent handle, and its Name as computed from its public area.
-fn at_handle(tpm: &mut Tpm, handle: u32) -> Result<Option<(KeyHandle, Name)>> {
-    const OPERATION: &str = "ReadPublic(root key)";
-    let place = TpmHandle::Persistent(persistent(handle)?);
-    let found = tpm
-        .context
-        .execute_without_session(|tpm| tpm.tr_from_tpm_public(place));
-    let object = match found {
-        Ok(object) => object,
-        Err(error) if Answer::of(error) == Answer::NoSuchHandle => return Ok(None),
-        Err(error) => return Err(answer::error(OPERATION, error)),
-    };
-    // ESYS refuses an answer in which Name and public area do not belong together.
-    let name = tpm
-        .context
-        .tr_get_name(object)
-        .map_err(|error| answer::error(OPERATION, error))?;
-    let name = Name::from_tpm(name.value());
-    Ok(Some((KeyHandle::from(object), name)))
-}
-
-fn make_persistent(tpm: &mut Tpm, key: KeyHandle, handle: u32) -> Result<KeyHandle> {
-    let place = Persistent::Persistent(persistent(handle)?);
-    let object = ObjectHandle::from(key);
-    tpm.with_empty_auth("EvictControl(root key)", |tpm| {
-        tpm.evict_control(Provision::Owner, object, place)
-    })
-    .map(KeyHandle::from)
-}
-
-fn persistent(handle: u32) -> Result<PersistentTpmHandle> {
-    PersistentTpmHandle::new(handle).map_err(|_| Error::RootKey {
-        handle,
-        reason: "this is no persistent handle".to_owned(),
-    })
-}
-
 fn marshal(public: &Public) -> Result<Base64> {
     public
         .marshall()

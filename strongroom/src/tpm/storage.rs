@@ -14,10 +14,11 @@ use tss_esapi::structures::{
 };
 
 use super::key_file::KeyFile;
+use super::name::Name;
 use super::pin::Guard;
 use super::root_key::{RootKey, storage_parameters};
 use super::session::{Encrypt, Gate, Session};
-use super::{Tpm, answer};
+use super::{Tpm, answer, persistent};
 use crate::error::Result;
 use crate::policy::PolicyDigest;
 use crate::secret::Secret;
@@ -27,6 +28,8 @@ use crate::secret::Secret;
 #[derive(Clone)]
 pub(crate) struct StorageKey {
     handle: KeyHandle,
+    /// Whether it stays in the TPM.
+    kept: bool,
     /// The PIN that the policy asks for, where it does.
     guard: Option<Arc<Guard>>,
 }
@@ -58,8 +61,36 @@ impl StorageKey {
     pub(crate) fn load(tpm: &mut Tpm, root: RootKey, file: &KeyFile) -> Result<Self> {
         load_under_root(tpm, root, file, "Load(storage key)").map(|handle| Self {
             handle,
+            kept: false,
             guard: None,
         })
+    }
+
+    /// Finds a storage key where [`StorageKey::keep`] has put it, or loads it. One command, or two.
+    pub(crate) fn find_or_load(tpm: &mut Tpm, root: RootKey, file: &KeyFile) -> Result<Self> {
+        let name = file.name()?;
+        match persistent::at_handle(tpm, place(&name), "ReadPublic(storage key)")? {
+            Some((handle, found)) if found == name => Ok(Self {
+                handle,
+                kept: true,
+                guard: None,
+            }),
+            _ => Self::load(tpm, root, file),
+        }
+    }
+
+    /// Keeps a storage key in the TPM, for a batch: a resource manager moves what is loaded around
+    /// each command, and what stays it leaves alone. Its policy guards it there as anywhere. Where
+    /// the TPM has no room for it, it is loaded each time.
+    pub(crate) fn keep(tpm: &mut Tpm, root: RootKey, file: &KeyFile) -> Result<()> {
+        let place = place(&file.name()?);
+        let loaded = Self::load(tpm, root, file)?;
+        let kept = persistent::keep(tpm, loaded.handle, place, "EvictControl(storage key)");
+        loaded.unload(tpm)?;
+        if let Err(error) = kept {
+            log::info!("a storage key is not kept in the TPM: {error}");
+        }
+        Ok(())
     }
 
     /// The same for one whose policy asks for a PIN besides.
@@ -74,7 +105,11 @@ impl StorageKey {
     }
 
     pub(crate) fn unload(self, tpm: &mut Tpm) -> Result<()> {
-        tpm.flush(self.handle)
+        if self.kept {
+            Ok(())
+        } else {
+            tpm.flush(self.handle)
+        }
     }
 
     /// Runs a command that this key's policy authorises.
@@ -128,6 +163,17 @@ impl StorageKey {
         flushed?;
         Ok(secret)
     }
+}
+
+/// Where a storage key is kept, by its Name: nothing needs to be written down, and another key that
+/// is there is told by its own Name. In the owner's range (TCG Registry of Reserved TPM 2.0 Handles,
+/// section 2.3.1), behind where root keys are.
+fn place(name: &Name) -> u32 {
+    const FIRST: u32 = 0x8100_0100;
+    let [_, _, byte, ..] = name.as_bytes() else {
+        return FIRST;
+    };
+    FIRST + u32::from(*byte)
 }
 
 /// Loads a child of the root key, whose auth is empty.

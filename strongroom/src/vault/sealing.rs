@@ -166,8 +166,12 @@ impl Unlocked {
         } else {
             None
         };
-        let mut key = StorageKey::load(&mut self.tpm, self.root, &key_file)
-            .map_err(|error| self.vault.blame_manifest(error))?;
+        let opened = if *token == TokenName::datasets() && !behind_pin {
+            StorageKey::find_or_load(&mut self.tpm, self.root, &key_file)
+        } else {
+            StorageKey::load(&mut self.tpm, self.root, &key_file)
+        };
+        let mut key = opened.map_err(|error| self.vault.blame_manifest(error))?;
         if let Some(guard) = guard {
             key = key.behind(guard);
         }

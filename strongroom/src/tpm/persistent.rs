@@ -1,0 +1,56 @@
+//! Objects that stay in the TPM (TPM2_EvictControl, Part 3, section 28.5).
+
+use tss_esapi::handles::{KeyHandle, ObjectHandle, PersistentTpmHandle, TpmHandle};
+use tss_esapi::interface_types::data_handles::Persistent;
+use tss_esapi::interface_types::reserved_handles::Provision;
+
+use super::name::Name;
+use super::{Answer, Tpm, answer};
+use crate::error::{Error, Result};
+
+/// What is at a persistent handle, and its Name, which decides whether it is what was meant.
+/// TPM2_ReadPublic.
+pub(super) fn at_handle(
+    tpm: &mut Tpm,
+    handle: u32,
+    operation: &'static str,
+) -> Result<Option<(KeyHandle, Name)>> {
+    let place = TpmHandle::Persistent(persistent(handle)?);
+    let found = tpm
+        .context
+        .execute_without_session(|tpm| tpm.tr_from_tpm_public(place));
+    let object = match found {
+        Ok(object) => object,
+        Err(error) if Answer::of(error) == Answer::NoSuchHandle => return Ok(None),
+        Err(error) => return Err(answer::error(operation, error)),
+    };
+    // ESYS refuses an answer in which Name and public area do not belong together.
+    let name = tpm
+        .context
+        .tr_get_name(object)
+        .map_err(|error| answer::error(operation, error))?;
+    let name = Name::from_tpm(name.value());
+    Ok(Some((KeyHandle::from(object), name)))
+}
+
+/// Keeps a loaded object at a handle that is free. The owner's authorisation must be empty.
+pub(super) fn keep(
+    tpm: &mut Tpm,
+    key: KeyHandle,
+    handle: u32,
+    operation: &'static str,
+) -> Result<KeyHandle> {
+    let place = Persistent::Persistent(persistent(handle)?);
+    let object = ObjectHandle::from(key);
+    tpm.with_empty_auth(operation, |tpm| {
+        tpm.evict_control(Provision::Owner, object, place)
+    })
+    .map(KeyHandle::from)
+}
+
+fn persistent(handle: u32) -> Result<PersistentTpmHandle> {
+    PersistentTpmHandle::new(handle).map_err(|_| Error::RootKey {
+        handle,
+        reason: "this is no persistent handle".to_owned(),
+    })
+}
