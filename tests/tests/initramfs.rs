@@ -139,6 +139,7 @@ fn load_key(vault: &TestVault, root: &str, location: &str) -> (Output, Option<Ve
     let zfs = vault.folder().join("zfs");
     let text = format!(
         "#!/bin/sh\n\
+         if [ \"$1\" = get ]; then echo \"cannot open '{root}': dataset does not exist\" >&2; exit 1; fi\n\
          test \"$1 $2 $3 $4\" = 'load-key -L prompt {root}' || exit 1\n\
          cat >'{given}'\n\
          test -s '{given}'\n",

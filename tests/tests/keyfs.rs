@@ -517,6 +517,8 @@ fn the_process_that_handles_keys_has_confined_itself() {
     };
     let keys = KeyFs::start(&vault);
     let inner = keys.inner_pid();
+    // By then all its threads are there.
+    keys.key("tank/home");
     let tasks = fs::read_dir(format!("/proc/{inner}/task")).expect("it runs");
     let mut threads = 0;
     for task in tasks {
