@@ -38,7 +38,8 @@ fails zfs load-key -L file:///run/zfs-keys/tank/home tank/home
 grep -qF "$words" /run/serve.log
 kill $server
 export_pools
-strongroom rebind --recovery /var/lib/kit --yes
+# Of a boot that nobody measured, it wants to hear which PCRs are meant.
+strongroom rebind --recovery /var/lib/kit --yes || strongroom rebind --recovery /var/lib/kit --pcrs 7,9,11 --yes
 "#;
 
 #[test]

@@ -68,10 +68,10 @@ fn load(key: &[u8], datasets: &[&str]) -> u128 {
     };
     let (root, index) = (number("/root-key/handle"), number("/index"));
     let storage_key = KeyFile::parse(&manifest["tokens"]["datasets"]["storage-key"]);
-    let pcrs = manifest["pcrs"]["pcrs"].as_array().expect("a list");
+    let pcrs = manifest["pcrs"].as_str().expect("a list of numbers");
     let pcrs: Vec<u64> = pcrs
-        .iter()
-        .map(|pcr| pcr.as_u64().expect("a number"))
+        .split(',')
+        .map(|pcr| pcr.parse().expect("a number"))
         .collect();
     let zfs = Zfs::open();
 

@@ -19,7 +19,7 @@ pub(super) fn bring_up_to_date(plan: &mut Plan, unlocked: &Unlocked) {
     let vault = unlocked.vault();
     let locked = vault
         .lock_writers_out()
-        .and_then(|lock| Ok(lock.map(|lock| (lock, SealedKeys::list(vault)))));
+        .map(|lock| lock.map(|lock| (lock, SealedKeys::list(vault))));
     let (_lock, sealed) = match locked {
         Ok(Some((lock, Ok(sealed)))) => (lock, sealed),
         Ok(None) => {

@@ -214,7 +214,7 @@ impl Backroom {
 fn key(vault: &VaultPlace, tcti: &Tcti, line: &mut Line, dataset: &str) -> Result<Secret, Failure> {
     // Before the TPM is opened, which others may wait for.
     let choice = line.choice(dataset).map_err(|no| match no {
-        No::NoKey(reason) => Failure::unknown(dataset, reason),
+        No::Missing(reason) => Failure::unknown(dataset, reason),
         No::NotUsable(reason) => Failure::dataset(dataset, reason),
         No::Unclear(reason) => Failure::Zfs(ZfsError::Failed(reason)),
     })?;

@@ -91,7 +91,7 @@ enum Outcome {
 #[derive(Debug)]
 pub(super) enum No {
     /// There is no such key.
-    NoKey(String),
+    Missing(String),
     /// The dataset is not what it must be.
     NotUsable(String),
     /// ZFS, or the vault's list, does not say.
@@ -161,7 +161,7 @@ fn ask(zfs: &impl Zfs, dataset: &str, about: About, key: &Secret) -> Outcome {
 
 /// The server's end.
 pub(super) struct Line {
-    line: File,
+    socket: File,
     /// How many questions were asked.
     asked: u64,
     answers: Receiver<Answer>,
@@ -175,8 +175,8 @@ impl Line {
 
     fn open_until(line: OwnedFd, gone: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let (sender, answers) = mpsc::channel();
-        let line = File::from(line);
-        let mut listener = line.try_clone()?;
+        let socket = File::from(line);
+        let mut listener = socket.try_clone()?;
         thread::Builder::new()
             .name("line".to_owned())
             .spawn(move || {
@@ -189,21 +189,21 @@ impl Line {
                 gone();
             })?;
         Ok(Self {
-            line,
+            socket,
             asked: 0,
             answers,
         })
     }
 
     pub(super) fn say_ready(&self) -> io::Result<()> {
-        send(&self.line, &Message::Ready, None)
+        send(&self.socket, &Message::Ready, None)
     }
 
     /// Which sealed keys may be the dataset's.
     pub(super) fn choice(&mut self, dataset: &str) -> Result<Choice, No> {
         match self.ask(dataset, About::Choice, None) {
             Some(Outcome::Choice(choice)) => Ok(choice),
-            Some(Outcome::NoKey(reason)) => Err(No::NoKey(reason)),
+            Some(Outcome::NoKey(reason)) => Err(No::Missing(reason)),
             Some(Outcome::NotUsable(reason)) => Err(No::NotUsable(reason)),
             Some(Outcome::Unclear(reason)) => Err(No::Unclear(reason)),
             Some(Outcome::Fits) | None => Err(No::Unclear(SILENCE.to_owned())),
@@ -226,7 +226,7 @@ impl Line {
             dataset: dataset.to_owned(),
             about,
         };
-        send(&self.line, &question, key).ok()?;
+        send(&self.socket, &question, key).ok()?;
         let deadline = Instant::now() + ZFS_PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -300,7 +300,7 @@ mod tests {
             Err(No::NotUsable(reason)) => assert!(reason.contains("in its place"), "{reason}"),
             other => panic!("{other:?}"),
         }
-        rustix::net::shutdown(&line.line, rustix::net::Shutdown::Write).expect("a socket");
+        rustix::net::shutdown(&line.socket, rustix::net::Shutdown::Write).expect("a socket");
         let heard = process_with_mount.join().expect("no panic");
         assert_eq!(heard, [Said::Ready, Said::Gone]);
         gone.recv().expect("the server ends with the other process");

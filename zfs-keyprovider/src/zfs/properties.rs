@@ -1,6 +1,7 @@
 //! Properties of datasets and pools: one `zfs get` for all datasets.
 
 use std::collections::BTreeMap;
+use std::slice;
 
 use strongroom::dataset_key::KeyFormat;
 
@@ -86,7 +87,7 @@ impl Datasets {
             Which::All => {
                 let mut all = Self::default();
                 for pool in Pools::read()?.0.into_keys() {
-                    match Self::read_named(&[pool.clone()], true) {
+                    match Self::read_named(slice::from_ref(&pool), true) {
                         Ok(datasets) => {
                             all.known.extend(datasets.known);
                             all.unknown.extend(datasets.unknown);
