@@ -78,6 +78,7 @@ fn raw() {
 fn passphrases() {
     let (vault, zfs) = (TestVault::new(), ZfsStandIn::new());
     zfs.pool("tank", 1);
+    zfs.dataset("tank", PASSPHRASES.into(), &StandInDataset::plain());
     let mut wrapping_key = vec![0; 32];
     pbkdf2::pbkdf2_hmac::<Sha1>(
         PASSPHRASE,
