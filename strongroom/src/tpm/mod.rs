@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 
 use tss_esapi::Context;
 use tss_esapi::constants::{CapabilityType, CommandCode};
-use tss_esapi::handles::ObjectHandle;
+use tss_esapi::handles::{ObjectHandle, TpmHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{CapabilityData, PcrSelectionList, PcrSlot};
@@ -43,6 +43,7 @@ use crate::error::{Error, Result};
 use crate::policy::{PcrSelection, PcrValues};
 
 pub(crate) use answer::Answer;
+use name::Name;
 pub use tcti::Tcti;
 pub(crate) use turn::Turn;
 
@@ -84,15 +85,28 @@ impl Tpm {
     }
 
     /// Does something at a TPM, and where it has no room for it, once more: after what killed
-    /// processes left there was flushed, or, behind a resource manager, when whoever has taken the
-    /// kernel's other device meanwhile may be done.
+    /// processes left there was flushed, or, where others use it too, when they may be done.
     pub(crate) fn with_room<T>(turn: &Turn, attempt: impl Fn() -> Result<T>) -> Result<T> {
+        Self::again_if(answer::is_want_of_room, turn, attempt)
+    }
+
+    /// The same for what changes nothing, and so can also be done once more where a resource
+    /// manager has lost what was loaded: it could not put it back beside what others have.
+    pub(crate) fn undisturbed<T>(turn: &Turn, attempt: impl Fn() -> Result<T>) -> Result<T> {
+        Self::again_if(|error| turn.is_disturbed(error), turn, attempt)
+    }
+
+    fn again_if<T>(
+        may_pass: impl Fn(&Error) -> bool,
+        turn: &Turn,
+        attempt: impl Fn() -> Result<T>,
+    ) -> Result<T> {
         let first = match attempt() {
             Err(error) if turn.keeps_others_off() && answer::is_want_of_room(&error) => {
                 Self::connect(turn)?.flush_leftovers()?;
                 return attempt();
             }
-            Err(error) if turn.is_disturbed(&error) => error,
+            Err(error) if !turn.keeps_others_off() && may_pass(&error) => error,
             other => return other,
         };
         log::info!("{first}; trying again");
@@ -101,7 +115,7 @@ impl Tpm {
         loop {
             thread::sleep(pause);
             match attempt() {
-                Err(error) if turn.is_disturbed(&error) && Instant::now() < deadline => {
+                Err(error) if may_pass(&error) && Instant::now() < deadline => {
                     pause = (pause * 2).min(LONG_GLANCE);
                 }
                 other => return other,
@@ -190,6 +204,29 @@ impl Tpm {
         } else {
             Err(Error::TpmTooOld("TPM2_PolicyAuthorizeNV command"))
         }
+    }
+
+    /// What is at a handle, and its Name as computed from its public area. TPM2_ReadPublic, or
+    /// TPM2_NV_ReadPublic.
+    fn find(
+        &mut self,
+        handle: TpmHandle,
+        operation: &'static str,
+    ) -> Result<Option<(ObjectHandle, Name)>> {
+        let found = self
+            .context
+            .execute_without_session(|tpm| tpm.tr_from_tpm_public(handle));
+        let object = match found {
+            Ok(object) => object,
+            Err(error) if Answer::of(error) == Answer::NoSuchHandle => return Ok(None),
+            Err(error) => return Err(answer::error(operation, error)),
+        };
+        // ESYS refuses an answer in which Name and public area do not belong together.
+        let name = self
+            .context
+            .tr_get_name(object)
+            .map_err(|error| answer::error(operation, error))?;
+        Ok(Some((object, Name::from_tpm(name.value()))))
     }
 
     /// Runs one TPM command without authorisation.

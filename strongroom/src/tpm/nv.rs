@@ -153,21 +153,10 @@ impl NvIndex {
     pub(super) fn find(self, tpm: &mut Tpm, operation: &'static str) -> Result<Found> {
         let place = NvIndexTpmHandle::new(self.handle.0)
             .map_err(|error| answer::error(operation, error))?;
-        let found = tpm
-            .context
-            .execute_without_session(|tpm| tpm.tr_from_tpm_public(TpmHandle::NvIndex(place)));
-        let object = match found {
-            Ok(object) => object,
-            Err(error) if Answer::of(error) == Answer::NoSuchHandle => return Ok(Found::Nothing),
-            Err(error) => return Err(answer::error(operation, error)),
-        };
-        // ESYS refuses an answer in which Name and public area do not belong together.
-        let name = tpm
-            .context
-            .tr_get_name(object)
-            .map_err(|error| answer::error(operation, error))?;
-        let name = Name::from_tpm(name.value());
-        Ok(Found::Index(NvIndexHandle::from(object), name))
+        Ok(match tpm.find(TpmHandle::NvIndex(place), operation)? {
+            Some((object, name)) => Found::Index(NvIndexHandle::from(object), name),
+            None => Found::Nothing,
+        })
     }
 
     /// The Name once the index has been written, which is the one in policies.

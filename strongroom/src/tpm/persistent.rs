@@ -4,8 +4,8 @@ use tss_esapi::handles::{KeyHandle, ObjectHandle, PersistentTpmHandle, TpmHandle
 use tss_esapi::interface_types::data_handles::Persistent;
 use tss_esapi::interface_types::reserved_handles::Provision;
 
+use super::Tpm;
 use super::name::Name;
-use super::{Answer, Tpm, answer};
 use crate::error::{Error, Result};
 
 /// What is at a persistent handle, and its Name, which decides whether it is what was meant.
@@ -16,21 +16,8 @@ pub(super) fn at_handle(
     operation: &'static str,
 ) -> Result<Option<(KeyHandle, Name)>> {
     let place = TpmHandle::Persistent(persistent(handle)?);
-    let found = tpm
-        .context
-        .execute_without_session(|tpm| tpm.tr_from_tpm_public(place));
-    let object = match found {
-        Ok(object) => object,
-        Err(error) if Answer::of(error) == Answer::NoSuchHandle => return Ok(None),
-        Err(error) => return Err(answer::error(operation, error)),
-    };
-    // ESYS refuses an answer in which Name and public area do not belong together.
-    let name = tpm
-        .context
-        .tr_get_name(object)
-        .map_err(|error| answer::error(operation, error))?;
-    let name = Name::from_tpm(name.value());
-    Ok(Some((KeyHandle::from(object), name)))
+    let found = tpm.find(place, operation)?;
+    Ok(found.map(|(object, name)| (KeyHandle::from(object), name)))
 }
 
 /// Keeps a loaded object at a handle that is free. The owner's authorisation must be empty.

@@ -223,7 +223,6 @@ pub(super) fn owner_has_password(operation: &'static str) -> Error {
     }
 }
 
-/// What lies at a persistent handle, and its Name as computed from its public area.
 fn marshal(public: &Public) -> Result<Base64> {
     public
         .marshall()

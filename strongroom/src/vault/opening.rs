@@ -40,7 +40,7 @@ impl Vault {
     }
 
     pub(super) fn unlock_in(&self, turn: &Turn) -> Result<Unlocked> {
-        Tpm::with_room(turn, || self.try_unlock(turn))
+        Tpm::undisturbed(turn, || self.try_unlock(turn))
     }
 
     fn try_unlock(&self, turn: &Turn) -> Result<Unlocked> {
