@@ -285,7 +285,7 @@ int lzc_load_key(const char *name, int noop, uint8_t *key, unsigned len) {
 
 /// `zfs` and `zpool`, by the system's own Python: a wrapper in PATH can take longer than all the rest.
 const PROGRAM: &str = r#"#!/usr/bin/python3 -IS
-import hashlib, os, signal, sys
+import fcntl, hashlib, os, signal, sys
 
 STATE = os.environ["ZFS_STAND_IN"]
 FOLDER = os.path.join(STATE, "datasets")
@@ -445,9 +445,12 @@ try:
     when, at = open(os.path.join(STATE, "kill")).read().split()
 except FileNotFoundError:
     pass
-counter = os.path.join(STATE, "count")
-count = int(open(counter).read()) if os.path.exists(counter) else 0
-with open(counter, "w") as file:
+# Several are called at once where keys go through the command.
+with open(os.path.join(STATE, "count"), "a+") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.seek(0)
+    count = int(file.read() or 0)
+    file.truncate(0)
     file.write(str(count + 1))
 if when == "before" and count == int(at):
     os.kill(os.getppid(), signal.SIGKILL)

@@ -763,8 +763,12 @@ fn a_key_that_nobody_has_is_rotated_only_when_that_is_said() {
     let bench = Bench::new();
     bench.three_unsealed();
     bench.zfs.write(name, "keystatus", "available");
-    // Of a vault that is lost, whose kit may open it.
-    bench.zfs.write(name, RECOVERY, "an earlier copy");
+    // Of a vault that is lost, whose kit opens it.
+    let lost = TestVault::on(Swtpm::measured(), &[]);
+    let adopt = lost.run(lost.programs().zfs_keyprovider());
+    let adopt = bench.zfs.around(adopt).args(["adopt", name]);
+    adopt.stdin(PASSPHRASE).ok();
+    let earlier = bench.zfs.read(name, RECOVERY);
     let before = (bench.objects(), bench.zfs_state());
     bench
         .adopt(&[name, "--rotate"])
@@ -777,7 +781,28 @@ fn a_key_that_nobody_has_is_rotated_only_when_that_is_said() {
     bench.zfs.write(name, "unchangeable", "");
     rotate().fails_with(1);
     bench.zfs.remove(name, "unchangeable");
-    assert_eq!(bench.zfs.read(name, RECOVERY), "an earlier copy");
+    assert_eq!(bench.zfs.read(name, RECOVERY), earlier);
+    assert_eq!(bench.zfs.read(name, former), "");
+
+    // Twice cut short before the key is changed: the lost vault's kit still opens it.
+    bench.zfs.kill_at(usize::MAX >> 1, false);
+    bench.zfs.forget_calls();
+    bench.zfs.write(name, "unchangeable", "");
+    rotate().fails_with(1);
+    bench.zfs.remove(name, "unchangeable");
+    bench.zfs.kill_nobody();
+    let calls = bench.zfs.calls();
+    let calls = calls.lines().filter(|call| call.starts_with("zfs "));
+    let change = calls.clone().position(|call| call.contains("change-key"));
+    let change = change.expect("it tries to change the key");
+    // The second time it need not be kept any more.
+    for change in [change, change - 1] {
+        bench.zfs.kill_at(change, false);
+        assert_eq!(rotate().finish().code(), None);
+        bench.zfs.kill_nobody();
+        let by_kit = bench.get(&["--recovery"]).arg(lost.recovery()).arg(name);
+        assert_eq!(by_kit.ok().stdout, PASSPHRASE.as_bytes());
+    }
     rotate().ok();
     assert_eq!(bench.zfs.read(name, former), "");
     bench.opens_by_everything(name);

@@ -44,10 +44,7 @@ strongroom rebind --recovery /var/lib/kit --yes || strongroom rebind --recovery 
 
 #[test]
 fn the_boot_that_was_enrolled_unlocks_and_another_command_line_does_not() {
-    let mut machine = Machine::new();
-    machine.add_disk(256 << 20);
-    machine.run(&Boot::measured(), ENROL).ok();
-    machine.run(&Boot::measured(), UNLOCKS).ok();
+    let mut machine = enrolled(Machine::new());
     let other = Boot::measured().command_line("init_on_alloc=1");
     refused_and_rebound(&mut machine, &other, "PCRs 9, 11 are not as in");
 }
@@ -55,10 +52,7 @@ fn the_boot_that_was_enrolled_unlocks_and_another_command_line_does_not() {
 #[test]
 #[ignore = "six boots through UEFI"]
 fn nothing_else_unlocks_until_its_owner_says_so() {
-    let mut machine = Machine::with_secure_boot();
-    machine.add_disk(256 << 20);
-    machine.run(&Boot::measured(), ENROL).ok();
-    machine.run(&Boot::measured(), UNLOCKS).ok();
+    let mut machine = enrolled(Machine::with_secure_boot());
     let command_line = Boot::measured().command_line("init_on_alloc=1");
     refused_and_rebound(&mut machine, &command_line, "PCRs 9, 11 are not as in");
     let initrd = Boot::measured().initrd("something else");
@@ -70,6 +64,14 @@ fn nothing_else_unlocks_until_its_owner_says_so() {
         "PCRs 7, 9, 11 are not as in",
     );
     refused_and_rebound(&mut machine, &Boot::direct(), "PCRs 7, 9, 11 are not as in");
+}
+
+/// A machine that has been enrolled, and unlocks at the next boot.
+fn enrolled(mut machine: Machine) -> Machine {
+    machine.add_disk(256 << 20);
+    machine.run(&Boot::measured(), ENROL).ok();
+    machine.run(&Boot::measured(), UNLOCKS).ok();
+    machine
 }
 
 fn refused_and_rebound(machine: &mut Machine, boot: &Boot, words: &str) {

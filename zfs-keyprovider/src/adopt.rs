@@ -204,10 +204,10 @@ impl Adoption {
             None => None,
         };
         let copy_before = properties::recovery_copies(&[&name])?.remove(&name);
-        if let (None, Some(copy)) = (&present, &copy_before) {
-            // Another kit may open it.
-            properties::set(&name, FORMER_RECOVERY, copy)?;
-        }
+        let former_copy = match &present {
+            None => self.keep_former_copy(copy_before.as_deref())?,
+            Some(_) => false,
+        };
         let format = args.keyformat;
         let key = new_key(format)?;
         let new = self.seal(format, &key)?;
@@ -235,6 +235,9 @@ impl Adoption {
             (Err(Refused::WrongKey), Err(failure)) => {
                 self.unlocked.remove(&new)?;
                 restore_copy(&name, copy_before.as_deref());
+                if former_copy {
+                    properties::inherit(&name, FORMER_RECOVERY)?;
+                }
                 return Err(failure);
             }
             (Err(error), outcome) => {
@@ -252,10 +255,23 @@ impl Adoption {
         }
         self.dataset = now;
         self.carry_copy(&[&new])?;
-        if present.is_none() && copy_before.is_some() {
+        if former_copy {
             properties::inherit(&name, FORMER_RECOVERY)?;
         }
         Ok((new, present))
+    }
+
+    /// Has the dataset keep the copy that it carries, for whoever has the kit of the vault that wrote
+    /// it. One that it keeps already stays: what it carries now is of a change that was cut short.
+    fn keep_former_copy(&self, copy: Option<&str>) -> Result<bool, Failure> {
+        let name = self.dataset.name.as_str();
+        if properties::copies(FORMER_RECOVERY, &[name])?.contains_key(name) {
+            return Ok(true);
+        }
+        if let Some(copy) = copy {
+            properties::set(name, FORMER_RECOVERY, copy)?;
+        }
+        Ok(copy.is_some())
     }
 
     /// Which of the sealed keys is the dataset's.

@@ -1,12 +1,11 @@
 //! The recovery copy that an encryption root carries as a ZFS user property.
 
 use strongroom::object::Metadata;
-use strongroom::recovery_copy::RecoveryCopy;
 use strongroom::{Error, Unlocked};
 
 use crate::failure::Failure;
 use crate::zfs::ZfsError;
-use crate::zfs::properties::{self, MAX_USER_PROPERTY, RECOVERY};
+use crate::zfs::properties::{self, FORMER_RECOVERY, MAX_USER_PROPERTY, RECOVERY};
 
 /// A copy of these sealed keys, newest first, as the property holds it.
 pub(crate) fn text(unlocked: &Unlocked, objects: &[&Metadata]) -> Result<String, Failure> {
@@ -35,14 +34,17 @@ pub(crate) fn put(dataset: &str, text: &str) -> Result<(), ZfsError> {
     }
 }
 
-/// The copy that a dataset carries.
-pub(crate) fn of(dataset: &str) -> Result<RecoveryCopy, Failure> {
-    let text = properties::recovery_copies(&[dataset])?.remove(dataset);
-    match text {
-        Some(text) => Ok(text.parse()?),
-        None => Err(Failure::unknown(
+/// The copies that a dataset carries: its own, and while its key was being changed the one before.
+pub(crate) fn of(dataset: &str) -> Result<Vec<String>, Failure> {
+    let mut texts = Vec::new();
+    for property in [RECOVERY, FORMER_RECOVERY] {
+        texts.extend(properties::copies(property, &[dataset])?.remove(dataset));
+    }
+    if texts.is_empty() {
+        return Err(Failure::unknown(
             dataset,
             format!("it carries no recovery copy (its property {RECOVERY} is not set)"),
-        )),
+        ));
     }
+    Ok(texts)
 }

@@ -7,6 +7,7 @@ use strongroom::dataset_key::KeyFormat;
 use strongroom::error::Error;
 use strongroom::object::{Metadata, ObjectId, TokenName};
 use strongroom::recovery::RecoveryKit;
+use strongroom::recovery_copy::{Recovered, RecoveryCopy};
 use strongroom::uri::Selector;
 use strongroom::{Result, Secret, process};
 
@@ -103,7 +104,7 @@ fn from_copy(
         }
         Some(_) => {}
     }
-    let opened = copy::of(name)?.open(&RecoveryKit::read(kit)?)?;
+    let opened = open_copies(name, &RecoveryKit::read(kit)?)?;
     let guid = dataset.guid;
     for recovered in &opened {
         let sealed = recovered.object.dataset_guid;
@@ -121,4 +122,19 @@ fn from_copy(
             .map_err(|error| Refused::Other(error.to_string()))?;
         keys.check(dataset, &key)
     })
+}
+
+/// What the kit opens of a dataset's copies. Of the reasons why it opens none, the first.
+fn open_copies(dataset: &str, kit: &RecoveryKit) -> Result<Vec<Recovered>, Failure> {
+    let (mut opened, mut refused) = (Vec::new(), None);
+    for text in copy::of(dataset)? {
+        match text.parse().and_then(|copy: RecoveryCopy| copy.open(kit)) {
+            Ok(objects) => opened.extend(objects),
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    match refused {
+        Some(error) if opened.is_empty() => Err(error.into()),
+        _ => Ok(opened),
+    }
 }

@@ -10,7 +10,8 @@ use super::command::{self, ZfsError};
 /// The user property that an encryption root carries its recovery copy in.
 pub(crate) const RECOVERY: &str = "strongroom:recovery";
 
-/// Where an encryption root keeps the copy that it carried before, while its key is changed.
+/// Where an encryption root keeps the copy that it carried before, while its key is changed and the
+/// vault does not have the present one: the kit of another vault may open it.
 pub(crate) const FORMER_RECOVERY: &str = "strongroom:recovery-former";
 
 /// The longest user property that every ZFS release takes, in bytes.
@@ -176,15 +177,20 @@ impl Pools {
 }
 
 /// The recovery copies that datasets carry themselves, not those that they inherit.
+pub(crate) fn recovery_copies(names: &[&str]) -> Result<BTreeMap<String, String>, ZfsError> {
+    copies(RECOVERY, names)
+}
+
+/// The recovery copies in one of the two properties.
 ///
 /// In a call of its own: everyone who can write the pool's disks chooses this text, and must not
 /// be able to write lines among those of other properties.
-pub(crate) fn recovery_copies(names: &[&str]) -> Result<BTreeMap<String, String>, ZfsError> {
+pub(crate) fn copies(property: &str, names: &[&str]) -> Result<BTreeMap<String, String>, ZfsError> {
     if names.is_empty() {
         return Ok(BTreeMap::new());
     }
     let mut args = vec!["get", "-Hp", "-o", "name,value", "-s", "local,received"];
-    args.extend([RECOVERY, "--"]);
+    args.extend([property, "--"]);
     args.extend(names);
     // One that has gone by now has no copy either.
     let output = command::ask("zfs", &args)?;
