@@ -28,6 +28,9 @@ fn main() -> ExitCode {
     strongroom::logging::start("strongroom", log::LevelFilter::Warn);
     match commands::run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => output::failed(cli.json, &failure),
+        Err(failure) => {
+            let json = cli.json && !failure.is_reported();
+            strongroom_console::failed("strongroom", json, &failure, failure.exit_code())
+        }
     }
 }

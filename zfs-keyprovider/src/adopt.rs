@@ -20,11 +20,11 @@ use strongroom::uri::Selector;
 use strongroom::{Result, Secret, Unlocked, process};
 
 use crate::failure::Failure;
-use crate::output::{self, say};
 use crate::sealed::{self, SealedKeys};
 use crate::zfs::properties::{self, FORMER_RECOVERY, RECOVERY};
 use crate::zfs::{Dataset, Datasets, KeyStatus, Keys, Pools, Refused, keys};
 use crate::{Cli, copy};
+use strongroom_console::{self as console, say};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Adopt {
@@ -123,7 +123,7 @@ pub(crate) fn run(cli: &Cli, args: &Adopt) -> Result<(), Failure> {
         "former-object": former.as_ref().map(|former| former.id),
         "keylocation": wanted,
     });
-    output::show(args.json, &report, || {
+    console::show(args.json, &report, || {
         let what = if args.rotate {
             "has a new key, which"
         } else {

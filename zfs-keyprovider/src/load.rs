@@ -20,8 +20,8 @@ use strongroom::error::{Error, ErrorKind};
 
 use crate::Cli;
 use crate::failure::Failure;
-use crate::output;
 use crate::zfs::{Keys, Which};
+use strongroom_console as console;
 
 use self::batch::{Batch, Outcome};
 use self::plan::{Plan, State};
@@ -98,7 +98,7 @@ pub(crate) fn run(cli: &Cli, args: &Load) -> Result<(), Failure> {
 fn load(plan: &mut Plan, unlocked: &mut Unlocked, keys: &Keys) -> Option<Error> {
     let batch = Batch::of(plan);
     let interrupted = until_interrupted();
-    let bar = output::progress("loading", batch.len());
+    let bar = console::progress("loading", batch.len());
     let unseal = |object: &_| unlocked.unseal(object);
     let done = batch.run(unseal, &interrupted, keys, || bar.inc(1));
     bar.finish_and_clear();

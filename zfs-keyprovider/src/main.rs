@@ -5,7 +5,6 @@ mod copy;
 mod failure;
 mod get;
 mod load;
-mod output;
 mod sealed;
 mod serve;
 mod wrapping_key;
@@ -182,7 +181,10 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => output::failed(cli.json(), &failure),
+        Err(failure) => {
+            let json = cli.json() && !failure.is_reported();
+            strongroom_console::failed("zfs-keyprovider", json, &failure, failure.exit_code())
+        }
     }
 }
 

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use strongroom::Unlocked;
 
 use super::plan::{CopyState, Plan};
+use crate::copy;
 use crate::sealed::SealedKeys;
 use crate::zfs::properties::{self, RECOVERY};
-use crate::{copy, output};
+use strongroom_console as console;
 
 pub(super) fn bring_up_to_date(plan: &mut Plan, unlocked: &Unlocked) {
     if plan.items.values().all(|item| item.copied.is_none()) {
@@ -63,7 +64,7 @@ pub(super) fn bring_up_to_date(plan: &mut Plan, unlocked: &Unlocked) {
 
 /// Writes each copy, and reads all of them back at once.
 fn write(copies: &BTreeMap<String, String>) -> Vec<(&str, CopyState)> {
-    let bar = output::progress("copies", copies.len());
+    let bar = console::progress("copies", copies.len());
     let mut states: Vec<(&str, CopyState)> = copies
         .iter()
         .map(|(name, text)| {

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::plan::{CopyState, Item, Plan, State};
 use crate::failure::Failure;
-use crate::output::{self, say};
 use crate::zfs::Keys;
+use strongroom_console::{self as console, say};
 
 /// The way that keys took.
 pub(super) struct Way {
@@ -61,13 +61,13 @@ pub(super) fn show(json: bool, plan: &Plan, way: &Way, outcome: &Result<(), Fail
         "exit": outcome.as_ref().err().map_or(0, Failure::exit_code),
         "error": outcome.as_ref().err().map(ToString::to_string),
     });
-    output::show(json, &value, || {
+    console::show(json, &value, || {
         if !plan.items.is_empty() {
             let rows = plan
                 .items
                 .iter()
                 .map(|(name, item)| [name.clone(), words(item, way)]);
-            output::table(["DATASET", "KEY"], rows);
+            console::table(["DATASET", "KEY"], rows);
         }
         let mut parts = Vec::new();
         if way.is_dry() {

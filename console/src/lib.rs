@@ -1,5 +1,7 @@
-//! What people see: reports, tables, a progress bar.
+//! What the command-line programs print: reports as tables for people or as JSON for programs,
+//! failures, and progress bars.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -8,27 +10,25 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::failure::Failure;
+/// `println!` that does not panic where standard output is closed or full.
+#[macro_export]
+macro_rules! say {
+    ($($text:tt)*) => { $crate::line(&format!($($text)*)) };
+}
 
 /// Prints a line on standard output. What nobody reads any more is no reason to fail: the work that
 /// is reported has been done.
-pub(crate) fn line(text: &str) {
+pub fn line(text: &str) {
     if let Err(error) = writeln!(io::stdout(), "{text}") {
         log::info!("standard output: {error}");
     }
 }
 
-/// `println!` that does not panic where standard output is closed or full.
-macro_rules! say {
-    ($($text:tt)*) => { $crate::output::line(&format!($($text)*)) };
-}
-pub(crate) use say;
-
 /// Prints a value as JSON, or what `people` prints.
-pub(crate) fn show(json: bool, value: &impl Serialize, people: impl FnOnce()) {
+pub fn show(json: bool, value: &impl Serialize, people: impl FnOnce()) {
     if json {
         match serde_json::to_string_pretty(value) {
-            Ok(text) => say!("{text}"),
+            Ok(text) => line(&text),
             Err(error) => log::error!("the report cannot be written as JSON: {error}"),
         }
     } else {
@@ -36,33 +36,32 @@ pub(crate) fn show(json: bool, value: &impl Serialize, people: impl FnOnce()) {
     }
 }
 
-/// Says what failed on standard error, and as JSON on standard output where nothing was reported
-/// yet; gives the exit code.
-pub(crate) fn failed(json: bool, failure: &Failure) -> ExitCode {
-    let code = failure.exit_code();
-    if json && !failure.is_reported() {
+/// Says on standard error why a program failed, and as JSON on standard output where that is
+/// wanted.
+pub fn failed(program: &str, json: bool, failure: &impl Display, code: u8) -> ExitCode {
+    if json {
         let report = json!({ "error": failure.to_string(), "exit": code });
         line(&format!("{report:#}"));
     }
-    eprintln!("zfs-keyprovider: {failure}");
+    eprintln!("{program}: {failure}");
     ExitCode::from(code)
 }
 
 /// A table without lines, for people and for `cut` alike.
-pub(crate) fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
+pub fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(head);
     table.add_rows(rows);
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    for line in table.to_string().lines() {
-        self::line(line.trim_end());
+    for text in table.to_string().lines() {
+        line(text.trim_end());
     }
 }
 
 /// A progress bar on standard error; nothing where that is no terminal.
-pub(crate) fn progress(what: &'static str, total: usize) -> ProgressBar {
+pub fn progress(what: &'static str, total: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg:>12} [{bar:32}] {pos}/{len} {eta}")
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ");
