@@ -10,9 +10,11 @@
 //! - [`storage`]: storage keys under the boot policy, and the secrets sealed under them
 //! - [`keys`]: private keys under them, and random numbers
 //! - [`key_file`]: how TPM objects are written down
+//! - [`crypto_callbacks`]: what encrypts and proves what crosses the bus
 //! - [`turn`]: who may use a TPM that nothing shares out
 
 mod answer;
+mod crypto_callbacks;
 pub(crate) mod index;
 pub(crate) mod key_file;
 pub(crate) mod keys;
