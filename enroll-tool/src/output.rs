@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -59,15 +59,38 @@ pub(crate) fn damaged(files: &[Damaged]) -> Vec<Value> {
 
 /// A table without lines, for people and for `cut` alike.
 pub(crate) fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
+    lines(bare(head, rows)).iter().for_each(|it| line(it));
+}
+
+/// The same as lines of at most so many characters, for what is read and not cut.
+pub(crate) fn laid_out<const N: usize>(
+    width: u16,
+    head: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> Vec<String> {
+    let mut table = bare(head, rows);
+    table
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(width);
+    lines(table)
+}
+
+fn bare<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(head);
     table.add_rows(rows);
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    for line in table.to_string().lines() {
-        self::line(line.trim_end());
-    }
+    table
+}
+
+fn lines(table: Table) -> Vec<String> {
+    table
+        .to_string()
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect()
 }
 
 /// A progress bar on standard error; nothing where that is no terminal.
