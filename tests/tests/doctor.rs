@@ -38,7 +38,10 @@ fn a_log_is_compared_with_the_tpm() {
     assert_eq!(report["tpm"]["owner-auth-set"], false);
 
     vault.tpm().extend(9, b"something that nobody logged");
-    vault.tpm().tpm2(&["changeauth", "-c", "owner", "secret"]).ok();
+    vault
+        .tpm()
+        .tpm2(&["changeauth", "-c", "owner", "secret"])
+        .ok();
     let report = doctor(&vault, &log).ok().json();
     assert_eq!(report["event-log"]["replays"], false);
     let ids = ids(&report);
@@ -61,8 +64,17 @@ fn wrong_authorisations_and_lockout_are_told_apart() {
     };
     tpm.tpm2(&["nvdefine", "-p", "right", "-s", "4", "0x1500000"])
         .ok();
-    tpm.tpm2(&["dictionarylockout", "-s", "-n", "2", "-t", "1000", "-l", "1000"])
-        .ok();
+    tpm.tpm2(&[
+        "dictionarylockout",
+        "-s",
+        "-n",
+        "2",
+        "-t",
+        "1000",
+        "-l",
+        "1000",
+    ])
+    .ok();
     wrong();
     let counted = ids(&doctor(&vault, &log).ok().json());
     assert!(counted.contains(&"failed-tries".to_owned()), "{counted:?}");
@@ -76,7 +88,11 @@ fn without_a_tpm_or_a_log_it_says_so_and_that_is_no_failure() {
     let vault = TestVault::without_init(Swtpm::measured());
     let nowhere = vault.folder().join("nowhere");
     let tcti = format!("swtpm:path={}", nowhere.display());
-    let run = || vault.strongroom(&["doctor", "--json"]).env("STRONGROOM_TCTI", &tcti);
+    let run = || {
+        vault
+            .strongroom(&["doctor", "--json"])
+            .env("STRONGROOM_TCTI", &tcti)
+    };
     let report = run().ok().json();
     assert!(report["tpm"]["missing"].is_string(), "{report:#}");
     assert!(report["event-log"]["missing"].is_string(), "{report:#}");
@@ -85,7 +101,12 @@ fn without_a_tpm_or_a_log_it_says_so_and_that_is_no_failure() {
     assert_eq!(report["tpm"]["sha256-bank"], true);
     let missing = report["event-log"]["missing"].as_str().expect("a reason");
     assert!(missing.contains("--event-log"), "{missing}");
-    assert_eq!(report["recommended"]["pcrs"].as_str().map(|it| it.contains("7,9,11")), Some(true));
+    assert_eq!(
+        report["recommended"]["pcrs"]
+            .as_str()
+            .map(|it| it.contains("7,9,11")),
+        Some(true)
+    );
     let shown = vault.strongroom(&["doctor"]).ok().text();
     assert!(shown.contains("Recommended (*): --pcrs"), "{shown}");
 

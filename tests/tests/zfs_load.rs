@@ -112,7 +112,10 @@ fn a_load_that_is_interrupted_ends_after_the_key_at_hand_and_leaves_nothing_in_t
         thread::sleep(Duration::from_millis(5));
     }
     let log = load.log();
-    assert!(log.contains("left as it was: this was interrupted"), "{log}");
+    assert!(
+        log.contains("left as it was: this was interrupted"),
+        "{log}"
+    );
     assert!(log.contains("2 loaded, 1 failed"), "{log}");
     assert_eq!(bench.vault.tpm().transient_handles(), [0; 0]);
     assert_eq!(bench.vault.tpm().loaded_sessions(), [0; 0]);

@@ -154,7 +154,10 @@ fn text(seen: &Examination, diagnosis: &Diagnosis) -> String {
         secure_boot(diagnosis.secure_boot)
     ));
     if let Some(line) = &facts.command_line {
-        lines.push(format!("Command line  {line}"));
+        lines.push(format!(
+            "Command line  {}",
+            line.replace(char::is_control, " ")
+        ));
     }
     if let Some(root) = &facts.root {
         lines.push(format!("Root          {}", storage_line(root)));
@@ -166,7 +169,12 @@ fn text(seen: &Examination, diagnosis: &Diagnosis) -> String {
     let taken = |pcr: u8| recommendation.because.iter().any(|(it, _)| *it == pcr);
     let table = output::laid_out(
         WIDTH,
-        ["PCR", "LOG", "WHAT IS MEASURED HERE, BY WHOM", "CHANGES WITH"],
+        [
+            "PCR",
+            "LOG",
+            "WHAT IS MEASURED HERE, BY WHOM",
+            "CHANGES WITH",
+        ],
         diagnosis.pcrs.iter().map(|report| {
             let mark = if taken(report.pcr) { "*" } else { "" };
             [
@@ -271,17 +279,24 @@ fn measured(report: &PcrReport) -> String {
 }
 
 fn words(some: &Measurements) -> String {
-    if some.names.is_empty() {
+    // Of these the number says more than the first few.
+    let many = matches!(some.kind, "commands" | "steps");
+    if some.names.is_empty() || many {
         return match some.count {
             0 | 1 => some.kind.to_owned(),
             count => format!("{} ({count})", some.kind),
         };
     }
-    let mut names: Vec<String> = some.names.iter().take(NAMES).map(|it| shortened(it)).collect();
-    if let Some(more) = some.names.len().checked_sub(NAMES).filter(|more| *more > 0) {
-        names.push(format!("and {more} more"));
+    // One more takes no more room than to say so.
+    let shown = match some.names.len() {
+        all if all <= NAMES + 1 => all,
+        _ => NAMES,
+    };
+    let mut names: Vec<_> = some.names[..shown].iter().map(|it| shortened(it)).collect();
+    if some.names.len() > shown {
+        names.push(format!("and {} more", some.names.len() - shown));
     }
-    format!("{} {}", some.kind, names.join(", "))
+    format!("{} ({})", some.kind, names.join(", "))
 }
 
 fn shortened(name: &str) -> String {

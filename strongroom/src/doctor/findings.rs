@@ -101,7 +101,10 @@ impl Findings {
             self.add(
                 Grade::Serious,
                 "tpm-too-old",
-                format!("The TPM lacks what a vault rests on: {}.", tpm.lacks.join(", ")),
+                format!(
+                    "The TPM lacks what a vault rests on: {}.",
+                    tpm.lacks.join(", ")
+                ),
                 "Update the TPM's firmware, or fit a newer TPM. There is no way around it: a vault \
                  without would not outlive an update.",
             );
@@ -238,7 +241,9 @@ impl Findings {
         let pcrs_wanted = recommendation
             .pcrs
             .as_ref()
-            .map_or_else(String::new, |pcrs| format!(" Until then bind to --pcrs {pcrs}."));
+            .map_or_else(String::new, |pcrs| {
+                format!(" Until then bind to --pcrs {pcrs}.")
+            });
         match secure_boot {
             SecureBoot::On => {}
             SecureBoot::Off => self.add(

@@ -117,13 +117,14 @@ pub(super) fn reports(seen: &Examination) -> Vec<PcrReport> {
             let present = present.and_then(|pcrs| pcrs.get(&pcr)).copied();
             let logged = replayed.as_ref().map(|values| values.get(&pcr).copied());
             let measured = log.map(|log| measured(log, pcr)).unwrap_or_default();
+            let state = state(pcr, present, logged);
             PcrReport {
                 pcr,
-                state: state(pcr, present, logged),
+                state,
                 present,
                 replayed: logged.map(|value| value.unwrap_or_else(|| reset_value(pcr))),
                 changes_with: changes_with(pcr, &measured),
-                measured: with_known_author(pcr, measured),
+                measured: with_known_author(pcr, state, measured),
             }
         })
         .filter(|report| {
@@ -151,7 +152,9 @@ fn measured(log: &EventLog, pcr: u8) -> Vec<Measurements> {
     let mut all: Vec<Measurements> = Vec::new();
     for event in log.extended(pcr) {
         let (by, kind, name) = attribute(event);
-        let known = all.iter().position(|some| some.by == by && some.kind == kind);
+        let known = all
+            .iter()
+            .position(|some| some.by == by && some.kind == kind);
         let at = known.unwrap_or_else(|| {
             all.push(Measurements {
                 by,
@@ -188,9 +191,7 @@ fn attribute(event: &Event) -> (Author, &'static str, Option<String>) {
             (Firmware, "what may run", Some(name))
         }
         Measured::Variable(it) => (Firmware, "boot entries", some(&it.name)),
-        Measured::Authority(it) if is_shims(&it.name) => {
-            (Shim, "what it lets run", some(&it.name))
-        }
+        Measured::Authority(it) if is_shims(&it.name) => (Shim, "what it lets run", some(&it.name)),
         Measured::Authority(it) => (Firmware, "signers of what was started", some(&it.name)),
         Measured::Application(path) => (Firmware, "programs started", path.clone()),
         Measured::Driver(path) => (Firmware, "drivers loaded", path.clone()),
@@ -221,8 +222,12 @@ fn is_shims(name: &str) -> bool {
 }
 
 /// IMA has a log of its own, which is another one at every moment.
-fn with_known_author(pcr: u8, mut measured: Vec<Measurements>) -> Vec<Measurements> {
-    if pcr == 10 && measured.is_empty() {
+fn with_known_author(
+    pcr: u8,
+    state: PcrState,
+    mut measured: Vec<Measurements>,
+) -> Vec<Measurements> {
+    if pcr == 10 && state == PcrState::Unlogged && measured.is_empty() {
         measured.push(Measurements {
             by: Author::Ima,
             kind: "files as they are opened",

@@ -43,9 +43,9 @@ fn usable(report: &PcrReport) -> Result<(), &'static str> {
         PcrState::Unlogged if report.replayed.is_none() => Ok(()),
         PcrState::NotCompared if !report.measured.is_empty() => Ok(()),
         PcrState::Unused | PcrState::NotCompared => Err(UNUSED),
-        PcrState::Differs | PcrState::Unlogged => {
-            Err("the event log does not lead to its value, so that nobody can say what it stands for")
-        }
+        PcrState::Differs | PcrState::Unlogged => Err(
+            "the event log does not lead to its value, so that nobody can say what it stands for",
+        ),
     }
 }
 
@@ -53,8 +53,14 @@ fn usable(report: &PcrReport) -> Result<(), &'static str> {
 fn candidates(reports: &[PcrReport], secure_boot: SecureBoot) -> Vec<(u8, &'static str)> {
     let mut candidates = vec![
         (7, "whether Secure Boot is on, and whose code it lets run"),
-        (9, "the kernel and the initrd, as boot loader and kernel measure them"),
-        (11, "the unified kernel image: kernel, initrd and command line"),
+        (
+            9,
+            "the kernel and the initrd, as boot loader and kernel measure them",
+        ),
+        (
+            11,
+            "the unified kernel image: kernel, initrd and command line",
+        ),
     ];
     if secure_boot != SecureBoot::On {
         candidates.push((
@@ -68,13 +74,22 @@ fn candidates(reports: &[PcrReport], secure_boot: SecureBoot) -> Vec<(u8, &'stat
             .any(|report| report.pcr == pcr && report.has(kind))
     };
     if has(8, kind::COMMANDS) || has(8, kind::COMMAND_LINE) {
-        candidates.push((8, "GRUB measures its commands and the kernel's command line here"));
+        candidates.push((
+            8,
+            "GRUB measures its commands and the kernel's command line here",
+        ));
     }
     if has(12, kind::FROM_OUTSIDE) {
-        candidates.push((12, "systemd's stub measures here what overrides the kernel image"));
+        candidates.push((
+            12,
+            "systemd's stub measures here what overrides the kernel image",
+        ));
     }
     if has(14, kind::OWNERS_KEYS) {
-        candidates.push((14, "shim measures here whose keys it accepts beside the firmware's"));
+        candidates.push((
+            14,
+            "shim measures here whose keys it accepts beside the firmware's",
+        ));
     }
     candidates
 }

@@ -284,9 +284,14 @@ impl Mount {
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.
 fn unescape(text: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .into_iter()
-        .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+    [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ]
+    .into_iter()
+    .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
 #[cfg(test)]
@@ -339,7 +344,9 @@ mod tests {
             Tree::new()
                 .with(
                     "proc/self/mounts",
-                    format!("rootfs / rootfs rw 0 0\n{source} / {kind} rw 0 0\nproc /proc proc rw 0 0\n"),
+                    format!(
+                        "rootfs / rootfs rw 0 0\n{source} / {kind} rw 0 0\nproc /proc proc rw 0 0\n"
+                    ),
                 )
                 .with("sys/class/block/sda2/partition", "2")
                 .with("sys/class/block/dm-0/dm/name", "luks\n")

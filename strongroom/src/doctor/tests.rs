@@ -55,7 +55,11 @@ fn good() -> Writer {
         )
         .data(7, EventType::SEPARATOR, &[0; 4])
         .data(11, EventType::IPL, &utf16(".linux"))
-        .data(9, EventType::EVENT_TAG, &tagged(0x8F3B_22EC, b"Linux initrd\0"))
+        .data(
+            9,
+            EventType::EVENT_TAG,
+            &tagged(0x8F3B_22EC, b"Linux initrd\0"),
+        )
 }
 
 fn seen(writer: Writer) -> Examination {
@@ -179,7 +183,10 @@ fn without_secure_boot_the_boot_loader_itself_counts() {
     let findings = seen.diagnose().findings;
     assert!(findings[0].remedy.contains("--pcrs 4,7,11"));
     let left_out = seen.diagnose().recommendation.left_out;
-    assert_eq!(left_out.iter().map(|(pcr, _)| *pcr).collect::<Vec<_>>(), [9]);
+    assert_eq!(
+        left_out.iter().map(|(pcr, _)| *pcr).collect::<Vec<_>>(),
+        [9]
+    );
 }
 
 #[test]

@@ -18,10 +18,10 @@ mod parse;
 mod reader;
 mod replay;
 mod systemd;
-mod text;
-mod variable;
 #[cfg(test)]
 mod tests;
+mod text;
+mod variable;
 #[cfg(test)]
 pub(crate) mod writer;
 
@@ -105,7 +105,10 @@ impl EventLog {
     /// [`Error::Io`]; [`Error::Input`] for what is not such a log.
     pub fn with_systemd_log(mut self, file: &Path) -> Result<Self> {
         let more = systemd::events(&bytes_of(file)?).map_err(|reason| {
-            Error::input(format!("systemd's measurement log {}", file.display()), reason)
+            Error::input(
+                format!("systemd's measurement log {}", file.display()),
+                reason,
+            )
         })?;
         self.events.extend(more);
         Ok(self)

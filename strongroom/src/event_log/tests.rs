@@ -69,8 +69,8 @@ fn what_is_no_log_is_refused_with_the_place() {
     for length in (0..whole.len()).filter(|length| *length != head) {
         refused(&whole[..length]);
     }
-    assert!(refused(&[&whole[..], &[0]].concat()).contains(&format!("at byte {}", whole.len() + 1)));
-    assert!(refused(b"").contains("at byte 0"));
+    assert!(refused(&[&whole[..], &[0]].concat()).contains(&format!("at byte {},", whole.len())));
+    assert!(refused(b"").contains("at byte 0,"));
 
     // One digest too few, one bank twice, an unknown bank.
     for (at, byte) in [(head + 8, 3), (head + 12, 0x0B), (head + 12, 0x77)] {
@@ -131,7 +131,10 @@ fn firmwares_events_are_understood() {
     ) else {
         panic!("an authority");
     };
-    assert_eq!((db.name.as_str(), db.data.as_slice()), ("db", &b"certificate"[..]));
+    assert_eq!(
+        (db.name.as_str(), db.data.as_slice()),
+        ("db", &b"certificate"[..])
+    );
     let path = image_load(&[
         (2, 1, &[0; 8]),
         (4, 1, &[0; 38]),
@@ -153,7 +156,11 @@ fn firmwares_events_are_understood() {
         Measured::Separator(true)
     );
     assert_eq!(
-        measured(4, EventType::EFI_ACTION, b"Calling EFI Application from Boot Option"),
+        measured(
+            4,
+            EventType::EFI_ACTION,
+            b"Calling EFI Application from Boot Option"
+        ),
         Measured::Action("Calling EFI Application from Boot Option".to_owned())
     );
 }
@@ -173,7 +180,10 @@ fn boot_loaders_are_told_apart() {
         grub(9, b"(hd0,gpt2)/boot/initrd.img\0"),
         Measured::GrubFile("(hd0,gpt2)/boot/initrd.img".to_owned())
     );
-    assert_eq!(grub(14, b"MokList\0"), Measured::MachineOwnerKeys("MokList".to_owned()));
+    assert_eq!(
+        grub(14, b"MokList\0"),
+        Measured::MachineOwnerKeys("MokList".to_owned())
+    );
     assert_eq!(
         grub(11, &utf16(".linux")),
         Measured::StubSection(".linux".to_owned())
@@ -183,22 +193,31 @@ fn boot_loaders_are_told_apart() {
         Measured::StubInput("init=/bin/sh".to_owned())
     );
     let kernel = |id, text: &[u8]| measured(9, EventType::EVENT_TAG, &tagged(id, text));
-    assert_eq!(kernel(0x8F3B_22EC, b"Linux initrd\0"), Measured::LinuxInitrd);
+    assert_eq!(
+        kernel(0x8F3B_22EC, b"Linux initrd\0"),
+        Measured::LinuxInitrd
+    );
     assert_eq!(
         kernel(0x8F3B_22ED, b"LOADED_IMAGE::LoadOptions\0"),
         Measured::LinuxLoadOptions
     );
     assert_eq!(
-        measured(5, EventType::EVENT_TAG, &tagged(0x1234, &utf16("loader.conf"))),
+        measured(
+            5,
+            EventType::EVENT_TAG,
+            &tagged(0x1234, &utf16("loader.conf"))
+        ),
         Measured::StubInput("loader.conf".to_owned())
     );
 }
 
 #[test]
 fn a_text_cannot_steer_a_terminal() {
-    let Measured::GrubCommand(command) =
-        measured(8, EventType::IPL, b"grub_cmd: \x1B[2J\x9B\r\nok \xE2\x80\xAE\0")
-    else {
+    let Measured::GrubCommand(command) = measured(
+        8,
+        EventType::IPL,
+        b"grub_cmd: \x1B[2J\x9B\r\nok \xE2\x80\xAE\0",
+    ) else {
         panic!("a command");
     };
     assert!(!command.contains(|it: char| it.is_control() || it == '\u{202E}'));
@@ -234,7 +253,11 @@ fn what_systemd_extended_is_counted_too() {
         log.events().last().expect("there are").measured,
         Measured::Systemd("machine-id:0".to_owned())
     );
-    for bad in ["no JSON", &record("\"pcr\":24,", "1", ""), &record("\"pcr\":1,", "x", "")] {
+    for bad in [
+        "no JSON",
+        &record("\"pcr\":24,", "1", ""),
+        &record("\"pcr\":1,", "x", ""),
+    ] {
         fs::write(&file, bad).expect("written");
         assert!(before.clone().with_systemd_log(&file).is_err(), "{bad}");
     }

@@ -22,7 +22,10 @@ pub(super) fn utf16(bytes: &[u8]) -> String {
 pub(super) fn narrow(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0);
     let text = &bytes[..end.unwrap_or(bytes.len())];
-    String::from_utf8_lossy(text).chars().map(harmless).collect()
+    String::from_utf8_lossy(text)
+        .chars()
+        .map(harmless)
+        .collect()
 }
 
 fn harmless(character: char) -> char {

@@ -124,14 +124,14 @@ impl Tpm {
             }
         }
         for (algorithm, name) in ALGORITHMS {
-            if !self.has_algorithm(algorithm)? {
+            if !self.implements(algorithm)? {
                 lacks.push(name);
             }
         }
         Ok(lacks)
     }
 
-    fn has_algorithm(&mut self, algorithm: AlgorithmIdentifier) -> Result<bool> {
+    fn implements(&mut self, algorithm: AlgorithmIdentifier) -> Result<bool> {
         let needed = u32::from(u16::from(algorithm));
         let first = self.without_session("GetCapability(algorithms)", |tpm| {
             match tpm.get_capability(CapabilityType::Algorithms, needed, 1) {

@@ -59,7 +59,9 @@ impl Tcti {
         match &self.0 {
             Place::Kernel => true,
             Place::Named(text) => {
-                let device = text.strip_prefix("device").map(|it| it.trim_start_matches(':'));
+                let device = text
+                    .strip_prefix("device")
+                    .map(|it| it.trim_start_matches(':'));
                 matches!(device, Some("" | DEVICE | MANAGED_DEVICE))
             }
         }
