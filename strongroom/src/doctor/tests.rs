@@ -241,6 +241,11 @@ fn a_log_that_nothing_is_extended_by_is_told_from_one_that_is() {
     assert_eq!(recommended(&reset), "");
     assert_eq!(state(&reset, 7), Some(PcrState::Differs));
     assert_eq!(state(&reset, 17), None);
+    // After a dynamic launch that measured nothing there.
+    pcrs_of(&mut reset).insert(17, [0; 32]);
+    assert_eq!(state(&reset, 17), None);
+    pcrs_of(&mut reset).insert(17, [1; 32]);
+    assert_eq!(state(&reset, 17), Some(PcrState::Unlogged));
 }
 
 #[test]

@@ -8,33 +8,24 @@ use super::text;
 const MEDIA: u8 = 4;
 const END: u8 = 0x7F;
 
-/// Subtypes of MEDIA: a file on a file system, and one in the firmware's own.
+/// Subtype of MEDIA: a file on a file system. One in the firmware's own has another.
 const FILE_PATH: u8 = 4;
-const FIRMWARE_FILE: u8 = 6;
 
-/// What a device path leads to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct DevicePath {
-    /// The file's path on its file system, with backslashes.
-    pub(super) file: Option<String>,
-    /// It is a part of the firmware.
-    pub(super) in_firmware: bool,
-}
-
-/// Of a program's event. `None` where the lengths do not add up.
-pub(super) fn of_image_load(bytes: &[u8]) -> Option<DevicePath> {
+/// The file of a program's event: its path on its file system, with backslashes. `None` for a part
+/// of the firmware, and where the lengths do not add up.
+pub(super) fn of_image_load(bytes: &[u8]) -> Option<String> {
     let mut reader = Reader::new(bytes);
     let (_place, _length, _link_time) = (reader.u64(), reader.u64(), reader.u64());
     let length = reader.u64().ok()?;
     let path = reader.take_counted(length).ok()?;
     reader.is_empty().then_some(())?;
-    parse(path).ok()
+    file(path).ok()?
 }
 
-fn parse(bytes: &[u8]) -> Result<DevicePath, Malformed> {
+fn file(bytes: &[u8]) -> Result<Option<String>, Malformed> {
     const HEADER: u16 = 4;
     let mut reader = Reader::new(bytes);
-    let mut path = DevicePath::default();
+    let mut file: Option<String> = None;
     while !reader.is_empty() {
         let here = reader.clone();
         let (kind, subtype, length) = (reader.u8()?, reader.u8()?, reader.u16()?);
@@ -47,15 +38,14 @@ fn parse(bytes: &[u8]) -> Result<DevicePath, Malformed> {
             // A path may be in several pieces, each of which may begin with a backslash.
             (MEDIA, FILE_PATH) => {
                 let piece = text::utf16(data);
-                let whole = path.file.get_or_insert_default();
+                let whole = file.get_or_insert_default();
                 if !whole.is_empty() && !whole.ends_with('\\') && !piece.starts_with('\\') {
                     whole.push('\\');
                 }
                 whole.push_str(&piece);
             }
-            (MEDIA, FIRMWARE_FILE) => path.in_firmware = true,
             _ => {}
         }
     }
-    Ok(path)
+    Ok(file)
 }

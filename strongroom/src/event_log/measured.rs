@@ -80,11 +80,7 @@ impl Measured {
     /// Never fails: what cannot be understood is [`Measured::Other`], and counts in a replay as
     /// anything does.
     pub(super) fn of(pcr: u32, event_type: EventType, data: &[u8]) -> Self {
-        let path = || {
-            device_path::of_image_load(data)
-                .filter(|path| !path.in_firmware)
-                .and_then(|path| path.file)
-        };
+        let path = || device_path::of_image_load(data);
         let variable =
             |known: fn(Variable) -> Self| Variable::parse(data).map_or_else(|| other(data), known);
         match event_type {

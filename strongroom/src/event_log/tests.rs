@@ -78,6 +78,14 @@ fn what_is_no_log_is_refused_with_the_place() {
         bytes[at] = byte;
         assert!(refused(&bytes).contains("one digest for each bank"), "{at}");
     }
+    // One bank twice in an event, where another has digests of the same size.
+    let banks = [(SHA256, 32), (0x12, 32)];
+    let mut bytes = Writer::with_banks(&banks)
+        .event(7, EventType::SEPARATOR, [1; 32], b"")
+        .bytes();
+    let second = bytes.len() - 4 - 34;
+    bytes[second] = 0x0B;
+    assert!(refused(&bytes).contains("one digest for each bank"));
     // An event that says to be four gigabytes long.
     let mut bytes = whole.clone();
     let size = whole.len() - 8;
@@ -163,6 +171,28 @@ fn firmwares_events_are_understood() {
         ),
         Measured::Action("Calling EFI Application from Boot Option".to_owned())
     );
+}
+
+#[test]
+fn events_whose_lengths_do_not_add_up_are_not_believed() {
+    let longer = |mut bytes: Vec<u8>| {
+        bytes.push(0);
+        bytes
+    };
+    let secure_boot = longer(variable("SecureBoot", &[1]));
+    let kind = EventType::EFI_VARIABLE_DRIVER_CONFIG;
+    assert!(matches!(
+        measured(7, kind, &secure_boot),
+        Measured::Other(_)
+    ));
+    let program = longer(image_load(&[(4, 4, &utf16("a.efi"))]));
+    let kind = EventType::EFI_BOOT_SERVICES_APPLICATION;
+    assert_eq!(measured(4, kind, &program), Measured::Application(None));
+    let initrd = longer(tagged(0x8F3B_22EC, b"Linux initrd\0"));
+    assert!(matches!(
+        measured(9, EventType::EVENT_TAG, &initrd),
+        Measured::Other(_)
+    ));
 }
 
 #[test]
