@@ -59,7 +59,9 @@ pub(crate) fn damaged(files: &[Damaged]) -> Vec<Value> {
 
 /// A table without lines, for people and for `cut` alike.
 pub(crate) fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
-    lines(bare(head, rows)).iter().for_each(|it| line(it));
+    for text in lines(&bare(head, rows)) {
+        line(&text);
+    }
 }
 
 /// The same as lines of at most so many characters, for what is read and not cut.
@@ -72,7 +74,7 @@ pub(crate) fn laid_out<const N: usize>(
     table
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_width(width);
-    lines(table)
+    lines(&table)
 }
 
 fn bare<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> Table {
@@ -85,7 +87,7 @@ fn bare<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String;
     table
 }
 
-fn lines(table: Table) -> Vec<String> {
+fn lines(table: &Table) -> Vec<String> {
     table
         .to_string()
         .lines()

@@ -1,5 +1,6 @@
 //! Each PCR: what is measured into it here, by whom, and what would change it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::Examination;
@@ -115,14 +116,13 @@ pub(super) fn reports(seen: &Examination) -> Vec<PcrReport> {
     (0..24)
         .map(|pcr| {
             let present = present.and_then(|pcrs| pcrs.get(&pcr)).copied();
-            let logged = replayed.as_ref().map(|values| values.get(&pcr).copied());
             let measured = log.map(|log| measured(log, pcr)).unwrap_or_default();
-            let state = state(pcr, present, logged);
+            let state = state(pcr, present, replayed.as_ref());
             PcrReport {
                 pcr,
                 state,
                 present,
-                replayed: logged.map(|value| value.unwrap_or_else(|| reset_value(pcr))),
+                replayed: log.map(|log| log.value(pcr)),
                 changes_with: changes_with(pcr, &measured),
                 measured: with_known_author(pcr, state, measured),
             }
@@ -135,16 +135,28 @@ pub(super) fn reports(seen: &Examination) -> Vec<PcrReport> {
         .collect()
 }
 
-/// `logged`: whether there is a log, and what it makes of the PCR if it extends it.
-fn state(pcr: u8, present: Option<[u8; 32]>, logged: Option<Option<[u8; 32]>>) -> PcrState {
-    match (present, logged) {
-        (None, _) => PcrState::NotCompared,
-        (Some(present), Some(Some(replayed))) if present == replayed => PcrState::Replays,
-        (Some(_), Some(Some(_))) => PcrState::Differs,
-        (Some(present), _) if present == reset_value(pcr) => PcrState::Unused,
-        // Those of a dynamic launch, once it has been begun.
-        (Some(present), _) if (17..=22).contains(&pcr) && present == [0; 32] => PcrState::Unused,
-        (Some(_), _) => PcrState::Unlogged,
+/// `replayed`: what the log, where there is one, makes of the PCRs that it extends.
+fn state(
+    pcr: u8,
+    present: Option<[u8; 32]>,
+    replayed: Option<&BTreeMap<u8, [u8; 32]>>,
+) -> PcrState {
+    let Some(present) = present else {
+        return PcrState::NotCompared;
+    };
+    if let Some(logged) = replayed.and_then(|values| values.get(&pcr)) {
+        return if *logged == present {
+            PcrState::Replays
+        } else {
+            PcrState::Differs
+        };
+    }
+    // Those of a dynamic launch are zero once it has begun.
+    let is_unused = present == reset_value(pcr) || (17..=22).contains(&pcr) && present == [0; 32];
+    if is_unused {
+        PcrState::Unused
+    } else {
+        PcrState::Unlogged
     }
 }
 

@@ -1,4 +1,5 @@
 //! Writes logs for tests, from the specification and not from what reads them.
+#![allow(clippy::cast_possible_truncation, reason = "what tests write is short")]
 
 use sha2::{Digest, Sha256};
 
