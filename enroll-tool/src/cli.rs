@@ -25,6 +25,16 @@ Environment:
   STRONGROOM_TCTI  the TPM, in tpm2-tss's notation (default /dev/tpm0, else /dev/tpmrm0)
   STRONGROOM_LOG   error, warn (default), info, debug";
 
+const DOCTOR_HELP: &str = "\
+Examples:
+  strongroom doctor
+  strongroom doctor --json
+  strongroom doctor --event-log binary_bios_measurements
+
+The exit code is 0 whatever is found: what is left open is in the report, each finding with its
+grade (serious, caution, note) and remedy. What cannot be looked at, a TPM or its log, is said there
+too. It changes nothing.";
+
 /// Keeps this box's keys sealed to its TPM, bound to its measured boot.
 #[derive(Debug, Parser)]
 #[command(name = "strongroom", version, after_long_help = EXIT_CODES)]
@@ -61,6 +71,10 @@ pub(crate) enum Command {
     /// Say how the vault stands: TPM, boot, objects
     #[command(after_help = "Example:\n  strongroom status --json")]
     Status,
+
+    /// Say what this machine's boot is worth and what is left open; needs no vault
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(Doctor),
 
     /// List the vault's objects; needs no TPM
     #[command(after_help = "Example:\n  strongroom list")]
@@ -139,6 +153,11 @@ pub(crate) struct Init {
     #[arg(long, value_name = "N,N,...")]
     pub(crate) pcrs: Option<PcrSelection>,
 
+    /// This boot's event log [default: the kernel's, of the kernel's TPM]. A PCR that it does not
+    /// lead to is refused unless --pcrs names it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) event_log: Option<PathBuf>,
+
     /// The bank of PCRs
     #[arg(long, default_value = "sha256", value_parser = ["sha256"])]
     pub(crate) bank: String,
@@ -150,6 +169,13 @@ pub(crate) struct Init {
     /// Take it as confirmed that the recovery kit is kept
     #[arg(long)]
     pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Read this event log instead of the kernel's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) event_log: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 
 use serde_json::{Value, json};
 use strongroom::Damaged;
-pub(crate) use strongroom_console::{progress, say, show, table};
+pub(crate) use strongroom_console::{laid_out, progress, say, show, table};
 
 use crate::failure::Failure;
 

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use crate::backup::Backup;
 use crate::envelope::{TAG_LEN, VaultKey};
 use crate::error::{Error, Result};
+use crate::event_log::EventLog;
 use crate::manifest::Manifest;
 use crate::object::{Meant, Metadata, NewObject, ObjectId, TokenName};
 use crate::pin::PinAuth;
@@ -87,6 +88,9 @@ pub struct ByRecovery {
 pub struct InitOptions {
     /// The PCRs; `None` for those of 7, 9 and 11 that are extended on this machine.
     pub pcrs: Option<PcrSelection>,
+    /// This boot's event log, where there is one: PCRs that it does not lead to are refused, unless
+    /// `pcrs` names them.
+    pub event_log: Option<EventLog>,
     /// The tokens to make.
     pub tokens: Vec<TokenName>,
 }

@@ -1,6 +1,7 @@
 //! One file for each command.
 
 mod backup;
+mod doctor;
 mod init;
 mod list;
 mod migrate;
@@ -31,6 +32,7 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
     };
     match &cli.command {
         Command::Init(args) => init::run(&place, args),
+        Command::Doctor(args) => doctor::run(&place, args),
         Command::Status => status::run(&place),
         Command::List => list::run(&place),
         Command::Seal(args) => seal::run(&place, args),
