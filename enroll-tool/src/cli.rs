@@ -137,8 +137,10 @@ that vault's. The sheet is a kit itself: --recovery takes it, and what the QR co
     RecoveryKit(RecoveryKit),
 
     /// Prove that the recovery kit opens everything; changes nothing, and needs no TPM
-    #[command(after_help = "Example:\n  strongroom recovery-test --recovery recovery.txt \
-        --backup /mnt/tank/strongroom.backup")]
+    #[command(
+        after_help = "Example:\n  strongroom recovery-test --recovery recovery.txt \
+        --backup /mnt/tank/strongroom.backup"
+    )]
     RecoveryTest(RecoveryTest),
 
     /// Write the manual pages into a folder

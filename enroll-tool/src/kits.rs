@@ -138,7 +138,12 @@ fn type_block(first: Secret) -> Result<Secret, Failure> {
 
 /// Bech32 has small letters or capitals, age has capitals alone.
 fn in_capitals(typed: &Secret) -> Secret {
-    let letters = || typed.expose().iter().filter(|byte| !byte.is_ascii_whitespace());
+    let letters = || {
+        typed
+            .expose()
+            .iter()
+            .filter(|byte| !byte.is_ascii_whitespace())
+    };
     let mut clean = Secret::zeroed(letters().count());
     for (to, from) in clean.expose_mut().iter_mut().zip(letters()) {
         *to = from.to_ascii_uppercase();

@@ -533,7 +533,8 @@ mod tests {
         let kit = kit();
         let slot = kit.recipient().encrypt(&Secret::copy_of(b"dek"));
         let mut letters = Vec::new();
-        let mut writer = ArmoredWriter::wrap_output(&mut letters, Format::AsciiArmor).expect("memory");
+        let mut writer =
+            ArmoredWriter::wrap_output(&mut letters, Format::AsciiArmor).expect("memory");
         writer.write_all(&slot.0).expect("memory");
         writer.finish().expect("memory");
         assert!(kit.identity.decrypt(&Base64(letters)).is_err());

@@ -59,7 +59,10 @@ fn raw() {
     for (name, time) in [
         ("the five commands and lzc_load_key alone", floor),
         ("load -a of 100", figures.median("load") / RAW as f64),
-        ("tpm2_unseal | zfs load-key", figures.median("peer") / PEER as f64),
+        (
+            "tpm2_unseal | zfs load-key",
+            figures.median("peer") / PEER as f64,
+        ),
     ] {
         println!("{name:<42} {:>9.1} ms  {:>6.2}", time / 1e3, time / floor);
     }
@@ -80,7 +83,11 @@ fn passphrases() {
          boot\n"
     );
     println!("deriving alone, on all processors {:>9.2} s", derive / 1e6);
-    println!("load -a                           {:>9.2} s  {:.3}\n", load / 1e6, load / derive);
+    println!(
+        "load -a                           {:>9.2} s  {:.3}\n",
+        load / 1e6,
+        load / derive
+    );
 }
 
 fn machine() -> Machine {

@@ -41,9 +41,8 @@ fn a_machine_has_zfs_and_a_tpm_and_says_how_a_script_went() {
 #[test]
 #[ignore = "one boot through UEFI"]
 fn what_is_measured_is_what_the_event_log_says() {
-    let script = format!(
-        "{SHOW_PCRS}\ntpm2_eventlog /sys/kernel/security/tpm0/binary_bios_measurements"
-    );
+    let script =
+        format!("{SHOW_PCRS}\ntpm2_eventlog /sys/kernel/security/tpm0/binary_bios_measurements");
     let measured = Machine::new().run(&Boot::measured(), &script).ok();
     let (text, events) = (measured.text(), event_log_of(&measured.text()));
     for pcr in [7, 9, 11] {

@@ -103,7 +103,10 @@ fn an_encrypted_root_pool_boots_through_the_initramfs_hook() {
     for (place, file) in [
         ("/etc/zfs/initramfs-tools-load-key.d/strongroom", "load-key"),
         ("/etc/initramfs-tools/hooks/strongroom", "hook"),
-        ("/usr/share/initramfs-tools/conf-hooks.d/strongroom", "conf-hook"),
+        (
+            "/usr/share/initramfs-tools/conf-hooks.d/strongroom",
+            "conf-hook",
+        ),
     ] {
         machine.bring(place, ours(&format!("debian-initramfs/{file}")));
     }
@@ -112,11 +115,12 @@ fn an_encrypted_root_pool_boots_through_the_initramfs_hook() {
         "STRONGROOM_INITRAMFS_DATASETS=rpool/ROOT\n",
     );
     // What this machine has, rather than what all may have.
-    machine.bring("/etc/initramfs-tools/conf.d/small", "MODULES=list\nCOMPRESS=gzip\n");
+    machine.bring(
+        "/etc/initramfs-tools/conf.d/small",
+        "MODULES=list\nCOMPRESS=gzip\n",
+    );
     machine.bring("/etc/initramfs-tools/modules", "virtio_pci\nvirtio_blk\n");
-    let systemd = Boot::direct()
-        .systemd()
-        .timeout(Duration::from_secs(600));
+    let systemd = Boot::direct().systemd().timeout(Duration::from_secs(600));
     machine.run(&systemd, MAKE_ROOT_POOL).ok();
 
     let initrd = image.with_file_name("initrd-of-the-root-pool");

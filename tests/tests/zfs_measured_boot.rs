@@ -63,7 +63,11 @@ fn nothing_else_unlocks_until_its_owner_says_so() {
     let initrd = Boot::measured().initrd("something else");
     refused_and_rebound(&mut machine, &initrd, "PCRs 9, 11 are not as in");
     machine.switch_secure_boot_off();
-    refused_and_rebound(&mut machine, &Boot::measured(), "PCRs 7, 9, 11 are not as in");
+    refused_and_rebound(
+        &mut machine,
+        &Boot::measured(),
+        "PCRs 7, 9, 11 are not as in",
+    );
     refused_and_rebound(&mut machine, &Boot::direct(), "PCRs 7, 9, 11 are not as in");
 }
 

@@ -111,7 +111,9 @@ pub(crate) fn run(cli: &Cli, args: &Adopt) -> Result<(), Failure> {
         properties::set(name, "keylocation", wanted)?;
     }
     if location.starts_with("file://") && !location.starts_with(SERVED) {
-        log::warn!("{name}: its key may still lie in {location}, for everyone who gets at the disk");
+        log::warn!(
+            "{name}: its key may still lie in {location}, for everyone who gets at the disk"
+        );
     }
     let report = json!({
         "dataset": name,
@@ -370,15 +372,9 @@ fn present_key(args: &Adopt, dataset: &Dataset, keys: &Keys) -> Result<Option<Se
     Ok(Some(key))
 }
 
-fn check_present(
-    dataset: &Dataset,
-    keys: &Keys,
-    what: &str,
-    key: &Secret,
-) -> Result<(), Failure> {
-    keys.check(dataset, key).map_err(|error| {
-        Failure::dataset(&dataset.name, format!("{what} was not sealed: {error}"))
-    })
+fn check_present(dataset: &Dataset, keys: &Keys, what: &str, key: &Secret) -> Result<(), Failure> {
+    keys.check(dataset, key)
+        .map_err(|error| Failure::dataset(&dataset.name, format!("{what} was not sealed: {error}")))
 }
 
 /// A new random key.

@@ -128,10 +128,9 @@ impl Cli {
         match &self.command {
             Command::Load(args) => args.json,
             Command::Adopt(args) => args.json,
-            Command::Get(_)
-            | Command::Serve(_)
-            | Command::ServeInside(_)
-            | Command::Man { .. } => false,
+            Command::Get(_) | Command::Serve(_) | Command::ServeInside(_) | Command::Man { .. } => {
+                false
+            }
         }
     }
 

@@ -56,7 +56,10 @@ impl SealedKeys {
         let is_its = |object: &Metadata| {
             object.dataset_guid == dataset.guid && object.pool_guid == pool_guid
         };
-        let former = self.0.values().find(|versions| versions.first().is_some_and(is_its));
+        let former = self
+            .0
+            .values()
+            .find(|versions| versions.first().is_some_and(is_its));
         former.map_or(&[], Vec::as_slice)
     }
 
@@ -114,7 +117,11 @@ impl Choice {
     /// # Errors
     /// [`Error::NoSuchObject`]; words, where the dataset is not the one that the keys were sealed
     /// for.
-    pub(crate) fn of(vault: &Vault, name: &str, dataset: Option<&Dataset>) -> Result<Self, Failure> {
+    pub(crate) fn of(
+        vault: &Vault,
+        name: &str,
+        dataset: Option<&Dataset>,
+    ) -> Result<Self, Failure> {
         let newest = || vault.find(&Selector::label(TokenName::datasets(), name));
         let candidates: Vec<Metadata> = match dataset {
             Some(dataset) if dataset.is_encryption_root() => {

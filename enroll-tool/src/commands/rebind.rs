@@ -25,7 +25,11 @@ pub(super) fn run(place: &Place, args: &Rebind) -> Result<(), Failure> {
     }
     let tcti = place.tcti()?;
     let rebound = match &args.recovery {
-        Some(kit) => vault.rebind_by_recovery(&tcti, &kits::read(kit, &args.passphrase, Some(vault.id()))?, &change)?,
+        Some(kit) => vault.rebind_by_recovery(
+            &tcti,
+            &kits::read(kit, &args.passphrase, Some(vault.id()))?,
+            &change,
+        )?,
         None => vault.rebind(&tcti, &change)?,
     };
     let report = json!({

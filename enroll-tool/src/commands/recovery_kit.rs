@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::json;
 use strongroom::error::Error;
-use strongroom::recovery::{self, KitFile};
+use strongroom::recovery::{self, KitFile, RecoveryKit};
 use strongroom::{Secret, Vault, process};
 
 use super::Place;
@@ -22,14 +22,15 @@ use crate::qr::Qr;
 /// What to do with it. No line of it may begin as one of a kit's own does.
 const STEPS: &str = "\
 #
-# FILE, below, is a file with the text of this sheet, or with what the QR code holds: the three
-# things above. With `--recovery -` at a terminal they are asked for, to be typed or scanned.
+# FILE, below, is a file with the text of this sheet, or with what the QR code
+# holds: vault, SHA-256 and identity. With `--recovery -` at a terminal these are
+# asked for, to be typed or scanned.
 #
 # Does it open everything? This changes nothing:
 #     strongroom recovery-test --recovery FILE --backup BACKUP
 # A new mainboard, or a TPM that was cleared:
 #     strongroom recover --recovery FILE --yes
-# A dead boot disk: on the new one, where there is no vault, with the last backup
+# A dead boot disk: on the new one, with the last backup
 #     strongroom recover --recovery FILE --backup BACKUP --yes
 # An update that locked the vault:
 #     strongroom rebind --recovery FILE --yes
@@ -56,10 +57,7 @@ pub(super) fn run(place: &Place, args: &cli::RecoveryKit) -> Result<(), Failure>
     let kit = kits::open(file, &args.passphrase)?;
     match &vault {
         Some(vault) => vault.check_kit(&kit)?,
-        None => log::warn!(
-            "there is no vault in {}, so that nothing tells whether this is its kit",
-            place.dir.display()
-        ),
+        None => check_named(place, &kit)?,
     }
     let lines = if args.protect {
         let file = args.new_passphrase_file.as_deref();
@@ -80,7 +78,11 @@ pub(super) fn run(place: &Place, args: &cli::RecoveryKit) -> Result<(), Failure>
         None => {
             log::warn!(
                 "what is printed now opens everything in the vault{}: leave no copy on this machine",
-                if args.protect { ", with its passphrase" } else { "" }
+                if args.protect {
+                    ", with its passphrase"
+                } else {
+                    ""
+                }
             );
             process::hand_out(&sheet(Columns::of_output()))
                 .map_err(|error| Error::input("standard output", error.to_string()))?;
@@ -115,10 +117,31 @@ pub(super) fn run(place: &Place, args: &cli::RecoveryKit) -> Result<(), Failure>
                 "{} opens everything in vault {}{}: move it off this machine.",
                 file.display(),
                 kit.vault_id,
-                if args.protect { ", with its passphrase" } else { "" }
+                if args.protect {
+                    ", with its passphrase"
+                } else {
+                    ""
+                }
             );
         }
     });
+    Ok(())
+}
+
+/// Where there is no vault, the owner's word on it is all that there is.
+fn check_named(place: &Place, kit: &RecoveryKit) -> Result<(), Error> {
+    match place.vault_key_sha256 {
+        Some(named) if named == kit.fingerprint => {}
+        Some(_) => {
+            return Err(Error::RecoveryIdentity(
+                "it is of another vault than the one whose key you named".to_owned(),
+            ));
+        }
+        None => log::warn!(
+            "there is no vault in {}, so that nothing tells whether this is its kit",
+            place.dir.display()
+        ),
+    }
     Ok(())
 }
 
@@ -144,13 +167,14 @@ impl Columns {
 
 fn sheet(lines: &Secret, recipient: &str, qr: &Qr, protected: bool, columns: Columns) -> Secret {
     let what = if protected {
-        "# Strongroom recovery kit. WHOEVER HOLDS IT AND KNOWS ITS PASSPHRASE CAN OPEN EVERYTHING IN THE\n\
-         # VAULT. Without either a dead mainboard takes the keys with it.\n"
+        "# Strongroom recovery kit. WHOEVER HOLDS IT AND KNOWS ITS PASSPHRASE CAN OPEN\n\
+         # EVERYTHING IN THE VAULT. Without either a dead mainboard takes the keys with it.\n"
     } else {
-        "# Strongroom recovery kit. WHOEVER HOLDS IT CAN OPEN EVERYTHING IN THE VAULT. Without it a dead\n\
-         # mainboard takes the keys with it.\n"
+        "# Strongroom recovery kit. WHOEVER HOLDS IT CAN OPEN EVERYTHING IN THE VAULT.\n\
+         # Without it a dead mainboard takes the keys with it.\n"
     };
-    let head = format!("{what}# Print it, put it into a safe, and leave no copy on the machine.\n#\n");
+    let head =
+        format!("{what}# Print it, put it into a safe, and leave no copy on the machine.\n#\n");
     let public = format!("# public key: {recipient}\n");
     // The mark of a comment before it.
     let needed = qr.columns() + 2;

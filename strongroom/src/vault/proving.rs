@@ -13,10 +13,7 @@ use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::store::Damaged;
 
 impl ByRecovery {
-    pub(super) fn prove_all(
-        &self,
-        mut progress: impl FnMut(usize, usize),
-    ) -> Result<RecoveryTest> {
+    pub(super) fn prove_all(&self, mut progress: impl FnMut(usize, usize)) -> Result<RecoveryTest> {
         // Without K_rec, the kit would open objects and allow no boot.
         self.vault.manifest.writers.k_rec.open(&self.identity)?;
         let Listing {
@@ -104,7 +101,13 @@ fn prove(
     let payload = match (Content::of(object), &object.payload) {
         (_, Some(payload)) => payload,
         (Content::Public, None) => return Ok(Found::Public),
-        (Content::TpmKey, None) if object.metadata.attributes.get(LOCAL).is_some_and(|local| local == "true") => {
+        (Content::TpmKey, None)
+            if object
+                .metadata
+                .attributes
+                .get(LOCAL)
+                .is_some_and(|local| local == "true") =>
+        {
             return Ok(Found::InTpmAlone);
         }
         (_, None) => return Err("it has no payload".to_owned()),

@@ -45,7 +45,12 @@ fn derive(count: usize, iterations: u32) -> u128 {
             scope.spawn(move || {
                 for _ in (first..count).step_by(processors) {
                     let mut key = [0; 32];
-                    pbkdf2::pbkdf2_hmac::<Sha1>(b"correct horse", b"a salt..", iterations, &mut key);
+                    pbkdf2::pbkdf2_hmac::<Sha1>(
+                        b"correct horse",
+                        b"a salt..",
+                        iterations,
+                        &mut key,
+                    );
                     std::hint::black_box(key);
                 }
             });
@@ -64,10 +69,17 @@ fn load(key: &[u8], datasets: &[&str]) -> u128 {
     let (root, index) = (number("/root-key/handle"), number("/index"));
     let storage_key = KeyFile::parse(&manifest["tokens"]["datasets"]["storage-key"]);
     let pcrs = manifest["pcrs"]["pcrs"].as_array().expect("a list");
-    let pcrs: Vec<u64> = pcrs.iter().map(|pcr| pcr.as_u64().expect("a number")).collect();
+    let pcrs: Vec<u64> = pcrs
+        .iter()
+        .map(|pcr| pcr.as_u64().expect("a number"))
+        .collect();
     let zfs = Zfs::open();
 
-    let mut tpm = Tpm(File::options().read(true).write(true).open(DEVICE).expect("nobody has it"));
+    let mut tpm = Tpm(File::options()
+        .read(true)
+        .write(true)
+        .open(DEVICE)
+        .expect("nobody has it"));
     let parent = tpm.load(root, PASSWORD, &storage_key);
     let session = tpm.start_policy_session();
     let begun = Instant::now();
@@ -92,7 +104,10 @@ fn sealed_keys(datasets: &[&str]) -> BTreeMap<String, KeyFile> {
     objects
         .map(|entry| read_json(&entry.expect("readable").path()))
         .filter_map(|object| {
-            let label = object["metadata"]["label"].as_str().expect("a label").to_owned();
+            let label = object["metadata"]["label"]
+                .as_str()
+                .expect("a label")
+                .to_owned();
             let wanted = datasets.is_empty() || datasets.contains(&label.as_str());
             let text = &slot(&object, "tpm")[key_file_member(slot(&object, "tpm"))];
             wanted.then(|| (label, KeyFile::parse(text)))
@@ -209,12 +224,9 @@ impl Zfs {
         let len = c_uint::try_from(key.len()).expect("short");
         // SAFETY: the type is that of libzfs_core.h, and it reads the name and `len` bytes.
         let outcome = unsafe {
-            self.0.get::<LoadKey>(b"lzc_load_key\0").expect("it is in the library")(
-                name.as_ptr(),
-                0,
-                key.as_mut_ptr(),
-                len,
-            )
+            self.0
+                .get::<LoadKey>(b"lzc_load_key\0")
+                .expect("it is in the library")(name.as_ptr(), 0, key.as_mut_ptr(), len)
         };
         assert_eq!(outcome, 0, "lzc_load_key {dataset}");
     }

@@ -84,7 +84,14 @@ impl Plan {
                 continue;
             }
             // A path, which ZFS takes for the name of what is mounted there.
-            if matches!(which, Which::Named { recursive: false, .. }) && !named {
+            if matches!(
+                which,
+                Which::Named {
+                    recursive: false,
+                    ..
+                }
+            ) && !named
+            {
                 continue;
             }
             let versions = sealed.of(dataset, &pools);

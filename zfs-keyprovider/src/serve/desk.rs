@@ -211,12 +211,7 @@ impl Backroom {
 }
 
 /// A dataset's key from the vault as it is now, in the dataset's keyformat.
-fn key(
-    vault: &VaultPlace,
-    tcti: &Tcti,
-    line: &mut Line,
-    dataset: &str,
-) -> Result<Secret, Failure> {
+fn key(vault: &VaultPlace, tcti: &Tcti, line: &mut Line, dataset: &str) -> Result<Secret, Failure> {
     // Before the TPM is opened, which others may wait for.
     let choice = line.choice(dataset).map_err(|no| match no {
         No::NoKey(reason) => Failure::unknown(dataset, reason),

@@ -15,9 +15,9 @@ use fuser::{
     OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
     ReplyOpen, Request,
 };
+use strongroom::Secret;
 use strongroom::error::Error;
 use strongroom::object::{Kind, TokenName};
-use strongroom::Secret;
 
 use super::desk::{Caller, Desk, Refusal};
 use super::names::{Names, Place};

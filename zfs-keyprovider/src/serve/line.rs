@@ -292,7 +292,10 @@ mod tests {
         line.say_ready().expect("room");
         let key = |bytes: &[u8]| Secret::copy_of(bytes);
         assert!(line.fits("tank/my data", &key(b"another")).is_err());
-        assert!(line.fits("tank/my data", &key(b"a key\nof two lines")).is_ok());
+        assert!(
+            line.fits("tank/my data", &key(b"a key\nof two lines"))
+                .is_ok()
+        );
         match line.choice("tank") {
             Err(No::NotUsable(reason)) => assert!(reason.contains("in its place"), "{reason}"),
             other => panic!("{other:?}"),

@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use strongroom::error::Error;
 use strongroom::Secret;
+use strongroom::error::Error;
 
 use self::line::Said;
 use self::mountpoint::Mountpoint;
@@ -185,7 +185,8 @@ impl line::Zfs for AskZfs {
     }
 
     fn fits(&self, dataset: &str, key: &Secret) -> Result<(), Refused> {
-        let known = Datasets::if_known(dataset).map_err(|error| Refused::Other(error.to_string()))?;
+        let known =
+            Datasets::if_known(dataset).map_err(|error| Refused::Other(error.to_string()))?;
         Keys::open().check(&known.ok_or(Refused::Gone)?, key)
     }
 }

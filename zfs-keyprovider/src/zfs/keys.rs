@@ -76,7 +76,14 @@ impl Keys {
 /// Changes a dataset's key, which must be loaded, to one that is asked for by a prompt.
 pub(crate) fn change(dataset: &str, format: KeyFormat, key: &Secret) -> Result<(), ZfsError> {
     let format = format!("keyformat={format}");
-    let args = ["change-key", "-o", &format, "-o", "keylocation=prompt", dataset];
+    let args = [
+        "change-key",
+        "-o",
+        &format,
+        "-o",
+        "keylocation=prompt",
+        dataset,
+    ];
     command::run("zfs", &args, Some(key))?
         .expect("zfs change-key")
         .map(|_| ())
