@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::iter;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -193,21 +193,7 @@ impl RecoveryKit {
     /// [`Error::Input`] for a passphrase of less than [`Passphrase::MIN`] bytes.
     pub fn to_protected_lines(&self, passphrase: &Passphrase) -> Result<Secret> {
         passphrase.check_protects()?;
-        let mut recipient = scrypt::Recipient::new(passphrase.to_age());
-        recipient.set_work_factor(WORK_FACTOR);
-        let identity = self.identity.to_line();
-        let mut block = Vec::new();
-        let encrypted = Encryptor::with_recipients(iter::once(&recipient as _))
-            .expect("there is one recipient")
-            .wrap_output(
-                ArmoredWriter::wrap_output(&mut block, Format::AsciiArmor)
-                    .expect("writing to memory cannot fail"),
-            )
-            .and_then(|mut writer| {
-                writer.write_all(identity.expose())?;
-                writer.finish()?.finish()
-            });
-        encrypted.expect("writing to memory cannot fail");
+        let block = passphrase.encrypt(&self.identity.to_line());
         Ok(Secret::concat(&[self.head().as_bytes(), &block]))
     }
 
@@ -411,6 +397,23 @@ impl Passphrase {
             ));
         }
         Ok(())
+    }
+
+    /// An age file in letters.
+    fn encrypt(&self, plaintext: &Secret) -> Vec<u8> {
+        let mut recipient = scrypt::Recipient::new(self.to_age());
+        recipient.set_work_factor(WORK_FACTOR);
+        let encryptor = Encryptor::with_recipients(iter::once(&recipient as _))
+            .expect("one recipient is as many as scrypt allows");
+        let mut block = Vec::new();
+        let written = ArmoredWriter::wrap_output(&mut block, Format::AsciiArmor)
+            .and_then(|letters| encryptor.wrap_output(letters).map_err(io::Error::other))
+            .and_then(|mut writer| {
+                writer.write_all(plaintext.expose())?;
+                writer.finish()?.finish()
+            });
+        written.expect("writing to memory cannot fail");
+        block
     }
 
     /// As age takes it; it is wiped there too.

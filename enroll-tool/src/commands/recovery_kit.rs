@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::json;
 use strongroom::error::Error;
-use strongroom::recovery::{self, KitFile, RecoveryKit};
+use strongroom::recovery::{self, KitFile, RecoveryKit, RecoveryRecipient};
 use strongroom::{Secret, Vault, process};
 
 use super::Place;
@@ -69,29 +69,26 @@ pub(super) fn run(place: &Place, args: &cli::RecoveryKit) -> Result<(), Failure>
         log::warn!("the kit was protected by a passphrase, and the sheet is not (--protect)");
     }
     let qr = Qr::of(&lines)?;
-    let sheet = |columns: Columns| {
-        let recipient = kit.recipient().to_string();
-        sheet(&lines, &recipient, &qr, args.protect, columns)
+    let sheet = |columns| sheet(&lines, &kit.recipient(), &qr, args.protect, columns);
+    let besides = if args.protect {
+        ", with its passphrase"
+    } else {
+        ""
     };
-    match &args.out {
-        Some(out) => recovery::write_new(out, &sheet(Columns::Paper))?,
-        None => {
-            log::warn!(
-                "what is printed now opens everything in the vault{}: leave no copy on this machine",
-                if args.protect {
-                    ", with its passphrase"
-                } else {
-                    ""
-                }
-            );
-            process::hand_out(&sheet(Columns::of_output()))
-                .map_err(|error| Error::input("standard output", error.to_string()))?;
-        }
+    if let Some(out) = &args.out {
+        recovery::write_new(out, &sheet(Columns::Paper))?;
+    } else {
+        log::warn!(
+            "what is printed now opens everything in the vault{besides}: leave no copy on this machine"
+        );
+        process::hand_out(&sheet(Columns::of_output()))
+            .map_err(|error| Error::input("standard output", error.to_string()))?;
     }
     if let Some(svg) = &args.svg {
         write_drawing(svg, &qr.to_svg())?;
     }
-    for file in args.out.iter().chain(&args.svg) {
+    let files = || args.out.iter().chain(&args.svg);
+    for file in files() {
         if disk::same_file_system(&place.dir, file) {
             log::warn!(
                 "{} is on the same file system as the vault: move it off this machine",
@@ -112,16 +109,11 @@ pub(super) fn run(place: &Place, args: &cli::RecoveryKit) -> Result<(), Failure>
         "svg": args.svg,
     });
     output::show(place.json, &report, || {
-        for file in args.out.iter().chain(&args.svg) {
+        for file in files() {
             say!(
-                "{} opens everything in vault {}{}: move it off this machine.",
+                "{} opens everything in vault {}{besides}: move it off this machine.",
                 file.display(),
-                kit.vault_id,
-                if args.protect {
-                    ", with its passphrase"
-                } else {
-                    ""
-                }
+                kit.vault_id
             );
         }
     });
@@ -165,7 +157,13 @@ impl Columns {
     }
 }
 
-fn sheet(lines: &Secret, recipient: &str, qr: &Qr, protected: bool, columns: Columns) -> Secret {
+fn sheet(
+    lines: &Secret,
+    recipient: &RecoveryRecipient,
+    qr: &Qr,
+    protected: bool,
+    columns: Columns,
+) -> Secret {
     let what = if protected {
         "# Strongroom recovery kit. WHOEVER HOLDS IT AND KNOWS ITS PASSPHRASE CAN OPEN\n\
          # EVERYTHING IN THE VAULT. Without either a dead mainboard takes the keys with it.\n"
