@@ -273,7 +273,7 @@ fn a_kit_can_be_typed_from_paper() {
         if &identity[20..21] == "Q" { "P" } else { "Q" },
         1,
     );
-    let talks: [&[(&str, &str)]; 5] = [
+    let talks: [Talk<'_>; 5] = [
         // As it is printed.
         &[
             ("Vault id", &id),
@@ -292,12 +292,12 @@ fn a_kit_can_be_typed_from_paper() {
             ("SHA-256", &grouped(&capitals)),
             ("Identity", &grouped(&small)),
         ],
-        // In two lines.
+        // In two lines, one of them without the shift key.
         &[
             ("Vault id", ""),
             ("SHA-256", digits),
             ("Identity", &identity[..half]),
-            ("rest", &identity[half..]),
+            ("rest", &small[half..]),
         ],
         // With a slip in each.
         &[
@@ -374,7 +374,7 @@ fn what_is_typed_wrong_opens_nothing() {
     let digits = bench.line("# vault key SHA-256: ");
     let zeros = "0".repeat(64);
     let identity = bench.identity();
-    let talks: [(&[(&str, &str)], i32, &str); 5] = [
+    let talks: [(Talk<'_>, i32, &str); 5] = [
         (
             &[
                 ("Vault id", ""),
@@ -435,6 +435,9 @@ fn what_is_typed_wrong_opens_nothing() {
         assert!(!Path::new(&out).exists());
     }
 }
+
+/// Questions, and what somebody types.
+type Talk<'a> = &'a [(&'a str, &'a str)];
 
 const UNKNOWN_ID: &str = "00000000-0000-4000-8000-000000000000";
 const UNSEAL: [&str; 5] = ["unseal", "--token", "credentials", "--label", "offsite"];
