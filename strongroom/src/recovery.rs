@@ -266,7 +266,7 @@ impl KitFile {
             Self::Open(kit) => Ok(kit),
             Self::Protected(kit) => Err(Error::input(
                 kit.what,
-                "it is protected by a passphrase; name the file with that by --passphrase-file",
+                "it is protected by a passphrase; name the file that has it with --passphrase-file",
             )),
         }
     }

@@ -12,6 +12,7 @@ use crate::output::{self, say};
 
 pub(super) fn run(place: &Place, args: &Recover) -> Result<(), Failure> {
     let kit = {
+        // One that cannot be read is what this is for.
         let here = place.vault().ok();
         kits::read(
             &args.recovery,
