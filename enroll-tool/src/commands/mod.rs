@@ -7,6 +7,8 @@ mod list;
 mod migrate;
 mod rebind;
 mod recover;
+mod recovery_kit;
+mod recovery_test;
 mod remove;
 mod seal;
 mod status;
@@ -43,6 +45,8 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Remove(args) => remove::run(&place, args),
         Command::Token { action } => token::run(&place, action),
         Command::Recover(args) => recover::run(&place, args),
+        Command::RecoveryKit(args) => recovery_kit::run(&place, args),
+        Command::RecoveryTest(args) => recovery_test::run(&place, args),
         Command::Man { folder } => clap_mangen::generate_to(Cli::command(), folder)
             .map_err(|error| Error::input(folder.display().to_string(), error.to_string()).into()),
     }
