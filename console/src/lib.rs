@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
@@ -49,15 +49,40 @@ pub fn failed(program: &str, json: bool, failure: &impl Display, code: u8) -> Ex
 
 /// A table without lines, for people and for `cut` alike.
 pub fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
+    for text in lines(&bare(head, rows)) {
+        line(&text);
+    }
+}
+
+/// The same as lines of at most so many characters, for what is read and not cut.
+pub fn laid_out<const N: usize>(
+    width: u16,
+    head: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> Vec<String> {
+    let mut table = bare(head, rows);
+    table
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(width);
+    lines(&table)
+}
+
+fn bare<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(head);
     table.add_rows(rows);
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    for text in table.to_string().lines() {
-        line(text.trim_end());
-    }
+    table
+}
+
+fn lines(table: &Table) -> Vec<String> {
+    table
+        .to_string()
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect()
 }
 
 /// A progress bar on standard error; nothing where that is no terminal.

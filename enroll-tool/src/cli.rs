@@ -25,6 +25,16 @@ Environment:
   STRONGROOM_TCTI  the TPM, in tpm2-tss's notation (default /dev/tpm0, else /dev/tpmrm0)
   STRONGROOM_LOG   error, warn (default), info, debug";
 
+const DOCTOR_HELP: &str = "\
+Examples:
+  strongroom doctor
+  strongroom doctor --json
+  strongroom doctor --event-log binary_bios_measurements
+
+The exit code is 0 whatever is found: what is left open is in the report, each finding with its
+grade (serious, caution, note) and remedy. What cannot be looked at, a TPM or its log, is said there
+too. It changes nothing.";
+
 /// Keeps this box's keys sealed to its TPM, bound to its measured boot.
 #[derive(Debug, Parser)]
 #[command(name = "strongroom", version, after_long_help = EXIT_CODES)]
@@ -61,6 +71,10 @@ pub(crate) enum Command {
     /// Say how the vault stands: TPM, boot, objects
     #[command(after_help = "Example:\n  strongroom status --json")]
     Status,
+
+    /// Say what this machine's boot is worth and what is left open; needs no vault
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(Doctor),
 
     /// List the vault's objects; needs no TPM
     #[command(after_help = "Example:\n  strongroom list")]
@@ -125,6 +139,24 @@ pub(crate) enum Command {
         --backup /mnt/tank/strongroom.backup --yes")]
     Recover(Recover),
 
+    /// Print the recovery kit as a sheet for paper, with a QR code
+    #[command(after_help = "\
+Examples:
+  strongroom recovery-kit --recovery recovery.txt | lp
+  strongroom recovery-kit --recovery recovery.txt --svg /media/usb/kit.svg
+  strongroom recovery-kit --recovery recovery.txt --protect --out /media/usb/kit.txt
+
+The kit is kept nowhere on this machine, so it must be given. Where a vault is here, the kit must be
+that vault's. The sheet is a kit itself: --recovery takes it, and what the QR code holds.")]
+    RecoveryKit(RecoveryKit),
+
+    /// Prove that the recovery kit opens everything; changes nothing, and needs no TPM
+    #[command(
+        after_help = "Example:\n  strongroom recovery-test --recovery recovery.txt \
+        --backup /mnt/tank/strongroom.backup"
+    )]
+    RecoveryTest(RecoveryTest),
+
     /// Write the manual pages into a folder
     #[command(hide = true, after_help = "Example:\n  strongroom man target/man")]
     Man {
@@ -139,6 +171,11 @@ pub(crate) struct Init {
     #[arg(long, value_name = "N,N,...")]
     pub(crate) pcrs: Option<PcrSelection>,
 
+    /// This boot's event log [default: the kernel's, of the kernel's TPM]. A PCR that it does not
+    /// lead to is refused unless --pcrs names it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) event_log: Option<PathBuf>,
+
     /// The bank of PCRs
     #[arg(long, default_value = "sha256", value_parser = ["sha256"])]
     pub(crate) bank: String,
@@ -150,6 +187,13 @@ pub(crate) struct Init {
     /// Take it as confirmed that the recovery kit is kept
     #[arg(long)]
     pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Read this event log instead of the kernel's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) event_log: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -212,6 +256,9 @@ pub(crate) struct Unseal {
     /// Open with this recovery kit (- for standard input) instead of the TPM
     #[arg(long, value_name = "FILE")]
     pub(crate) recovery: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseFile,
 
     /// Of an object behind a PIN, the file with the PIN of its token's user; asked for otherwise
     #[arg(long, value_name = "FILE")]
@@ -280,6 +327,9 @@ pub(crate) struct Rebind {
     /// Authorise it by this recovery kit (- for standard input); works in any boot
     #[arg(long, value_name = "FILE")]
     pub(crate) recovery: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseFile,
 
     /// Do not ask
     #[arg(long)]
@@ -406,6 +456,9 @@ pub(crate) struct TokenSetPin {
     #[arg(long, value_name = "FILE", conflicts_with = "by_so")]
     pub(crate) recovery: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseFile,
+
     /// The file with the old PIN, or with --by-so the security officer's; asked for otherwise
     #[arg(long, value_name = "FILE", conflicts_with = "recovery")]
     pub(crate) old_pin_file: Option<PathBuf>,
@@ -431,6 +484,9 @@ pub(crate) struct Recover {
     #[arg(long, value_name = "FILE")]
     pub(crate) recovery: PathBuf,
 
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseFile,
+
     /// Give up the private keys that were made in another TPM and never left it
     #[arg(long)]
     pub(crate) lose_keys: bool,
@@ -448,8 +504,56 @@ pub(crate) struct Recover {
     pub(crate) yes: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct RecoveryKit {
+    /// The recovery kit (- for standard input; at a terminal it is asked for, line by line)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recovery: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseFile,
+
+    /// Encrypt the identity on the sheet under a passphrase, which is asked for
+    #[arg(long)]
+    pub(crate) protect: bool,
+
+    /// The file with that passphrase, instead of asking
+    #[arg(long, value_name = "FILE", requires = "protect")]
+    pub(crate) new_passphrase_file: Option<PathBuf>,
+
+    /// Write the sheet into this new file, mode 0600, instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+
+    /// Write the QR code as a drawing into this new file, mode 0600, besides
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecoveryTest {
+    /// The recovery kit (- for standard input; at a terminal it is asked for, line by line)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recovery: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseFile,
+
+    /// Test this backup as well; without a vault, it alone
+    #[arg(long, value_name = "FILE")]
+    pub(crate) backup: Option<PathBuf>,
+}
+
+/// Of every command that takes a recovery kit.
+#[derive(Debug, Args)]
+pub(crate) struct PassphraseFile {
+    /// Of a recovery kit that is protected, the file with its passphrase; asked for otherwise
+    #[arg(long, value_name = "FILE", requires = "recovery")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+}
+
 /// A SHA-256 digest.
-fn sha256(text: &str) -> Result<[u8; 32], String> {
+pub(crate) fn sha256(text: &str) -> Result<[u8; 32], String> {
     let mut value = [0; 32];
     hex::decode_to_slice(text, &mut value)
         .map_err(|_| "it must be 64 hexadecimal digits".to_owned())?;

@@ -18,6 +18,18 @@ pub(crate) enum Failure {
         total: usize,
     },
 
+    /// Some objects do not open by the recovery kit, and the command's report says which.
+    #[error(
+        "{failed} of {total} objects do not open by the recovery kit: put them back with \
+         `strongroom recover --recovery FILE --backup FILE`, or seal them again"
+    )]
+    NotOpen {
+        /// How many do not.
+        failed: usize,
+        /// How many there were.
+        total: usize,
+    },
+
     /// The state of things is not good, and the command's report says so: 3 to 7.
     #[error("{0}")]
     Reported(Error),
@@ -34,14 +46,17 @@ pub(crate) enum Failure {
 impl Failure {
     /// Whether a report has said it already.
     pub(crate) fn is_reported(&self) -> bool {
-        matches!(self, Self::Reported(_) | Self::Partial { .. })
+        matches!(
+            self,
+            Self::Reported(_) | Self::Partial { .. } | Self::NotOpen { .. }
+        )
     }
 
     /// The process's exit code.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Vault(error) | Self::Reported(error) => error.kind().exit_code(),
-            Self::Partial { .. } => 1,
+            Self::Partial { .. } | Self::NotOpen { .. } => 1,
             Self::Usage(_) | Self::NotConfirmed(_) => 2,
         }
     }

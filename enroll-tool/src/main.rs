@@ -6,9 +6,11 @@ mod commands;
 mod disk;
 mod failure;
 mod groups;
+mod kits;
 mod migration;
 mod output;
 mod pins;
+mod qr;
 mod truenas;
 
 use std::process::ExitCode;

@@ -3,8 +3,8 @@
 use std::io::{self, IsTerminal};
 
 use serde_json::{Value, json};
-use strongroom::Damaged;
-pub(crate) use strongroom_console::{progress, say, show, table};
+use strongroom::{Damaged, Secret};
+pub(crate) use strongroom_console::{laid_out, progress, say, show, table};
 
 use crate::failure::Failure;
 
@@ -14,6 +14,37 @@ pub(crate) fn damaged(files: &[Damaged]) -> Vec<Value> {
         .iter()
         .map(|bad| json!({ "file": bad.file, "reason": bad.reason }))
         .collect()
+}
+
+/// Asks for a line at a terminal.
+///
+/// # Errors
+/// [`Failure::NotConfirmed`] where there is no line any more.
+pub(crate) fn ask_line(question: &str) -> Result<String, Failure> {
+    eprint!("{question}");
+    let mut line = String::new();
+    match io::stdin().read_line(&mut line) {
+        Ok(read) if read > 0 => Ok(line.trim().to_owned()),
+        _ => Err(Failure::NotConfirmed("nothing was typed")),
+    }
+}
+
+/// Asks for a secret to be typed where nobody sees it. `what` it is, and the option that names a
+/// file instead, are for those who cannot be asked.
+///
+/// # Errors
+/// [`Failure::Usage`] where nobody can be asked.
+pub(crate) fn ask_hidden(what: &str, option: &str, question: &str) -> Result<Secret, Failure> {
+    let nobody = || {
+        Failure::Usage(format!(
+            "{what} is to be typed, and nobody can be asked here; name a file with {option}"
+        ))
+    };
+    if !io::stdin().is_terminal() {
+        return Err(nobody());
+    }
+    let typed = rpassword::prompt_password(format!("{question}: ")).map_err(|_| nobody())?;
+    Ok(Secret::take(typed.into_bytes()))
 }
 
 /// Asks for a word to be typed.

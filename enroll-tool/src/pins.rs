@@ -2,7 +2,7 @@
 //! which everyone on the machine can read.
 
 use std::fs::File;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::path::Path;
 
 use strongroom::Secret;
@@ -11,6 +11,7 @@ use strongroom::object::TokenName;
 use strongroom::pin::{Pin, Role};
 
 use crate::failure::Failure;
+use crate::output;
 
 /// A PIN that is to be right, out of the file that `option` names.
 pub(crate) fn known(
@@ -59,14 +60,5 @@ fn from_file(file: &Path) -> Result<Pin, Failure> {
 }
 
 fn ask(option: &str, question: &str) -> Result<Secret, Failure> {
-    let nobody = || {
-        Failure::Usage(format!(
-            "the PIN is to be typed, and nobody can be asked here; name a file with {option}"
-        ))
-    };
-    if !io::stdin().is_terminal() {
-        return Err(nobody());
-    }
-    let typed = rpassword::prompt_password(format!("{question}: ")).map_err(|_| nobody())?;
-    Ok(Secret::take(typed.into_bytes()))
+    output::ask_hidden("the PIN", option, question)
 }

@@ -6,9 +6,11 @@
 
 mod backup;
 pub mod dataset_key;
+pub mod doctor;
 mod encoding;
 mod envelope;
 pub mod error;
+pub mod event_log;
 pub mod key;
 pub mod logging;
 mod manifest;
@@ -30,7 +32,7 @@ use std::path::PathBuf;
 pub use error::{Error, ErrorKind, Result};
 pub use secret::Secret;
 pub use store::{Damaged, NoWriter, TokenAccess, WriteLock};
-pub use tpm::Tcti;
+pub use tpm::{Tcti, TpmState};
 pub use vault::{Unlocked, Vault};
 
 /// Names the environment variable that says where the vault is.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::encoding::Base64;
 use crate::envelope::VaultKey;
 use crate::error::{Error, Result};
+use crate::event_log::EventLog;
 use crate::manifest::{OnTpm, PinsRecord, TokenRecord};
 use crate::object::{TokenLabel, TokenName};
 use crate::pin::PinAuth;
@@ -261,15 +262,25 @@ pub(crate) fn remove_index(tpm: &mut Tpm, index: Index) {
 /// something here.
 ///
 /// # Errors
-/// [`Error::Input`] where nobody asked for PCRs and none of the three is extended. Asked for by
-/// name, a PCR at its reset value is warned of and taken.
-pub(crate) fn present_boot(tpm: &mut Tpm, pcrs: Option<&PcrSelection>) -> Result<PcrValues> {
+/// [`Error::Input`] where nobody asked for PCRs and none of the three is extended, or the event log
+/// does not lead to one that is. Asked for by name, such a PCR is warned of and taken.
+pub(crate) fn present_boot(
+    tpm: &mut Tpm,
+    pcrs: Option<&PcrSelection>,
+    log: Option<&EventLog>,
+) -> Result<PcrValues> {
     if let Some(pcrs) = pcrs {
         let present = tpm.pcr_values(pcrs)?;
         for pcr in present.at_reset() {
             log::warn!(
                 "PCR {pcr} is at its reset value: nothing is measured into it on this machine, \
                  and binding to it protects nothing"
+            );
+        }
+        for pcr in disagreeing(&present, log) {
+            log::warn!(
+                "the event log does not lead to the value of PCR {pcr}: nobody can say what it \
+                 stands for, nor whether the next boot has it again"
             );
         }
         return Ok(present);
@@ -289,5 +300,32 @@ pub(crate) fn present_boot(tpm: &mut Tpm, pcrs: Option<&PcrSelection>) -> Result
     for pcr in &unused {
         log::warn!("PCR {pcr} is not extended on this machine and is left out");
     }
-    tpm.pcr_values(&used)
+    let present = tpm.pcr_values(&used)?;
+    let unexplained: Vec<_> = disagreeing(&present, log)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    if unexplained.is_empty() {
+        return Ok(present);
+    }
+    Err(Error::input(
+        "this machine's boot",
+        format!(
+            "the event log does not lead to the value of PCR {}: nobody can say what it stands \
+             for, nor whether the next boot has it again; `strongroom doctor` says more. Name the \
+             PCRs that you want all the same with --pcrs",
+            unexplained.join(", ")
+        ),
+    ))
+}
+
+/// The PCRs that are extended, and not as the log says, where there is one.
+fn disagreeing(present: &PcrValues, log: Option<&EventLog>) -> Vec<u8> {
+    let Some(log) = log else { return Vec::new() };
+    let unused = present.at_reset();
+    present
+        .selection()
+        .iter()
+        .filter(|pcr| !unused.contains(pcr) && present.get(*pcr) != Some(&log.value(*pcr)))
+        .collect()
 }

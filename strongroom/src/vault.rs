@@ -14,6 +14,7 @@ mod keys;
 mod making;
 mod opening;
 mod pins;
+mod proving;
 mod rebinding;
 mod recovering;
 mod sealing;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use crate::backup::Backup;
 use crate::envelope::{TAG_LEN, VaultKey};
 use crate::error::{Error, Result};
+use crate::event_log::EventLog;
 use crate::manifest::Manifest;
 use crate::object::{Meant, Metadata, NewObject, ObjectId, TokenName};
 use crate::pin::PinAuth;
@@ -87,6 +89,9 @@ pub struct ByRecovery {
 pub struct InitOptions {
     /// The PCRs; `None` for those of 7, 9 and 11 that are extended on this machine.
     pub pcrs: Option<PcrSelection>,
+    /// This boot's event log, where there is one: PCRs that it does not lead to are refused, unless
+    /// `pcrs` names them.
+    pub event_log: Option<EventLog>,
     /// The tokens to make.
     pub tokens: Vec<TokenName>,
 }
@@ -138,6 +143,20 @@ pub struct Recovered {
     /// Keys that were made in the TPM that the vault comes from, and are lost with it. Nothing is
     /// wrong with their files, and no backup brings them back.
     pub lost: Vec<Metadata>,
+}
+
+/// What a test of the recovery way came to, of a vault or of a backup.
+#[derive(Debug, Default)]
+pub struct RecoveryTest {
+    /// Objects that the kit opens.
+    pub opened: Vec<Metadata>,
+    /// Objects that have no secret, and are genuine.
+    pub public: Vec<Metadata>,
+    /// Keys that were made in a TPM and are in that alone: no kit brings them back. Nothing is
+    /// wrong with them.
+    pub in_tpm_alone: Vec<Metadata>,
+    /// Objects that the kit does not open: their files, and why.
+    pub damaged: Vec<Damaged>,
 }
 
 /// What a backup came to.
@@ -328,6 +347,19 @@ impl Vault {
         })
     }
 
+    /// Refuses a recovery kit that is not this vault's, in whole: one that opens its objects and
+    /// writes its list of allowed boots.
+    ///
+    /// # Errors
+    /// As for [`Vault::open_by_recovery`].
+    pub fn check_kit(&self, kit: &RecoveryKit) -> Result<()> {
+        let file = self.store.manifest_file();
+        let key = self.manifest.vault_key_by_recovery(kit, &file)?;
+        self.check_expected(&key)?;
+        self.manifest.writers.k_rec.open(&kit.identity)?;
+        Ok(())
+    }
+
     /// Whether a TPM is the one that the vault is on, by its root key: whatever else it has lost,
     /// `recover` brings back in place. One command.
     pub fn is_on(&self, tcti: &Tcti) -> Result<bool> {
@@ -400,6 +432,22 @@ impl Vault {
     /// [`Error::VaultDamaged`] for a backup that is not whole and genuine.
     pub fn restore(dir: &Path, backup: &Path, kit: &RecoveryKit) -> Result<(Self, usize)> {
         Self::restore_from(dir, backup, kit)
+    }
+
+    /// Opens every object of a backup with the recovery kit, for nothing but to see that it opens.
+    /// Touches no TPM, and changes nothing. `progress` is called after each object with how many
+    /// are done and how many there are.
+    ///
+    /// # Errors
+    /// [`Error::RecoveryIdentity`] for another vault's kit; [`Error::VaultForged`] and
+    /// [`Error::VaultDamaged`] for a backup that is not whole and genuine, which brings nothing
+    /// back.
+    pub fn test_backup(
+        file: &Path,
+        kit: &RecoveryKit,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<RecoveryTest> {
+        Self::prove_backup(file, kit, progress)
     }
 
     /// Where a backup to this file really goes, links followed: what is looked at must be what is
@@ -571,5 +619,15 @@ impl ByRecovery {
         }
         let dek = dek_by_recovery(&self.vault, &object, &self.identity)?;
         self.vault.open_payload(&self.key, &object, &dek)
+    }
+
+    /// Opens every object by its recovery slots, for nothing but to see that it opens. Touches no
+    /// TPM, and changes nothing. `progress` is called after each object with how many are done and
+    /// how many there are.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where some token cannot be read: nothing must be overlooked.
+    pub fn test(&self, progress: impl FnMut(usize, usize)) -> Result<RecoveryTest> {
+        self.prove_all(progress)
     }
 }

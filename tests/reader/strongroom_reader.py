@@ -42,6 +42,8 @@ MANIFEST_FORMAT = 2
 MAX_FILE = 2 << 20
 MAX_BACKUP = 4 << 30
 MAX_KIT = 64 << 10
+# The first and the last line of an age file in letters.
+ARMOR = ("-----BEGIN AGE ENCRYPTED FILE-----", "-----END AGE ENCRYPTED FILE-----")
 MAX_INTEGER = (1 << 53) - 1
 # The member of a slot beside its type.
 SLOTS = {"tpm": "key-file", "tpm-key": "key-file", "recovery": "age"}
@@ -201,10 +203,12 @@ def check_mac(k_vault, purpose, value, where):
 
 
 class Kit:
-    """The recovery kit; the identity stays in its file, for age."""
+    """The recovery kit; the identity stays in its file, or in one in memory, for age."""
 
     def __init__(self, path):
         self.path = path
+        # What age is to find open.
+        self.open_files = ()
         try:
             lines = [line.strip() for line in read(path, MAX_KIT).decode("utf-8").split("\n")]
         except UnicodeError as error:
@@ -222,13 +226,32 @@ class Kit:
             raise Refused(f"{path} is no recovery kit: {digits!r} is no SHA-256")
         self.fingerprint = bytes.fromhex(digits)
         identities = [line for line in lines if line and not line.startswith("#")]
-        if not identities or not identities[0].startswith("AGE-SECRET-KEY-1"):
+        self.identity = path
+        if identities and identities[0] == ARMOR[0]:
+            self.identity = self.unprotect(identities)
+        elif not identities or not identities[0].startswith("AGE-SECRET-KEY-1"):
             raise Refused(f"{path} is no recovery kit: it has no identity")
+
+    def unprotect(self, lines):
+        """A file, in memory alone, with the identity; age asks for the passphrase at the terminal."""
+        if ARMOR[1] not in lines:
+            raise Refused(f"{self.path} is no recovery kit: its identity is cut short")
+        block = "\n".join(lines[: lines.index(ARMOR[1]) + 1]) + "\n"
+        done = subprocess.run(
+            ["age", "--decrypt"], input=block.encode(), stdout=subprocess.PIPE, check=False
+        )
+        if done.returncode != 0:
+            raise Refused(f"{self.path} does not open")
+        file = os.memfd_create("identity")
+        os.write(file, done.stdout)
+        self.open_files = (file,)
+        return f"/dev/fd/{file}"
 
     def decrypt(self, slot, where):
         """32 bytes out of a slot."""
         done = subprocess.run(
-            ["age", "--decrypt", "--identity", self.path],
+            ["age", "--decrypt", "--identity", self.identity],
+            pass_fds=self.open_files,
             input=slot,
             capture_output=True,
             check=False,

@@ -11,6 +11,7 @@
 #![allow(clippy::missing_panics_doc)]
 
 pub mod abrmd;
+pub mod conversation;
 pub mod daemon;
 pub mod gate;
 pub mod host;
@@ -37,6 +38,7 @@ pub mod webdav;
 pub mod zfs;
 
 pub use abrmd::Abrmd;
+pub use conversation::converse;
 pub use daemon::Daemon;
 pub use gate::Gate;
 pub use host::Host;

@@ -1021,6 +1021,8 @@ impl Bench {
             self.rebind(),
             self.vault.strongroom(&["recover", "--yes"]),
             restore,
+            self.vault.strongroom(&["recovery-kit"]),
+            self.vault.strongroom(&["recovery-test"]),
         ]
         .map(|run| run.args(["--recovery", kit]))
         .into()

@@ -789,6 +789,7 @@ impl Bench {
         };
         let options = InitOptions {
             pcrs: None,
+            event_log: None,
             tokens: vec![TokenName::keys(), TokenName::credentials()],
         };
         Vault::init(&bench.dir(), &bench.tcti(), &options, |kit| {

@@ -409,6 +409,31 @@ fn the_kit_opens_a_copy_without_vault_and_tpm() {
         .fails_with(7)
         .says("its key is that of tank/raw");
 
+    // Behind a passphrase.
+    let at = |name: &str| bench.vault.folder().join(name);
+    fs::write(at("passphrase"), "correct horse battery staple\n").expect("written");
+    bench
+        .vault
+        .strongroom(&["recovery-kit", "--protect", "--recovery"])
+        .arg(bench.vault.recovery())
+        .arg("--new-passphrase-file")
+        .arg(at("passphrase"))
+        .arg("--out")
+        .arg(at("protected"))
+        .ok();
+    let by_protected = || {
+        bench
+            .get(&["tank/raw", "--recovery"])
+            .arg(at("protected"))
+            .env("STRONGROOM_TCTI", "swtpm:path=/nowhere")
+    };
+    by_protected().fails_with(7).says("--passphrase-file");
+    let opened = by_protected()
+        .arg("--passphrase-file")
+        .arg(at("passphrase"))
+        .ok();
+    assert_eq!(opened.stdout, raw_key());
+
     // Another vault's kit.
     let other = TestVault::new();
     bench

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use strongroom::dataset_key::KeyFormat;
 use strongroom::error::Error;
 use strongroom::object::{Metadata, ObjectId, TokenName};
-use strongroom::recovery::RecoveryKit;
+use strongroom::recovery::{KitFile, Passphrase, RecoveryKit};
 use strongroom::recovery_copy::{Recovered, RecoveryCopy};
 use strongroom::uri::Selector;
 use strongroom::{Result, Secret, process};
@@ -30,6 +30,10 @@ pub(crate) struct Get {
     /// input), without vault and TPM
     #[arg(long, value_name = "KIT", conflicts_with = "id")]
     recovery: Option<PathBuf>,
+
+    /// Of a recovery kit that is protected, the file with its passphrase
+    #[arg(long, value_name = "FILE", requires = "recovery")]
+    passphrase_file: Option<PathBuf>,
 
     /// The form: raw, hex or passphrase [default: the dataset's keyformat property where ZFS
     /// knows the dataset, else the form that the key was sealed in]
@@ -87,6 +91,13 @@ fn from_vault(
     choice.open(|object| unlocked.unseal(object), fits)
 }
 
+fn kit_from(args: &Get, kit: &Path) -> Result<RecoveryKit> {
+    match (KitFile::read(kit)?, &args.passphrase_file) {
+        (KitFile::Protected(kit), Some(file)) => kit.open(&Passphrase::read(file)?),
+        (file, _) => file.unprotected(),
+    }
+}
+
 /// The key in the dataset's recovery copy. The kit tells whether the copy is the vault's, and ZFS
 /// whether it is the dataset's.
 fn from_copy(
@@ -104,7 +115,7 @@ fn from_copy(
         }
         Some(_) => {}
     }
-    let opened = open_copies(name, &RecoveryKit::read(kit)?)?;
+    let opened = open_copies(name, &kit_from(args, kit)?)?;
     let guid = dataset.guid;
     for recovered in &opened {
         let sealed = recovered.object.dataset_guid;

@@ -1,11 +1,14 @@
 //! One file for each command.
 
 mod backup;
+mod doctor;
 mod init;
 mod list;
 mod migrate;
 mod rebind;
 mod recover;
+mod recovery_kit;
+mod recovery_test;
 mod remove;
 mod seal;
 mod status;
@@ -31,6 +34,7 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
     };
     match &cli.command {
         Command::Init(args) => init::run(&place, args),
+        Command::Doctor(args) => doctor::run(&place, args),
         Command::Status => status::run(&place),
         Command::List => list::run(&place),
         Command::Seal(args) => seal::run(&place, args),
@@ -41,6 +45,8 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Remove(args) => remove::run(&place, args),
         Command::Token { action } => token::run(&place, action),
         Command::Recover(args) => recover::run(&place, args),
+        Command::RecoveryKit(args) => recovery_kit::run(&place, args),
+        Command::RecoveryTest(args) => recovery_test::run(&place, args),
         Command::Man { folder } => clap_mangen::generate_to(Cli::command(), folder)
             .map_err(|error| Error::input(folder.display().to_string(), error.to_string()).into()),
     }

@@ -1,12 +1,12 @@
 //! `strongroom rebind`: which boots are allowed, changed with one write to the TPM.
 
 use serde_json::json;
-use strongroom::recovery::RecoveryKit;
 use strongroom::vault::Change;
 
 use super::Place;
 use crate::cli::Rebind;
 use crate::failure::Failure;
+use crate::kits;
 use crate::output::{self, say};
 
 pub(super) fn run(place: &Place, args: &Rebind) -> Result<(), Failure> {
@@ -25,7 +25,11 @@ pub(super) fn run(place: &Place, args: &Rebind) -> Result<(), Failure> {
     }
     let tcti = place.tcti()?;
     let rebound = match &args.recovery {
-        Some(kit) => vault.rebind_by_recovery(&tcti, &RecoveryKit::read(kit)?, &change)?,
+        Some(kit) => vault.rebind_by_recovery(
+            &tcti,
+            &kits::read(kit, &args.passphrase, Some(vault.id()))?,
+            &change,
+        )?,
         None => vault.rebind(&tcti, &change)?,
     };
     let report = json!({

@@ -3,15 +3,23 @@
 use serde_json::json;
 use strongroom::Vault;
 use strongroom::key::{self, Residence};
-use strongroom::recovery::RecoveryKit;
 
 use super::Place;
 use crate::cli::Recover;
 use crate::failure::Failure;
+use crate::kits;
 use crate::output::{self, say};
 
 pub(super) fn run(place: &Place, args: &Recover) -> Result<(), Failure> {
-    let kit = RecoveryKit::read(&args.recovery)?;
+    let kit = {
+        // One that cannot be read is what this is for.
+        let here = place.vault().ok();
+        kits::read(
+            &args.recovery,
+            &args.passphrase,
+            here.as_ref().map(Vault::id),
+        )?
+    };
     if !args.yes {
         output::confirm(
             "The vault will be sealed to this machine's TPM and its present boot. \

@@ -8,12 +8,12 @@ use strongroom::error::Error;
 use strongroom::object::Meant;
 use strongroom::pin::Role;
 use strongroom::process;
-use strongroom::recovery::RecoveryKit;
 use strongroom::uri::Selector;
 
 use super::Place;
 use crate::cli::Unseal;
 use crate::failure::Failure;
+use crate::kits;
 use crate::pins;
 
 pub(super) fn run(place: &Place, args: &Unseal) -> Result<(), Failure> {
@@ -44,7 +44,7 @@ pub(super) fn run(place: &Place, args: &Unseal) -> Result<(), Failure> {
     };
     let secret = if let Some(kit) = &args.recovery {
         vault
-            .open_by_recovery(RecoveryKit::read(kit)?)?
+            .open_by_recovery(kits::read(kit, &args.passphrase, Some(vault.id()))?)?
             .unseal(meant)?
     } else {
         let pin = object

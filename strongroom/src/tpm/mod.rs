@@ -11,6 +11,7 @@
 //! - [`keys`]: private keys under them, and random numbers
 //! - [`key_file`]: how TPM objects are written down
 //! - [`crypto_callbacks`]: what encrypts and proves what crosses the bus
+//! - [`state`]: what a TPM says of itself
 //! - [`turn`]: who may use a TPM that nothing shares out
 
 mod answer;
@@ -25,6 +26,7 @@ pub(crate) mod pin;
 pub(crate) mod root_key;
 pub(crate) mod session;
 pub(crate) mod signer;
+mod state;
 pub(crate) mod storage;
 mod tcti;
 mod turn;
@@ -46,6 +48,7 @@ use crate::policy::{PcrSelection, PcrValues};
 
 pub(crate) use answer::Answer;
 use name::Name;
+pub use state::TpmState;
 pub use tcti::Tcti;
 pub(crate) use turn::Turn;
 
@@ -169,9 +172,14 @@ impl Tpm {
 
     /// The present values of a selection of PCRs. One TPM2_PCR_Read for each eight PCRs.
     pub(crate) fn pcr_values(&mut self, selection: &PcrSelection) -> Result<PcrValues> {
+        let pcrs: Vec<u8> = selection.iter().collect();
+        Ok(PcrValues::new(selection, self.sha256_pcrs(&pcrs)?))
+    }
+
+    /// The same of any PCRs, in ascending order.
+    fn sha256_pcrs(&mut self, pcrs: &[u8]) -> Result<Vec<[u8; 32]>> {
         const OPERATION: &str = "PCR_Read";
         let mut values = Vec::new();
-        let pcrs: Vec<u8> = selection.iter().collect();
         // A TPM returns as many as fit its answer, which is eight on every TPM there is.
         for some in pcrs.chunks(8) {
             let list = selection_list(some)?;
@@ -186,22 +194,12 @@ impl Tpm {
         if values.len() != pcrs.len() {
             return Err(Error::TpmTooOld("SHA-256 bank of PCRs that is active"));
         }
-        Ok(PcrValues::new(selection, values))
+        Ok(values)
     }
 
     /// Refuses a TPM without the commands that a vault rests on. One command.
     pub(crate) fn check_commands(&mut self) -> Result<()> {
-        let needed = u32::from(CommandCode::PolicyAuthorizeNv);
-        let (commands, _) = self.without_session("GetCapability(commands)", |tpm| {
-            tpm.get_capability(CapabilityType::Command, needed, 1)
-        })?;
-        let there = match commands {
-            CapabilityData::Commands(list) => list
-                .iter()
-                .any(|attributes| u32::from(attributes.command_index()) == needed),
-            _ => false,
-        };
-        if there {
+        if self.has_command(CommandCode::PolicyAuthorizeNv)? {
             Ok(())
         } else {
             Err(Error::TpmTooOld("TPM2_PolicyAuthorizeNV command"))
@@ -229,6 +227,19 @@ impl Tpm {
             .tr_get_name(object)
             .map_err(|error| answer::error(operation, error))?;
         Ok(Some((object, Name::from_tpm(name.value()))))
+    }
+
+    fn has_command(&mut self, command: CommandCode) -> Result<bool> {
+        let needed = u32::from(command);
+        let (commands, _) = self.without_session("GetCapability(commands)", |tpm| {
+            tpm.get_capability(CapabilityType::Command, needed, 1)
+        })?;
+        Ok(match commands {
+            CapabilityData::Commands(list) => list
+                .iter()
+                .any(|attributes| u32::from(attributes.command_index()) == needed),
+            _ => false,
+        })
     }
 
     /// Runs one TPM command without authorisation.

@@ -53,6 +53,20 @@ impl Tcti {
         }
     }
 
+    /// Whether it is the kernel's first TPM, whose event log the kernel has; none of any other
+    /// TPM is to be had.
+    pub fn is_kernels(&self) -> bool {
+        match &self.0 {
+            Place::Kernel => true,
+            Place::Named(text) => {
+                let device = text
+                    .strip_prefix("device")
+                    .map(|it| it.trim_start_matches(':'));
+                matches!(device, Some("" | DEVICE | MANAGED_DEVICE))
+            }
+        }
+    }
+
     /// Who can use the TPM at the same time.
     pub(super) fn sharing(&self) -> Sharing {
         match &self.0 {
@@ -118,5 +132,25 @@ impl FromStr for Tcti {
             )
         })?;
         Ok(Self(Place::Named(text.to_owned())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_tpm_is_known_by_whatever_name() {
+        for (text, kernels) in [
+            ("device:/dev/tpm0", true),
+            ("device:/dev/tpmrm0", true),
+            ("device", true),
+            ("device:/dev/tpm1", false),
+            ("swtpm:path=/tmp/tpm", false),
+            ("tabrmd:bus_type=session", false),
+        ] {
+            let tcti: Tcti = text.parse().expect("a TCTI");
+            assert_eq!(tcti.is_kernels(), kernels, "{text}");
+        }
     }
 }

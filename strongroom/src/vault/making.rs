@@ -26,7 +26,8 @@ impl Vault {
         store.check_unused()?;
         let mut tpm = Tpm::connect(&Turn::to_look(tcti))?;
         tpm.check_commands()?;
-        let present = provision::present_boot(&mut tpm, options.pcrs.as_ref())?;
+        let present =
+            provision::present_boot(&mut tpm, options.pcrs.as_ref(), options.event_log.as_ref())?;
         let (id, key) = (Uuid::new_v4().to_string(), VaultKey::random());
         let identity = RecoveryIdentity::generate();
         let recipient = identity.recipient();

@@ -91,7 +91,7 @@ impl Vault {
         let pcrs = old.map_or_else(|| self.manifest.pcrs.clone(), Branches::all_pcrs);
         match (change, old) {
             (Change::PresentBoot(Some(pcrs)), _) => {
-                provision::present_boot(tpm, Some(pcrs)).map(Branches::only)
+                provision::present_boot(tpm, Some(pcrs), None).map(Branches::only)
             }
             (Change::PresentBoot(None), _) => {
                 Ok(Branches::only(tpm.pcr_values(&pcrs)?.check_extended()?))

@@ -148,7 +148,7 @@ impl Vault {
     /// The present boot, over the PCRs that were asked for or else the vault's.
     fn boot_to_allow(&self, tpm: &mut Tpm, pcrs: Option<&PcrSelection>) -> Result<PcrValues> {
         match pcrs {
-            Some(_) => provision::present_boot(tpm, pcrs),
+            Some(_) => provision::present_boot(tpm, pcrs, None),
             None => tpm.pcr_values(&self.manifest.pcrs)?.check_extended(),
         }
     }

@@ -13,6 +13,10 @@ use crate::secret::Secret;
 use crate::tpm::key_file::{KeyFile, PARENT_UNNAMED};
 use crate::tpm::storage::StorageKey;
 
+/// What is wrong with an object whose MAC does not fit.
+pub(super) const NOT_GENUINE: &str =
+    "it was changed by something other than Strongroom, or belongs to another vault";
+
 impl Unlocked {
     pub(super) fn seal_new(&mut self, object: NewObject, payload: &Secret) -> Result<ObjectId> {
         let object = self.vault.with_pin_settled(object)?;
@@ -295,11 +299,7 @@ impl Vault {
         if key.verifies(Purpose::Object, object, &object.mac) {
             Ok(())
         } else {
-            Err(self.damaged(
-                object,
-                "it was changed by something other than Strongroom, or belongs to another vault"
-                    .to_owned(),
-            ))
+            Err(self.damaged(object, NOT_GENUINE.to_owned()))
         }
     }
 

@@ -3,11 +3,11 @@
 
 use serde_json::json;
 use strongroom::pin::Role;
-use strongroom::recovery::RecoveryKit;
 
 use super::super::Place;
 use crate::cli::TokenSetPin;
 use crate::failure::Failure;
+use crate::kits;
 use crate::output::{self, say};
 use crate::pins;
 
@@ -23,7 +23,7 @@ pub(super) fn run(place: &Place, args: &TokenSetPin) -> Result<(), Failure> {
     let vault = place.vault()?;
     let tcti = place.tcti()?;
     if let Some(kit) = &args.recovery {
-        let kit = RecoveryKit::read(kit)?;
+        let kit = kits::read(kit, &args.passphrase, Some(vault.id()))?;
         vault.set_pin_by_recovery(&tcti, &kit, &args.token, role, &new()?)?;
     } else if args.by_so {
         let (officer, new) = (old(Role::SecurityOfficer)?, new()?);
