@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use strongroom::Tcti;
 use strongroom::dataset_key::KeyFormat;
 use strongroom::object::{Kind, Label, ObjectId, TokenLabel, TokenName};
-use strongroom::policy::PcrSelection;
+use strongroom::policy::{Fence, PcrSelection};
 use strongroom::uri::Selector;
 
 const EXIT_CODES: &str = "\
@@ -179,6 +179,11 @@ pub(crate) struct Init {
     /// The bank of PCRs
     #[arg(long, default_value = "sha256", value_parser = ["sha256"])]
     pub(crate) bank: String,
+
+    /// Put dataset keys behind a fence, for life: once `zfs-keyprovider load --fence` has extended
+    /// this unused PCR of 8 to 15, nothing opens them until a restart
+    #[arg(long, value_name = "PCR")]
+    pub(crate) fence: Option<Fence>,
 
     /// Write the recovery kit into this new file instead of showing it
     #[arg(long, value_name = "FILE")]
@@ -425,6 +430,11 @@ pub(crate) struct TokenAdd {
     /// What PKCS#11 clients see it called, if that is not its name
     #[arg(long)]
     pub(crate) label: Option<TokenLabel>,
+
+    /// Put it behind a fence, for life: an unused PCR of 8 to 15 that is extended once what it holds was
+    /// read
+    #[arg(long, value_name = "PCR")]
+    pub(crate) fence: Option<Fence>,
 
     /// Give it PINs: its user's, and its security officer's, who can set the user's
     #[arg(long)]

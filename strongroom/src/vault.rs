@@ -9,6 +9,7 @@
 mod backing_up;
 mod changing;
 mod copying;
+mod fencing;
 mod finding;
 mod keys;
 mod making;
@@ -31,7 +32,7 @@ use crate::event_log::EventLog;
 use crate::manifest::Manifest;
 use crate::object::{Meant, Metadata, NewObject, ObjectId, TokenName};
 use crate::pin::PinAuth;
-use crate::policy::{Branches, PcrSelection, PcrValues, Refusal};
+use crate::policy::{Branches, Fence, PcrSelection, PcrValues, Refusal};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::recovery_copy::RecoveryCopy;
 use crate::secret::Secret;
@@ -42,6 +43,7 @@ use crate::tpm::session::Gate;
 use crate::tpm::storage::StorageKey;
 use crate::tpm::{Tcti, Tpm};
 
+pub use self::fencing::close_fences;
 pub use self::pins::LoggedIn;
 pub use self::tokens::{NewToken, Token};
 
@@ -94,6 +96,8 @@ pub struct InitOptions {
     pub event_log: Option<EventLog>,
     /// The tokens to make.
     pub tokens: Vec<TokenName>,
+    /// The fence behind which the token `datasets` is to be, for life.
+    pub fence: Option<Fence>,
 }
 
 /// How to change the list of allowed boots.

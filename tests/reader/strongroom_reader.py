@@ -38,7 +38,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 # The newest formats: of lists of boots, objects and backups, and of manifests.
 FORMAT = 1
-MANIFEST_FORMAT = 2
+MANIFEST_FORMAT = 3
 MAX_FILE = 2 << 20
 MAX_BACKUP = 4 << 30
 MAX_KIT = 64 << 10
@@ -54,6 +54,9 @@ UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
 TOKEN = re.compile(r"[a-z0-9-]{1,32}")
 # What a token may have in a manifest of format 2, and must have in some token there.
 FORMAT_2 = ("label", "write-protected", "pins")
+# The same of format 3.
+FORMAT_3 = ("fence",)
+FENCES = (8, 9, 11, 12, 13, 14, 15)
 # Whose PIN it is: the index's member in the manifest, its name here, and the byte that stands for it.
 ROLES = {"security-officer": ("the security officer's", 1), "user": ("the user's", 0)}
 ATTRIBUTE = re.compile(r"[a-z0-9.-]{1,64}")
@@ -303,15 +306,16 @@ def check_manifest(manifest, where):
     for name, token in manifest["tokens"].items():
         string(name, f"{where}: token", TOKEN)
         check_token(name, token, f"{where}: token {name}")
-    second = any(name in token for token in manifest["tokens"].values() for name in FORMAT_2)
-    if manifest["format"] != (2 if second else 1):
+    there = {name for token in manifest["tokens"].values() for name in token}
+    least = 3 if there & set(FORMAT_3) else 2 if there & set(FORMAT_2) else 1
+    if manifest["format"] != least:
         raise Refused(f"{where} is damaged: its format is not the oldest that has all of it")
     unbase64(manifest["mac"], f"{where}: mac", 32)
 
 
 def check_token(name, token, where):
     """What a token is made of."""
-    members(token, where, ["storage-key"], FORMAT_2)
+    members(token, where, ["storage-key"], FORMAT_2 + FORMAT_3)
     unbase64(token["storage-key"], where)
     if "label" in token:
         label = string(token["label"], f"{where}: label")
@@ -320,6 +324,8 @@ def check_token(name, token, where):
             raise Refused(f"{where} is damaged: label {label!r}")
     if "write-protected" in token and not isinstance(token["write-protected"], bool):
         raise Refused(f"{where} is damaged: write-protected")
+    if "fence" in token and (isinstance(token["fence"], bool) or token["fence"] not in FENCES):
+        raise Refused(f"{where} is damaged: fence")
     if "pins" in token:
         pins = members(token["pins"], f"{where}: pins", ["storage-key", "indices"])
         unbase64(pins["storage-key"], f"{where}: pins")
@@ -594,14 +600,14 @@ def policy_or(digests):
     return sha256(ZERO, code(0x171), *digests)
 
 
-def policy_pcr(pcrs):
+def policy_pcr(pcrs, before=ZERO):
     numbers = sorted(int(number) for number in pcrs)
     octets = bytearray(3)
     for number in numbers:
         octets[number // 8] |= 1 << (number % 8)
     selection = bytes.fromhex("00000001000b03") + octets
     values = [bytes.fromhex(pcrs[str(number)]) for number in numbers]
-    return sha256(ZERO, code(0x17F), selection, sha256(*values))
+    return sha256(before, code(0x17F), selection, sha256(*values))
 
 
 def policy_authorize_nv(name):
@@ -768,15 +774,17 @@ def check_policies(vault):
     steps["TPMS_NV_PUBLIC of N"] = index_area("22040008")
     steps["Name of N"] = name_of(index_area("22040008"))
     steps["policy of P"] = policy_authorize_nv(steps["Name of N"])
-    storage_keys = {"storage-key": manifest["storage-key"]}
+    storage_keys = {"storage-key": (manifest["storage-key"], steps["policy of P"])}
     for token, record in manifest["tokens"].items():
-        storage_keys[f"token {token}"] = record["storage-key"]
-    for where, text in storage_keys.items():
-        area = key_file(text, root_handle, where)
-        check_public(area, "000304b2", steps["policy of P"], where)
-    for token, record in manifest["tokens"].items():
+        policy = steps["policy of P"]
+        if "fence" in record:
+            policy = policy_pcr({str(record["fence"]): ZERO.hex()}, policy)
+            steps[f"policy of P of {token}, behind its fence"] = policy
+        storage_keys[f"token {token}"] = (record["storage-key"], policy)
         if "pins" in record:
-            steps.update(check_pins(manifest, token, names["K_rec"], steps["policy of P"]))
+            steps.update(check_pins(manifest, token, names["K_rec"], policy))
+    for where, (text, policy) in storage_keys.items():
+        check_public(key_file(text, root_handle, where), "000304b2", policy, where)
     sealed = [("vault-key", manifest["vault-key"]["tpm"])]
     for which, found in vault.objects.items():
         metadata = found["metadata"]

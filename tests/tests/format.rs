@@ -784,6 +784,7 @@ fn a_manifest_of_format_2_has_one_spelling() {
         name: "plain".parse().expect("a name"),
         label: Some("plain".parse().expect("a label")),
         officer: None,
+        fence: None,
     };
     unlocked.add_token(&plain).expect("a token");
     let plain = read_json(&manifest);
@@ -1017,7 +1018,7 @@ fn what_is_newer_is_called_newer() {
     let good = read_json(&backup);
     for (part, format) in [
         ("/format", 2),
-        ("/manifest/format", 3),
+        ("/manifest/format", 4),
         ("/objects/0/metadata/format", 2),
     ] {
         // Authentic, and with a member that only a newer program can know.
@@ -1051,7 +1052,7 @@ fn what_is_newer_is_called_newer() {
             "/metadata/format",
             2,
         ),
-        ("vault.json".to_owned(), "/format", 3),
+        ("vault.json".to_owned(), "/format", 4),
     ] {
         let file = vault.dir().join(file);
         let newer = with(&read_json(&file), part, json!(format));
@@ -1675,6 +1676,7 @@ fn add_guarded_token(vault: &TestVault) -> Unlocked {
         name: guarded_token(),
         label: Some(GUARDED_LABEL.parse().expect("a label")),
         officer: Some(pin(OFFICER)),
+        fence: None,
     };
     unlocked.add_token(&token).expect("a token");
     unlocked

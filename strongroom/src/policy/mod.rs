@@ -4,12 +4,14 @@
 
 mod branch;
 mod digest;
+mod fence;
 mod file;
 mod pcr;
 mod refusal;
 
 pub use branch::{Branch, Branches};
 pub(crate) use digest::PolicyDigest;
+pub use fence::Fence;
 pub(crate) use file::PolicyFile;
 pub use pcr::{PcrSelection, PcrValues};
 pub use refusal::Refusal;

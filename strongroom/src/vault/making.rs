@@ -4,10 +4,11 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use super::{InitOptions, Vault};
+use super::{InitOptions, Vault, fencing};
 use crate::envelope::VaultKey;
 use crate::error::Result;
 use crate::manifest::Manifest;
+use crate::object::TokenName;
 use crate::policy::{Branches, PolicyFile};
 use crate::provision::{self, TokenPlan};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
@@ -28,6 +29,9 @@ impl Vault {
         tpm.check_commands()?;
         let present =
             provision::present_boot(&mut tpm, options.pcrs.as_ref(), options.event_log.as_ref())?;
+        if let Some(fence) = options.fence {
+            fencing::check_open(&mut tpm, fence, &present.selection())?;
+        }
         let (id, key) = (Uuid::new_v4().to_string(), VaultKey::random());
         let identity = RecoveryIdentity::generate();
         let recipient = identity.recipient();
@@ -57,7 +61,10 @@ impl Vault {
                 &mut tpm,
                 &request,
                 &key,
-                options.tokens.iter().cloned().map(TokenPlan::plain),
+                options.tokens.iter().cloned().map(|name| TokenPlan {
+                    fence: options.fence.filter(|_| name == TokenName::datasets()),
+                    ..TokenPlan::plain(name)
+                }),
             )
             .map(|(on_tpm, _)| on_tpm)?;
         let index = on_tpm.index;

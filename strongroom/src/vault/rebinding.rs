@@ -13,6 +13,7 @@ use crate::tpm::{Tpm, Turn};
 
 impl Vault {
     pub(super) fn try_rebind(&self, turn: &Turn, change: &Change) -> Result<Rebound> {
+        self.check_apart_from_fences(change)?;
         let mut connection = self.connect(turn)?;
         let old = self.branches(&connection.in_force)?;
         let new = self.new_branches(&mut connection.tpm, Some(&old), change)?;
@@ -52,6 +53,7 @@ impl Vault {
         let file = self.store.manifest_file();
         let vault_key = self.manifest.vault_key_by_recovery(kit, &file)?;
         self.check_expected(&vault_key)?;
+        self.check_apart_from_fences(change)?;
         let mut connection = self.connect(turn)?;
         // The list may be lost or spoilt: the kit is there to mend that too.
         let old = match self.branches(&connection.in_force) {
@@ -108,6 +110,14 @@ impl Vault {
                 "the list of allowed boots is lost, so that nothing can be added to it; \
                  run `strongroom rebind --recovery FILE` without --add",
             )),
+        }
+    }
+
+    /// A closed fence must not look like another boot.
+    fn check_apart_from_fences(&self, change: &Change) -> Result<()> {
+        match change {
+            Change::PresentBoot(Some(pcrs)) => self.check_fences_apart_from(pcrs),
+            _ => Ok(()),
         }
     }
 
