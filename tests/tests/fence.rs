@@ -197,7 +197,7 @@ impl Fenced {
             id: String::new(),
         };
         let sealed = fenced.seal("tank/home").ok().json();
-        fenced.id = sealed["id"].as_str().expect("an id").to_owned();
+        sealed["id"].as_str().expect("an id").clone_into(&mut fenced.id);
         fenced
     }
 
