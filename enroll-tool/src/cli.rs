@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use strongroom::Tcti;
 use strongroom::dataset_key::KeyFormat;
 use strongroom::object::{Kind, Label, ObjectId, TokenLabel, TokenName};
-use strongroom::policy::{Fence, PcrSelection};
+use strongroom::policy::{Fence, PcrSelection, Phase};
 use strongroom::uri::Selector;
 
 const EXIT_CODES: &str = "\
@@ -34,6 +34,16 @@ Examples:
 The exit code is 0 whatever is found: what is left open is in the report, each finding with its
 grade (serious, caution, note) and remedy. What cannot be looked at, a TPM or its log, is said there
 too. It changes nothing.";
+
+const PREPARE_HELP: &str = "\
+Examples:
+  strongroom prepare --uki /boot/efi/EFI/Linux/debian.efi --yes
+  strongroom prepare --kernel /boot/vmlinuz-6.12 --initrd /boot/initrd.img-6.12 --yes
+  strongroom prepare --dbx dbxupdate.bin --yes
+  strongroom prepare --root /mnt/be --uki /boot/debian.efi --dry-run
+
+Without a file it allows the present boot in its other phases. What cannot be predicted from this
+boot's event log is refused, with the reason; nothing is changed then.";
 
 /// Keeps this box's keys sealed to its TPM, bound to its measured boot.
 #[derive(Debug, Parser)]
@@ -108,6 +118,18 @@ pub(crate) enum Command {
         strongroom rebind --recovery recovery.txt --yes   # after one that locked the vault"
     )]
     Rebind(Rebind),
+
+    /// Allow the next boot before it happens: predicted from the event log and what it will start
+    #[command(after_help = PREPARE_HELP)]
+    Prepare(Prepare),
+
+    /// Drop all allowed boots but the present one, in its phases: after a good boot
+    #[command(after_help = "\
+Example:
+  strongroom commit --yes
+
+Nothing is written where nothing is to be dropped. strongroom-commit.service runs it once per boot.")]
+    Commit(Commit),
 
     /// Write a whole copy of the vault, ciphertext only, into one file
     #[command(after_help = "Example:\n  strongroom backup /mnt/tank/strongroom.backup")]
@@ -335,6 +357,68 @@ pub(crate) struct Rebind {
 
     #[command(flatten)]
     pub(crate) passphrase: PassphraseFile,
+
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prepare {
+    /// The unified kernel image that will be started
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kernel", "initrd", "cmdline"])]
+    pub(crate) uki: Option<PathBuf>,
+
+    /// The kernel that will be started, by GRUB, systemd-boot or the firmware
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+
+    /// Its initrd; several in the order in which the boot loader has them
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub(crate) initrd: Vec<PathBuf>,
+
+    /// Its command line, or @FILE with it
+    #[arg(long, value_name = "TEXT|@FILE", requires = "kernel")]
+    pub(crate) cmdline: Option<String>,
+
+    /// An update of Secure Boot's db that will be applied
+    #[arg(long, value_name = "FILE")]
+    pub(crate) db: Vec<PathBuf>,
+
+    /// An update of Secure Boot's dbx that will be applied
+    #[arg(long, value_name = "FILE")]
+    pub(crate) dbx: Vec<PathBuf>,
+
+    /// The phases of the boot that may unseal, where systemd has any: initrd, start, sysinit, ready
+    #[arg(long, value_name = "PHASE,...", value_delimiter = ',', default_values_t = Phase::USUAL)]
+    pub(crate) phases: Vec<Phase>,
+
+    /// Take files from this other root, such as a new boot environment
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) root: Option<PathBuf>,
+
+    /// This boot's event log [default: the kernel's, of the kernel's TPM]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) event_log: Option<PathBuf>,
+
+    /// Say what would be allowed, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Commit {
+    /// This boot's event log [default: the kernel's, of the kernel's TPM]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) event_log: Option<PathBuf>,
+
+    /// Say what would be left, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 
     /// Do not ask
     #[arg(long)]

@@ -33,6 +33,7 @@ use crate::manifest::Manifest;
 use crate::object::{Meant, Metadata, NewObject, ObjectId, TokenName};
 use crate::pin::PinAuth;
 use crate::policy::{Branches, Fence, PcrSelection, PcrValues, Refusal};
+use crate::prediction::Forecast;
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::recovery_copy::RecoveryCopy;
 use crate::secret::Secret;
@@ -107,6 +108,11 @@ pub enum Change {
     PresentBoot(Option<PcrSelection>),
     /// One more: the present boot with these PCRs at other values.
     Add(Vec<(u8, [u8; 32])>),
+    /// The next boot, in each of its phases, as it was predicted.
+    Prepare(Box<Forecast>),
+    /// The present boot in those of its phases that are in the list, and no other boot. Its event
+    /// log tells them from another boot's.
+    Commit(Option<EventLog>),
 }
 
 /// What a change of the list came to.
@@ -391,6 +397,20 @@ impl Vault {
             branches,
             present,
             refusal,
+        })
+    }
+
+    /// What a change would make of the list of allowed boots; nothing is written.
+    ///
+    /// # Errors
+    /// Those of [`Vault::rebind`] before it writes.
+    pub fn foresee(&self, tcti: &Tcti, change: &Change) -> Result<Rebound> {
+        let mut connection = self.connect(&self.turn(tcti)?)?;
+        let old = self.branches(&connection.in_force)?;
+        let branches = self.new_branches(&mut connection.tpm, Some(&old), change)?;
+        Ok(Rebound {
+            branches,
+            written: false,
         })
     }
 

@@ -39,6 +39,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 # The newest formats: of lists of boots, objects and backups, and of manifests.
 FORMAT = 1
 MANIFEST_FORMAT = 3
+POLICY_FORMAT = 2
 MAX_FILE = 2 << 20
 MAX_BACKUP = 4 << 30
 MAX_KIT = 64 << 10
@@ -722,11 +723,30 @@ def check_private_key(area, found, where):
         raise Refused(f"{where}: its TPM's key is not the private key of its public key")
 
 
-def check_list(branches, where):
+PHASES = ("initrd", "start", "sysinit", "ready")
+
+
+def check_label(label, where):
+    """What a boot is called: nothing rests on it."""
+    where = f"{where}: label"
+    if not members(label, where, [], ["prepared", "phase"]):
+        raise Refused(f"{where} is damaged: it is empty")
+    if "prepared" in label:
+        name = string(label["prepared"], where)
+        control = any(unicodedata.category(it) == "Cc" for it in name)
+        if not 1 <= len(name.encode()) <= 1024 or control:
+            raise Refused(f"{where} is damaged: it is no name of a boot")
+    if "phase" in label and label["phase"] not in PHASES:
+        raise Refused(f"{where} is damaged: there is no such phase")
+
+
+def check_list(branches, where, format):
     if not isinstance(branches, list) or not 1 <= len(branches) <= 8:
         raise Refused(f"{where} is damaged: it must have 1 to 8 branches")
     for branch in branches:
-        pcrs = members(branch, where, ["pcrs"])["pcrs"]
+        pcrs = members(branch, where, ["pcrs"], ["label"] if format == 2 else [])["pcrs"]
+        if "label" in branch:
+            check_label(branch["label"], where)
         if not isinstance(pcrs, dict) or not pcrs:
             raise Refused(f"{where} is damaged: a branch over no PCR holds in every boot")
         for number, value in pcrs.items():
@@ -870,16 +890,19 @@ def pin_auth(manifest, token, role, pin):
 
 def check_policy_file(where):
     policy = parse(read(where, MAX_FILE), where)
-    check_format(policy, where)
+    check_format(policy, where, POLICY_FORMAT)
     members(policy, where, ["format", "current"], ["next"])
     steps = {}
     for which in ("current", "next"):
         if which in policy:
-            check_list(policy[which], f"{where}: {which}")
+            check_list(policy[which], f"{where}: {which}", policy["format"])
             for place, branch in enumerate(policy[which]):
                 steps[f"digest of {which}[{place}]"] = policy_pcr(branch["pcrs"])
             digest = list_digest(policy[which])
             steps[f"content of N for {which}"] = bytes.fromhex("000b") + digest
+    lists = policy["current"] + policy.get("next", [])
+    if policy["format"] == 2 and not any("label" in branch for branch in lists):
+        raise Refused(f"{where} is damaged: it has format 2 and nothing of it")
     return steps
 
 
