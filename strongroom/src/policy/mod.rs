@@ -2,12 +2,14 @@
 //!
 //! Nothing here talks to a TPM; `crate::tpm` does, with what is computed here.
 
+mod boot_logs;
 mod branch;
 mod digest;
 mod file;
 mod pcr;
 mod refusal;
 
+pub(crate) use boot_logs::BootLogs;
 pub use branch::{Branch, Branches};
 pub(crate) use digest::PolicyDigest;
 pub(crate) use file::PolicyFile;

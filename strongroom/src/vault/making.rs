@@ -7,8 +7,9 @@ use uuid::Uuid;
 use super::{InitOptions, Vault};
 use crate::envelope::VaultKey;
 use crate::error::Result;
+use crate::event_log::{Place, Recording};
 use crate::manifest::Manifest;
-use crate::policy::{Branches, PolicyFile};
+use crate::policy::{BootLogs, Branches, PolicyFile};
 use crate::provision::{self, TokenPlan};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::store::{self, Store};
@@ -26,8 +27,11 @@ impl Vault {
         store.check_unused()?;
         let mut tpm = Tpm::connect(&Turn::to_look(tcti))?;
         tpm.check_commands()?;
-        let present =
-            provision::present_boot(&mut tpm, options.pcrs.as_ref(), options.event_log.as_ref())?;
+        let present = provision::present_boot(
+            &mut tpm,
+            options.pcrs.as_ref(),
+            options.event_log.as_ref().map(Recording::log),
+        )?;
         let (id, key) = (Uuid::new_v4().to_string(), VaultKey::random());
         let identity = RecoveryIdentity::generate();
         let recipient = identity.recipient();
@@ -45,11 +49,13 @@ impl Vault {
         store.check_unused()?;
         let turn = Turn::wait(tcti, &store.turn_file())?;
         let branches = Branches::only(present);
+        let logs = BootLogs::new(store.event_logs(), Place::new(None, tcti.is_kernels()));
         let request = provision::Request {
             vault_id: &id,
             k_rec: &k_rec,
             open_k_rec: &open_k_rec,
             branches: &branches,
+            logs: &logs,
         };
         let (mut tpm, machine) = provision::Machine::prepare(&turn, &request)?;
         let on_tpm = machine
@@ -63,16 +69,20 @@ impl Vault {
         let index = on_tpm.index;
         let recovery_slot = recipient.encrypt(key.expose());
         let manifest = Manifest::new(id, recipient, recovery_slot, on_tpm, &key);
-        let policy = PolicyFile::settled(branches);
+        let policy = PolicyFile::settled(branches.clone());
         let written = store::write(&store.policy_file(), &store::to_json(&policy))
             // Last: before it there is no vault.
             .and_then(|()| store::write(&store.manifest_file(), &store::to_json(&manifest)));
         match written {
-            Ok(()) => Ok(Self {
-                store,
-                manifest,
-                expected: None,
-            }),
+            Ok(()) => {
+                logs.keep_as_read(&branches, Ok(options.event_log.clone()));
+                Ok(Self {
+                    store,
+                    manifest,
+                    expected: None,
+                    event_log: None,
+                })
+            }
             Err(error) => {
                 let left = manifest.writers.index(index, &manifest.id)?;
                 provision::remove_index(&mut tpm, left);
