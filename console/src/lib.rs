@@ -37,10 +37,19 @@ pub fn show(json: bool, value: &impl Serialize, people: impl FnOnce()) {
 }
 
 /// Says on standard error why a program failed, and as JSON on standard output where that is
-/// wanted.
-pub fn failed(program: &str, json: bool, failure: &impl Display, code: u8) -> ExitCode {
+/// wanted, there with what is known of a refusal of the policy.
+pub fn failed(
+    program: &str,
+    json: bool,
+    failure: &impl Display,
+    refusal: Option<&impl Serialize>,
+    code: u8,
+) -> ExitCode {
     if json {
-        let report = json!({ "error": failure.to_string(), "exit": code });
+        let mut report = json!({ "error": failure.to_string(), "exit": code });
+        if let Some(refusal) = refusal {
+            report["refusal"] = json!(refusal);
+        }
         line(&format!("{report:#}"));
     }
     eprintln!("{program}: {failure}");

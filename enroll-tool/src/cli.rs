@@ -21,9 +21,10 @@ Exit codes:
   7  the input is not what it must be
 
 Environment:
-  STRONGROOM_DIR   the vault's folder (default /var/lib/strongroom)
-  STRONGROOM_TCTI  the TPM, in tpm2-tss's notation (default /dev/tpm0, else /dev/tpmrm0)
-  STRONGROOM_LOG   error, warn (default), info, debug";
+  STRONGROOM_DIR        the vault's folder (default /var/lib/strongroom)
+  STRONGROOM_TCTI       the TPM, in tpm2-tss's notation (default /dev/tpm0, else /dev/tpmrm0)
+  STRONGROOM_EVENT_LOG  the event log of the present boot (default the kernel's)
+  STRONGROOM_LOG        error, warn (default), info, debug";
 
 const DOCTOR_HELP: &str = "\
 Examples:
@@ -57,6 +58,11 @@ pub(crate) struct Cli {
     #[arg(long, global = true)]
     pub(crate) tcti: Option<Tcti>,
 
+    /// The event log of the present boot [default: $STRONGROOM_EVENT_LOG, else the kernel's, of the
+    /// kernel's TPM]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) event_log: Option<PathBuf>,
+
     /// Report as JSON on standard output
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -84,7 +90,7 @@ pub(crate) enum Command {
 
     /// Say what this machine's boot is worth and what is left open; needs no vault
     #[command(after_help = DOCTOR_HELP)]
-    Doctor(Doctor),
+    Doctor,
 
     /// List the vault's objects; needs no TPM
     #[command(after_help = "Example:\n  strongroom list")]
@@ -189,14 +195,10 @@ that vault's. The sheet is a kit itself: --recovery takes it, and what the QR co
 
 #[derive(Debug, Args)]
 pub(crate) struct Init {
-    /// The PCRs to bind to [default: those of 7,9,11 that are extended here]
+    /// The PCRs to bind to [default: those of 7,9,11 that are extended here]. One that the event log
+    /// does not lead to is refused unless it is named here
     #[arg(long, value_name = "N,N,...")]
     pub(crate) pcrs: Option<PcrSelection>,
-
-    /// This boot's event log [default: the kernel's, of the kernel's TPM]. A PCR that it does not
-    /// lead to is refused unless --pcrs names it
-    #[arg(long, value_name = "FILE")]
-    pub(crate) event_log: Option<PathBuf>,
 
     /// The bank of PCRs
     #[arg(long, default_value = "sha256", value_parser = ["sha256"])]
@@ -214,13 +216,6 @@ pub(crate) struct Init {
     /// Take it as confirmed that the recovery kit is kept
     #[arg(long)]
     pub(crate) yes: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Doctor {
-    /// Read this event log instead of the kernel's
-    #[arg(long, value_name = "FILE")]
-    pub(crate) event_log: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -397,10 +392,6 @@ pub(crate) struct Prepare {
     #[arg(long, value_name = "FOLDER")]
     pub(crate) root: Option<PathBuf>,
 
-    /// This boot's event log [default: the kernel's, of the kernel's TPM]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) event_log: Option<PathBuf>,
-
     /// Say what would be allowed, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -412,10 +403,6 @@ pub(crate) struct Prepare {
 
 #[derive(Debug, Args)]
 pub(crate) struct Commit {
-    /// This boot's event log [default: the kernel's, of the kernel's TPM]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) event_log: Option<PathBuf>,
-
     /// Say what would be left, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

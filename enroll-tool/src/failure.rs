@@ -1,6 +1,7 @@
 //! Why a command failed, and the one place where that becomes an exit code.
 
 use strongroom::Error;
+use strongroom::policy::Refusal;
 
 /// Why a command did not do all that it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,14 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Of a refusal of the policy, what is not as in an allowed boot.
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Vault(error) | Self::Reported(error) => error.refusal(),
+            _ => None,
+        }
+    }
+
     /// Whether a report has said it already.
     pub(crate) fn is_reported(&self) -> bool {
         matches!(

@@ -32,7 +32,13 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let json = cli.json && !failure.is_reported();
-            strongroom_console::failed("strongroom", json, &failure, failure.exit_code())
+            strongroom_console::failed(
+                "strongroom",
+                json,
+                &failure,
+                failure.refusal(),
+                failure.exit_code(),
+            )
         }
     }
 }

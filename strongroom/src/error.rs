@@ -328,6 +328,14 @@ impl ErrorKind {
 }
 
 impl Error {
+    /// Of a refusal of the policy, what is not as in an allowed boot.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::PolicyRefused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
     /// Which kind of failure this is.
     pub fn kind(&self) -> ErrorKind {
         match self {

@@ -11,7 +11,7 @@ use crate::event_log::EventLog;
 use crate::manifest::{OnTpm, PinsRecord, TokenRecord};
 use crate::object::{TokenLabel, TokenName};
 use crate::pin::PinAuth;
-use crate::policy::{Branches, Fence, PcrSelection, PcrValues, PolicyDigest};
+use crate::policy::{BootLogs, Branches, Fence, PcrSelection, PcrValues, PolicyDigest};
 use crate::tpm::index::Index;
 use crate::tpm::key_file::PARENT_UNNAMED;
 use crate::tpm::pin::{Owner, PinIndices};
@@ -28,6 +28,7 @@ pub(crate) struct Request<'a> {
     pub(crate) k_rec: &'a RecoveryKey,
     pub(crate) open_k_rec: &'a OpenRecoveryKey,
     pub(crate) branches: &'a Branches,
+    pub(crate) logs: &'a BootLogs,
 }
 
 /// A TPM with a root key and an index N that holds the first list of allowed boots.
@@ -66,6 +67,7 @@ impl Machine {
                 session,
                 index: provisioned.index,
                 branches: request.branches.clone(),
+                logs: request.logs.clone(),
             },
             root_key,
             writers: provisioned.writers,

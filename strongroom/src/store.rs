@@ -4,6 +4,7 @@
 //! VAULT/vault.json                  the manifest
 //! VAULT/policy.json                 the list of allowed boots
 //! VAULT/objects/TOKEN/ID.json       one file for each object
+//! VAULT/event-logs/                 what was measured in the allowed boots
 //! ```
 //!
 //! A file is written beside its place, synced, renamed, and its folder synced: readers need no
@@ -88,6 +89,11 @@ impl Store {
 
     pub(crate) fn policy_file(&self) -> PathBuf {
         self.dir.join("policy.json")
+    }
+
+    /// Where the event logs of the allowed boots are kept.
+    pub(crate) fn event_logs(&self) -> PathBuf {
+        self.dir.join("event-logs")
     }
 
     pub(crate) fn object_file(&self, token: &TokenName, id: ObjectId) -> PathBuf {

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use crate::backup::Backup;
 use crate::envelope::{TAG_LEN, VaultKey};
 use crate::error::{Error, Result};
-use crate::event_log::EventLog;
+use crate::event_log::{EventLog, Recording};
 use crate::manifest::Manifest;
 use crate::object::{Meant, Metadata, NewObject, ObjectId, TokenName};
 use crate::pin::PinAuth;
@@ -60,6 +60,8 @@ pub struct Vault {
     manifest: Manifest,
     /// SHA-256(K_vault), where the owner has said which vault it must be.
     expected: Option<[u8; 32]>,
+    /// The event log of the present boot, where the owner has named a file.
+    event_log: Option<PathBuf>,
 }
 
 /// A vault that an allowed boot has opened. Its TPM session ends when it is dropped.
@@ -93,8 +95,8 @@ pub struct InitOptions {
     /// The PCRs; `None` for those of 7, 9 and 11 that are extended on this machine.
     pub pcrs: Option<PcrSelection>,
     /// This boot's event log, where there is one: PCRs that it does not lead to are refused, unless
-    /// `pcrs` names them.
-    pub event_log: Option<EventLog>,
+    /// `pcrs` names them. It is kept, to say what has changed when the policy refuses.
+    pub event_log: Option<Recording>,
     /// The tokens to make.
     pub tokens: Vec<TokenName>,
     /// The fence behind which the token `datasets` is to be, for life.
@@ -216,6 +218,7 @@ impl Vault {
             store,
             manifest,
             expected: None,
+            event_log: None,
         })
     }
 
@@ -225,6 +228,14 @@ impl Vault {
     #[must_use]
     pub fn expecting(mut self, fingerprint: [u8; 32]) -> Self {
         self.expected = Some(fingerprint);
+        self
+    }
+
+    /// The same, with the event log of the present boot in this file, and not where
+    /// `STRONGROOM_EVENT_LOG` says or the kernel has it.
+    #[must_use]
+    pub fn with_event_log(mut self, file: PathBuf) -> Self {
+        self.event_log = Some(file);
         self
     }
 
@@ -392,7 +403,7 @@ impl Vault {
         let allowed = branches
             .iter()
             .any(|branch| branch.pcrs.differing_from(&present).is_empty());
-        let refusal = (!allowed).then(|| Refusal::explain(&present, &branches));
+        let refusal = (!allowed).then(|| self.boot_logs(tcti).explain(&present, &branches));
         Ok(BootState {
             branches,
             present,
@@ -427,7 +438,9 @@ impl Vault {
             // What the owner has named, only K_vault shows; without it, it need not be unsealed.
             vault.unlock_in(&turn)?;
         }
-        Tpm::with_room(&turn, || vault.try_rebind(&turn, change))
+        let rebound = Tpm::with_room(&turn, || vault.try_rebind(&turn, change))?;
+        vault.keep_event_log(tcti);
+        Ok(rebound)
     }
 
     /// Changes the list of allowed boots with the recovery kit, in any boot.
@@ -443,7 +456,9 @@ impl Vault {
         let _lock = self.lock()?;
         let vault = self.reread()?;
         let turn = vault.turn(tcti)?;
-        Tpm::with_room(&turn, || vault.rebind_locked(&turn, kit, change))
+        let rebound = Tpm::with_room(&turn, || vault.rebind_locked(&turn, kit, change))?;
+        vault.keep_event_log(tcti);
+        Ok(rebound)
     }
 
     /// Puts a vault's folder in order from a backup file: a folder that is gone is made again; in
@@ -500,7 +515,9 @@ impl Vault {
     ) -> Result<Recovered> {
         let lock = self.lock()?;
         let vault = self.reread()?;
-        vault.recover_here(&vault.turn(tcti)?, kit, pcrs, lock, progress)
+        let recovered = vault.recover_here(&vault.turn(tcti)?, kit, pcrs, lock, progress)?;
+        vault.keep_event_log(tcti);
+        Ok(recovered)
     }
 }
 

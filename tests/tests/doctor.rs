@@ -3,15 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use strongroom::event_log::EventLog;
-use strongroom_tests::{Run, Swtpm, TestVault};
+use strongroom_tests::{Run, Swtpm, TestVault, event_logs};
 
 #[test]
 fn the_replay_is_that_of_tpm2_eventlog() {
     let vault = TestVault::without_init(Swtpm::start());
-    for log in logs() {
+    for log in event_logs::all() {
         let report = doctor(&vault, &log).ok().json();
         let replayed: BTreeMap<u64, String> = report["pcrs"]
             .as_array()
@@ -29,8 +28,8 @@ fn the_replay_is_that_of_tpm2_eventlog() {
 
 #[test]
 fn a_log_is_compared_with_the_tpm() {
-    let log = logs().remove(0);
-    let vault = TestVault::without_init(after(&log));
+    let log = event_logs::all().remove(0);
+    let vault = TestVault::without_init(event_logs::tpm_after(&log));
     let report = doctor(&vault, &log).ok().json();
     assert_eq!(report["event-log"]["replays"], true, "{report:#}");
     assert_eq!(report["tpm"]["manufacturer"], "IBM");
@@ -55,8 +54,8 @@ fn a_log_is_compared_with_the_tpm() {
 
 #[test]
 fn wrong_authorisations_and_lockout_are_told_apart() {
-    let log = logs().remove(0);
-    let vault = TestVault::without_init(after(&log));
+    let log = event_logs::all().remove(0);
+    let vault = TestVault::without_init(event_logs::tpm_after(&log));
     let tpm = vault.tpm();
     let wrong = || {
         let refused = tpm.tpm2(&["nvread", "-C", "0x1500000", "-P", "wrong", "0x1500000"]);
@@ -118,8 +117,8 @@ fn without_a_tpm_or_a_log_it_says_so_and_that_is_no_failure() {
 
 #[test]
 fn init_refuses_pcrs_that_the_log_does_not_lead_to() {
-    let log = logs().remove(0);
-    let vault = TestVault::without_init(after(&log));
+    let log = event_logs::all().remove(0);
+    let vault = TestVault::without_init(event_logs::tpm_after(&log));
     vault.tpm().extend(9, b"something that nobody logged");
     init(&vault, &log, &[])
         .fails_with(7)
@@ -137,8 +136,8 @@ fn init_refuses_pcrs_that_the_log_does_not_lead_to() {
 
 #[test]
 fn init_takes_pcrs_that_the_log_leads_to() {
-    for log in logs() {
-        let vault = TestVault::without_init(after(&log));
+    for log in event_logs::all() {
+        let vault = TestVault::without_init(event_logs::tpm_after(&log));
         let made = init(&vault, &log, &[]).ok();
         assert!(!made.stderr.contains("does not lead"), "{made}");
     }
@@ -168,31 +167,6 @@ fn ids(report: &serde_json::Value) -> Vec<String> {
         .iter()
         .map(|finding| finding["id"].as_str().expect("a name").to_owned())
         .collect()
-}
-
-/// The logs of the fixtures that firmware alone has written: without what systemd added later,
-/// which is a file of its own.
-fn logs() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/event-logs");
-    let mut logs: Vec<_> = fs::read_dir(folder)
-        .expect("the fixtures are there")
-        .map(|entry| entry.expect("it can be read").path())
-        .filter(|file| file.extension().is_some_and(|it| it == "bin"))
-        .collect();
-    logs.sort();
-    logs
-}
-
-/// A TPM into which all was measured that a log says.
-fn after(log: &Path) -> Swtpm {
-    let tpm = Swtpm::start();
-    let log = EventLog::read(log).expect("it can be read");
-    for event in log.events().iter().filter(|event| event.is_extended()) {
-        let digest = hex::encode(event.digest);
-        let extension = format!("{}:sha256={digest}", event.pcr);
-        tpm.tpm2(&["pcrextend", &extension]).ok();
-    }
-    tpm
 }
 
 /// What tpm2-tools makes of each PCR that a log extends.

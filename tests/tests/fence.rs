@@ -197,7 +197,10 @@ impl Fenced {
             id: String::new(),
         };
         let sealed = fenced.seal("tank/home").ok().json();
-        sealed["id"].as_str().expect("an id").clone_into(&mut fenced.id);
+        sealed["id"]
+            .as_str()
+            .expect("an id")
+            .clone_into(&mut fenced.id);
         fenced
     }
 

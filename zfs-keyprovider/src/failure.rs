@@ -2,6 +2,7 @@
 //! code.
 
 use strongroom::error::{Error, ErrorKind};
+use strongroom::policy::Refusal;
 
 use crate::zfs::ZfsError;
 
@@ -68,6 +69,14 @@ impl Failure {
             name: name.to_owned(),
             reason: reason.into(),
             code: ErrorKind::Input.exit_code(),
+        }
+    }
+
+    /// Of a refusal of the policy, what is not as in an allowed boot.
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Vault(error) | Self::Reported(error) => error.refusal(),
+            _ => None,
         }
     }
 

@@ -40,9 +40,11 @@ Exit codes:
      asked for; the dataset is not the one that the key was sealed for
 
 Environment:
-  STRONGROOM_DIR   the vault's folder (default /var/lib/strongroom)
-  STRONGROOM_TCTI  the TPM, in tpm2-tss's notation (default /dev/tpm0, else /dev/tpmrm0)
-  STRONGROOM_LOG   error, warn (default), info (default of serve), debug";
+  STRONGROOM_DIR        the vault's folder (default /var/lib/strongroom)
+  STRONGROOM_TCTI       the TPM, in tpm2-tss's notation (default /dev/tpm0, else /dev/tpmrm0)
+  STRONGROOM_EVENT_LOG  the event log of the present boot, which says why the policy refuses it
+                        (default the kernel's)
+  STRONGROOM_LOG        error, warn (default), info (default of serve), debug";
 
 /// Hands ZFS its dataset keys out of the vault.
 #[derive(Debug, Parser)]
@@ -183,7 +185,13 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let json = cli.json() && !failure.is_reported();
-            strongroom_console::failed("zfs-keyprovider", json, &failure, failure.exit_code())
+            strongroom_console::failed(
+                "zfs-keyprovider",
+                json,
+                &failure,
+                failure.refusal(),
+                failure.exit_code(),
+            )
         }
     }
 }

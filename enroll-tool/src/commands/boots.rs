@@ -1,9 +1,6 @@
 //! The list of allowed boots, as the commands that change it report it.
 
-use std::path::Path;
-
 use serde_json::json;
-use strongroom::doctor::System;
 use strongroom::event_log::EventLog;
 use strongroom::policy::Branch;
 use strongroom::vault::Rebound;
@@ -45,13 +42,8 @@ pub(super) fn words(branch: &Branch) -> String {
     }
 }
 
-/// The log that was named, or else the kernel's, of the kernel's TPM; `None` where there is none.
-pub(super) fn event_log(place: &Place, named: Option<&Path>) -> Result<Option<EventLog>, Failure> {
-    if let Some(file) = named {
-        return Ok(Some(EventLog::read(file)?));
-    }
-    if !place.tcti()?.is_kernels() {
-        return Ok(None);
-    }
-    Ok(System::here().event_log()?)
+/// What the present boot's event log says; `None` where there is none.
+pub(super) fn event_log(place: &Place) -> Result<Option<EventLog>, Failure> {
+    let recording = place.event_log().read()?;
+    Ok(recording.map(|recording| recording.log().clone()))
 }

@@ -1,5 +1,6 @@
 //! `strongroom commit`: after a good boot, no other boot is allowed any more.
 
+use strongroom::event_log;
 use strongroom::vault::Change;
 
 use super::{Place, boots};
@@ -10,8 +11,8 @@ use crate::output;
 pub(super) fn run(place: &Place, args: &Commit) -> Result<(), Failure> {
     let vault = place.vault()?;
     // Without a log it may still be plain which boots are others.
-    let log = boots::event_log(place, args.event_log.as_deref()).or_else(|failure| {
-        if args.event_log.is_some() {
+    let log = boots::event_log(place).or_else(|failure| {
+        if matches!(place.event_log(), event_log::Place::File(_)) {
             return Err(failure);
         }
         log::warn!("this boot's event log is not used: {failure}");

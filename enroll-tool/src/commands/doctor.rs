@@ -7,10 +7,9 @@ use strongroom::doctor::{
     Diagnosis, Examination, Measurements, PcrReport, PcrState, Protection, SecureBoot, Storage,
     System,
 };
-use strongroom::event_log::EventLog;
+use strongroom::event_log::{self, EventLog};
 
 use super::Place;
-use crate::cli::Doctor;
 use crate::failure::Failure;
 use crate::output::{self, say};
 
@@ -23,14 +22,14 @@ const NAMES: usize = 4;
 /// How many characters of one are.
 const NAME_LENGTH: usize = 48;
 
-pub(super) fn run(place: &Place, args: &Doctor) -> Result<(), Failure> {
+pub(super) fn run(place: &Place) -> Result<(), Failure> {
     let system = System::here();
     let seen = Examination {
         tpm: place
             .tcti()
             .and_then(|tcti| TpmState::read(&tcti))
             .map_err(|error| error.to_string()),
-        log: event_log(place, args, &system)?,
+        log: event_log(place)?,
         facts: system.facts(),
     };
     let diagnosis = seen.diagnose();
@@ -43,23 +42,17 @@ pub(super) fn run(place: &Place, args: &Doctor) -> Result<(), Failure> {
 }
 
 /// A file that was named must be a log; the kernel's may be missing.
-fn event_log(
-    place: &Place,
-    args: &Doctor,
-    system: &System,
-) -> Result<Result<EventLog, String>, Failure> {
-    if let Some(file) = &args.event_log {
-        return Ok(Ok(EventLog::read(file)?));
-    }
-    if let Some(tcti) = place.tcti().ok().filter(|tcti| !tcti.is_kernels()) {
-        return Ok(Err(format!(
-            "the kernel has none of the TPM at {tcti}; name one with --event-log."
-        )));
-    }
-    Ok(match system.event_log() {
-        Ok(Some(log)) => Ok(log),
-        Ok(None) => Err("the kernel shows none.".to_owned()),
-        Err(error) => Err(format!("{error}.")),
+fn event_log(place: &Place) -> Result<Result<EventLog, String>, Failure> {
+    let log = place.event_log();
+    Ok(match (log.read(), log) {
+        (Ok(Some(recording)), _) => Ok(recording.log().clone()),
+        (Ok(None), event_log::Place::Nowhere) => Err(format!(
+            "the kernel has none of the TPM at {}; name one with --event-log.",
+            place.tcti()?
+        )),
+        (Ok(None), _) => Err("the kernel shows none.".to_owned()),
+        (Err(error), event_log::Place::File(_)) => return Err(error.into()),
+        (Err(error), _) => Err(format!("{error}.")),
     })
 }
 

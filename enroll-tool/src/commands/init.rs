@@ -3,9 +3,8 @@
 use std::io::{self, IsTerminal};
 
 use serde_json::json;
-use strongroom::doctor::System;
 use strongroom::error::Error;
-use strongroom::event_log::EventLog;
+use strongroom::event_log::{self, Recording};
 use strongroom::object::TokenName;
 use strongroom::process;
 use strongroom::recovery::RecoveryKit;
@@ -38,7 +37,7 @@ pub(super) fn run(place: &Place, args: &Init) -> Result<(), Failure> {
     let options = InitOptions {
         fence: args.fence,
         pcrs: args.pcrs.clone(),
-        event_log: event_log(place, args)?,
+        event_log: event_log(place)?,
         tokens: vec![
             TokenName::datasets(),
             TokenName::credentials(),
@@ -96,17 +95,15 @@ pub(super) fn run(place: &Place, args: &Init) -> Result<(), Failure> {
 }
 
 /// The log that was named, or else the kernel's, which may be missing or unreadable.
-fn event_log(place: &Place, args: &Init) -> Result<Option<EventLog>, Failure> {
-    if let Some(file) = &args.event_log {
-        return Ok(Some(EventLog::read(file)?));
+fn event_log(place: &Place) -> Result<Option<Recording>, Failure> {
+    let log = place.event_log();
+    match log.read() {
+        Err(error) if !matches!(log, event_log::Place::File(_)) => {
+            log::warn!("the PCRs are not compared with this boot's event log: {error}");
+            Ok(None)
+        }
+        read => Ok(read?),
     }
-    if !place.tcti()?.is_kernels() {
-        return Ok(None);
-    }
-    Ok(System::here().event_log().unwrap_or_else(|error| {
-        log::warn!("the PCRs are not compared with this boot's event log: {error}");
-        None
-    }))
 }
 
 fn show_kit(kit: &RecoveryKit) -> strongroom::Result<()> {

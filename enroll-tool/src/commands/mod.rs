@@ -22,6 +22,7 @@ use std::path::PathBuf;
 
 use clap::CommandFactory;
 use strongroom::error::Error;
+use strongroom::event_log;
 use strongroom::{Tcti, Unlocked, Vault, vault_dir};
 
 use crate::cli::{Cli, Command};
@@ -32,12 +33,13 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
     let place = Place {
         dir: vault_dir(cli.dir.clone()),
         tcti: cli.tcti.clone(),
+        event_log: cli.event_log.clone(),
         json: cli.json,
         vault_key_sha256: cli.vault_key_sha256,
     };
     match &cli.command {
         Command::Init(args) => init::run(&place, args),
-        Command::Doctor(args) => doctor::run(&place, args),
+        Command::Doctor => doctor::run(&place),
         Command::Status => status::run(&place),
         Command::List => list::run(&place),
         Command::Seal(args) => seal::run(&place, args),
@@ -61,6 +63,8 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
 struct Place {
     dir: PathBuf,
     tcti: Option<Tcti>,
+    /// The present boot's.
+    event_log: Option<PathBuf>,
     json: bool,
     /// Which vault it must be.
     vault_key_sha256: Option<[u8; 32]>,
@@ -78,8 +82,18 @@ impl Place {
         Vault::open(&self.dir).map(|vault| self.expecting(vault))
     }
 
-    /// Whichever vault the owner has named, if any.
+    /// Where the event log of the present boot is.
+    fn event_log(&self) -> event_log::Place {
+        let is_kernels = self.tcti().map_or(true, |tcti| tcti.is_kernels());
+        event_log::Place::new(self.event_log.as_deref(), is_kernels)
+    }
+
+    /// Whichever vault the owner has named, if any, and with the event log that they named.
     fn expecting(&self, vault: Vault) -> Vault {
+        let vault = match &self.event_log {
+            Some(file) => vault.with_event_log(file.clone()),
+            None => vault,
+        };
         match self.vault_key_sha256 {
             Some(expected) => vault.expecting(expected),
             None => vault,

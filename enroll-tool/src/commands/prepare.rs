@@ -15,7 +15,7 @@ use crate::output;
 
 pub(super) fn run(place: &Place, args: &Prepare) -> Result<(), Failure> {
     let vault = place.vault()?;
-    let log = boots::event_log(place, args.event_log.as_deref())?.ok_or_else(|| {
+    let log = boots::event_log(place)?.ok_or_else(|| {
         Error::input(
             "this boot's event log",
             "there is none to predict the next boot from; name one with --event-log, or allow the \

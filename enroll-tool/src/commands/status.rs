@@ -40,6 +40,7 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
             "detail": boot_words,
             "pcrs": boot.as_ref().ok().map(|state| &state.present),
             "branches": boot.as_ref().ok().map(|state| &state.branches),
+            "refusal": boot.as_ref().ok().and_then(|state| state.refusal.as_ref()),
         },
         "tokens": tokens,
         "damaged": output::damaged(&listing.damaged),

@@ -203,7 +203,7 @@ fn attribute(event: &Event) -> (Author, &'static str, Option<String>) {
             (Firmware, "what may run", Some(name))
         }
         Measured::Variable(it) => (Firmware, "boot entries", some(&it.name)),
-        Measured::Authority(it) if is_shims(&it.name) => (Shim, "what it lets run", some(&it.name)),
+        Measured::Authority(it) if it.is_shims() => (Shim, "what it lets run", some(&it.name)),
         Measured::Authority(it) => (Firmware, "signers of what was started", some(&it.name)),
         Measured::Application(path) => (Firmware, "programs started", path.clone()),
         Measured::Driver(path) => (Firmware, "drivers loaded", path.clone()),
@@ -226,11 +226,6 @@ fn attribute(event: &Event) -> (Author, &'static str, Option<String>) {
         // They extend nothing, and are not asked for.
         Measured::StartupLocality(_) | Measured::Nothing => (Unknown, "nothing", None),
     }
-}
-
-/// The names under which shim measures into PCR 7 what firmware knows nothing of.
-fn is_shims(name: &str) -> bool {
-    name == "Shim" || name == "SbatLevel" || name.starts_with("Mok") || name == "vendor_db"
 }
 
 /// IMA has a log of its own, which is another one at every moment.

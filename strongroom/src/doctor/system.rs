@@ -4,14 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::error::Result;
-use crate::event_log::{EventLog, KERNEL_LOG};
-
 /// GUID of the UEFI Specification's own variables (section 3.3, EFI_GLOBAL_VARIABLE).
 const GLOBAL: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";
-
-/// Where systemd writes down what it extends.
-const SYSTEMD_LOG: &str = "run/log/systemd/tpm2-measure.log";
 
 /// How often a device may lie on another: LVM on LUKS on RAID on partitions is five.
 const DEEPEST: usize = 8;
@@ -85,24 +79,6 @@ impl System {
     /// One whose `/proc`, `/sys` and `/run` are below this folder.
     pub fn below(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
-    }
-
-    /// The kernel's event log, with what systemd extended since; `None` where there is none.
-    ///
-    /// # Errors
-    /// Those of [`EventLog::read`] and [`EventLog::with_systemd_log`].
-    pub fn event_log(&self) -> Result<Option<EventLog>> {
-        let file = self.root.join(KERNEL_LOG);
-        if !file.exists() {
-            return Ok(None);
-        }
-        let log = EventLog::read(&file)?;
-        let more = self.root.join(SYSTEMD_LOG);
-        if more.exists() {
-            log.with_systemd_log(&more).map(Some)
-        } else {
-            Ok(Some(log))
-        }
     }
 
     /// All that can be read of it. What cannot be read is unknown, and fails nothing.
@@ -431,14 +407,5 @@ mod tests {
         let driver = tree.0.path().join("sys/class/tpm/tpm0/device/driver");
         symlink("../../bus/spi/drivers/tpm_tis_spi", driver).expect("linked");
         assert_eq!(tree.facts().tpm_driver.as_deref(), Some("tpm_tis_spi"));
-    }
-
-    #[test]
-    fn a_system_without_a_log_has_none_and_one_that_cannot_be_read_is_an_error() {
-        let tree = Tree::new();
-        let system = System::below(tree.0.path());
-        assert!(system.event_log().expect("nothing is wrong").is_none());
-        let _tree = tree.with(KERNEL_LOG, "no log");
-        assert!(system.event_log().is_err());
     }
 }

@@ -10,11 +10,15 @@
 //! - [`Measured`]: what an event is about, as far as we know its author's habits
 //! - `replay`: from digests to PCR values
 //! - `systemd`: the log that systemd keeps of what it extends after firmware is gone
+//! - [`Place`]: where the present boot's log is
+//! - `compare`: what two boots measured differently, in words
 
+mod compare;
 mod device_path;
 mod kind;
 mod measured;
 mod parse;
+mod place;
 mod reader;
 mod replay;
 mod systemd;
@@ -31,13 +35,18 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
+pub use compare::{Change, ChangeKind, compare};
 pub use kind::EventType;
 pub use measured::Measured;
+pub use place::{Place, Recording, VARIABLE};
 pub use replay::reset_value;
 pub use variable::Variable;
 
 /// Where the kernel has the log of its first TPM, below the root.
 pub const KERNEL_LOG: &str = "sys/kernel/security/tpm0/binary_bios_measurements";
+
+/// Where systemd writes down what it extends, below the root.
+pub const SYSTEMD_LOG: &str = "run/log/systemd/tpm2-measure.log";
 
 /// The most that is read. Firmware keeps some 64 KiB, and at most a few hundred.
 const LIMIT: u64 = 16 << 20;
@@ -103,14 +112,18 @@ impl EventLog {
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Input`] for what is not such a log.
-    pub fn with_systemd_log(mut self, file: &Path) -> Result<Self> {
-        let more = systemd::events(&bytes_of(file)?).map_err(|reason| {
-            Error::input(
-                format!("systemd's measurement log {}", file.display()),
-                reason,
-            )
-        })?;
-        self.events.extend(more);
+    pub fn with_systemd_log(self, file: &Path) -> Result<Self> {
+        self.followed_by_systemds(&bytes_of(file)?)
+            .map_err(|reason| {
+                Error::input(
+                    format!("systemd's measurement log {}", file.display()),
+                    reason,
+                )
+            })
+    }
+
+    fn followed_by_systemds(mut self, bytes: &[u8]) -> Result<Self, String> {
+        self.events.extend(systemd::events(bytes)?);
         Ok(self)
     }
 

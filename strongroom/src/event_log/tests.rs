@@ -299,6 +299,37 @@ fn a_log_that_never_ends_is_not_read_to_the_end() {
     assert!(refused.to_string().contains("16 MiB"), "{refused}");
 }
 
+#[test]
+fn a_system_without_a_log_has_none_and_one_that_cannot_be_read_is_an_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = Place::System(folder.path().to_owned());
+    assert_eq!(place.read().expect("nothing is wrong"), None);
+    let write = |file: &str, bytes: &[u8]| {
+        let file = folder.path().join(file);
+        fs::create_dir_all(file.parent().expect("a folder")).expect("made");
+        fs::write(file, bytes).expect("written");
+    };
+    let firmware = Writer::new().data(7, EventType::SEPARATOR, &[0; 4]).bytes();
+    write(KERNEL_LOG, &firmware);
+    let read = || place.read().map(|it| it.expect("there is one"));
+    let recording = read().expect("a log");
+    assert_eq!(recording.firmware, firmware);
+    assert_eq!(recording.systemd, None);
+    write(SYSTEMD_LOG, b"");
+    assert_eq!(read().expect("a log").systemd, Some(Vec::new()));
+    write(SYSTEMD_LOG, b"no log");
+    read().expect_err("refused");
+    write(SYSTEMD_LOG, b"");
+    write(KERNEL_LOG, b"no log");
+    read().expect_err("refused");
+    // Both can be seen to be read by who confines itself.
+    let seen = place.paths();
+    for file in [KERNEL_LOG, SYSTEMD_LOG] {
+        let file = folder.path().join(file);
+        assert!(seen.iter().any(|it| file.starts_with(it)), "{seen:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn bytes_that_are_anything_are_refused_or_read(bytes: Vec<u8>) {

@@ -30,6 +30,12 @@ impl Variable {
         })
     }
 
+    /// Whether shim measured it, into PCR 7, of which firmware knows nothing.
+    pub fn is_shims(&self) -> bool {
+        let name = self.name.as_str();
+        name == "Shim" || name == "SbatLevel" || name.starts_with("Mok") || name == "vendor_db"
+    }
+
     /// Of `SecureBoot`: whether it says that it is on.
     pub fn is_on(&self) -> bool {
         self.data == [1]

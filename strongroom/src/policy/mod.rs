@@ -2,6 +2,7 @@
 //!
 //! Nothing here talks to a TPM; `crate::tpm` does, with what is computed here.
 
+mod boot_logs;
 mod branch;
 mod digest;
 mod fence;
@@ -11,6 +12,7 @@ mod pcr;
 mod phase;
 mod refusal;
 
+pub(crate) use boot_logs::BootLogs;
 pub use branch::{Branch, Branches};
 pub(crate) use digest::PolicyDigest;
 pub use fence::Fence;

@@ -1,17 +1,27 @@
-//! What a refusal of the policy means: which PCRs are not as in any allowed boot.
+//! What a refusal of the policy means: which PCRs are not as in any allowed boot, and what was
+//! measured differently.
 
 use std::fmt;
 
+use serde::Serialize;
+
 use super::branch::Branches;
 use super::pcr::PcrValues;
+use crate::event_log::Change;
+
+/// How many changes of one PCR are told to people. JSON has all.
+const TOLD: usize = 3;
 
 /// The machine was booted into a state that the policy does not allow.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Refusal {
     /// For the allowed boot that is nearest to the present state: the PCRs that differ.
     pub differing: Vec<u8>,
     /// How many boots are allowed.
     pub branches: usize,
+    /// What was measured differently into these PCRs, as far as the event logs of both boots say.
+    pub changes: Vec<Change>,
 }
 
 impl Refusal {
@@ -25,7 +35,21 @@ impl Refusal {
         Self {
             differing,
             branches: allowed.count(),
+            changes: Vec::new(),
         }
+    }
+
+    /// The changes for people, each with its PCR.
+    fn told(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        for pcr in &self.differing {
+            let its: Vec<_> = self.changes.iter().filter(|it| it.pcr == *pcr).collect();
+            told.extend(its.iter().take(TOLD).map(ToString::to_string));
+            if its.len() > TOLD {
+                told.push(format!("PCR {pcr}: {} more", its.len() - TOLD));
+            }
+        }
+        told
     }
 }
 
@@ -54,6 +78,9 @@ impl fmt::Display for Refusal {
                     pcrs.join(", ")
                 )?;
             }
+        }
+        if !self.changes.is_empty() {
+            write!(f, " ({})", self.told().join("; "))?;
         }
         f.write_str(
             "; if the change was yours (an update, a setting), run \

@@ -18,7 +18,7 @@ use super::pin::Guard;
 use super::root_key::RootKey;
 use super::{Answer, Tpm, answer, selection_list};
 use crate::error::{Error, Result};
-use crate::policy::{Branches, Fence, PcrSelection, Refusal};
+use crate::policy::{BootLogs, Branches, Fence, PcrSelection};
 
 /// How long a command is begun anew because some PCR was extended meanwhile, which any process
 /// that measures a file may do; and how often at least, on a TPM that is slow. Real bursts end.
@@ -56,6 +56,8 @@ pub(crate) struct Gate {
     pub(crate) session: Session,
     pub(crate) index: OpenIndex,
     pub(crate) branches: Branches,
+    /// What explains a refusal.
+    pub(crate) logs: BootLogs,
 }
 
 impl Session {
@@ -281,13 +283,12 @@ impl Gate {
             })
     }
 
-    /// Says which PCRs are not as in an allowed boot.
+    /// Says what is not as in an allowed boot.
     fn refusal(&self, tpm: &mut Tpm) -> Result<Error> {
         let all = self.branches.all_pcrs();
         let present = tpm.pcr_values(&all)?;
-        Ok(Error::PolicyRefused(Refusal::explain(
-            &present,
-            &self.branches,
-        )))
+        Ok(Error::PolicyRefused(
+            self.logs.explain(&present, &self.branches),
+        ))
     }
 }

@@ -7,9 +7,10 @@ use uuid::Uuid;
 use super::{InitOptions, Vault, fencing};
 use crate::envelope::VaultKey;
 use crate::error::Result;
+use crate::event_log::{Place, Recording};
 use crate::manifest::Manifest;
 use crate::object::TokenName;
-use crate::policy::{Branches, PolicyFile};
+use crate::policy::{BootLogs, Branches, PolicyFile};
 use crate::provision::{self, TokenPlan};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::store::{self, Store};
@@ -27,8 +28,11 @@ impl Vault {
         store.check_unused()?;
         let mut tpm = Tpm::connect(&Turn::to_look(tcti))?;
         tpm.check_commands()?;
-        let present =
-            provision::present_boot(&mut tpm, options.pcrs.as_ref(), options.event_log.as_ref())?;
+        let present = provision::present_boot(
+            &mut tpm,
+            options.pcrs.as_ref(),
+            options.event_log.as_ref().map(Recording::log),
+        )?;
         if let Some(fence) = options.fence {
             fencing::check_open(&mut tpm, fence, &present.selection())?;
         }
@@ -49,11 +53,13 @@ impl Vault {
         store.check_unused()?;
         let turn = Turn::wait(tcti, &store.turn_file())?;
         let branches = Branches::only(present);
+        let logs = BootLogs::new(store.event_logs(), Place::new(None, tcti.is_kernels()));
         let request = provision::Request {
             vault_id: &id,
             k_rec: &k_rec,
             open_k_rec: &open_k_rec,
             branches: &branches,
+            logs: &logs,
         };
         let (mut tpm, machine) = provision::Machine::prepare(&turn, &request)?;
         let on_tpm = machine
@@ -70,16 +76,20 @@ impl Vault {
         let index = on_tpm.index;
         let recovery_slot = recipient.encrypt(key.expose());
         let manifest = Manifest::new(id, recipient, recovery_slot, on_tpm, &key);
-        let policy = PolicyFile::settled(branches);
+        let policy = PolicyFile::settled(branches.clone());
         let written = store::write(&store.policy_file(), &store::to_json(&policy))
             // Last: before it there is no vault.
             .and_then(|()| store::write(&store.manifest_file(), &store::to_json(&manifest)));
         match written {
-            Ok(()) => Ok(Self {
-                store,
-                manifest,
-                expected: None,
-            }),
+            Ok(()) => {
+                logs.keep_as_read(&branches, Ok(options.event_log.clone()));
+                Ok(Self {
+                    store,
+                    manifest,
+                    expected: None,
+                    event_log: None,
+                })
+            }
             Err(error) => {
                 let left = manifest.writers.index(index, &manifest.id)?;
                 provision::remove_index(&mut tpm, left);

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use super::{Unlocked, Vault};
 use crate::envelope::VaultKey;
 use crate::error::{Error, Result};
+use crate::event_log::Place;
 use crate::manifest;
-use crate::policy::{Branches, PolicyFile};
+use crate::policy::{BootLogs, Branches, PolicyFile};
 use crate::tpm::index::OpenIndex;
 use crate::tpm::root_key::RootKey;
 use crate::tpm::session::{Gate, Session};
@@ -61,6 +62,7 @@ impl Vault {
             session,
             index,
             branches,
+            logs: self.boot_logs(tpm.turn().tcti()),
         };
         let key = self
             .unseal_vault_key(&mut tpm, root, &gate)
@@ -100,6 +102,7 @@ impl Vault {
     pub(super) fn reread(&self) -> Result<Self> {
         Ok(Self {
             expected: self.expected,
+            event_log: self.event_log.clone(),
             ..Self::open(&self.store.dir)?
         })
     }
@@ -130,6 +133,21 @@ impl Vault {
     pub(super) fn branches(&self, in_force: &[u8; 32]) -> Result<Branches> {
         let file = self.store.policy_file();
         PolicyFile::read(&file)?.that_holds(in_force, &file)
+    }
+
+    /// The event logs of the allowed boots, and of this one on this TPM.
+    pub(super) fn boot_logs(&self, tcti: &Tcti) -> BootLogs {
+        let present = Place::new(self.event_log.as_deref(), tcti.is_kernels());
+        BootLogs::new(self.store.event_logs(), present)
+    }
+
+    /// Keeps the event log of this boot where the list on disk allows it, and no other than those
+    /// of allowed boots.
+    pub(super) fn keep_event_log(&self, tcti: &Tcti) {
+        match PolicyFile::read(&self.store.policy_file()) {
+            Ok(policy) => self.boot_logs(tcti).keep(&policy.current),
+            Err(error) => log::debug!("this boot's event log is not kept: {error}"),
+        }
     }
 
     pub(super) fn unseal_vault_key(

@@ -28,6 +28,7 @@ impl Vault {
                 session,
                 index: connection.index,
                 branches: old,
+                logs: self.boot_logs(turn.tcti()),
             };
             self.manifest.writers.rewrite(
                 &mut connection.tpm,

@@ -44,6 +44,7 @@ impl Vault {
             store,
             manifest: genuine.clone().unwrap_or_else(|| backup.manifest.clone()),
             expected: None,
+            event_log: None,
         };
         vault.store.create_folders(vault.tokens())?;
         let _lock = vault.lock()?;
@@ -176,6 +177,7 @@ impl Vault {
             k_rec: &self.manifest.writers.k_rec,
             open_k_rec: &open_k_rec,
             branches: &branches,
+            logs: &self.boot_logs(turn.tcti()),
         };
         drop(tpm);
         let plans: Vec<TokenPlan> = self

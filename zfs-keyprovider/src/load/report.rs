@@ -60,6 +60,7 @@ pub(super) fn show(json: bool, plan: &Plan, way: &Way, outcome: &Result<(), Fail
         "failed": failed,
         "exit": outcome.as_ref().err().map_or(0, Failure::exit_code),
         "error": outcome.as_ref().err().map(ToString::to_string),
+        "refusal": outcome.as_ref().err().and_then(Failure::refusal),
     });
     console::show(json, &value, || {
         if !plan.items.is_empty() {

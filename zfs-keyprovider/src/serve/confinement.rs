@@ -7,7 +7,7 @@
 //! box without its keys is the worse outcome.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, RestrictionStatus, Ruleset,
@@ -20,11 +20,12 @@ use seccompiler::{
 };
 use strongroom::Tcti;
 use strongroom::error::Error;
+use strongroom::event_log::Place;
 
 /// The newest Landlock that is used here; older kernels enforce what they know of it.
 const LANDLOCK: ABI = ABI::V6;
 
-/// What is read besides the vault: libtss2's parts for a kind of TPM are loaded when it is opened,
+/// What is read besides the vault and the event log: libtss2's parts for a kind of TPM are loaded when it is opened,
 /// and the log names callers.
 const READ: [&str; 6] = [
     "/usr",
@@ -49,8 +50,8 @@ pub(super) fn confine(dir: &Path, tcti: &Tcti) -> Result<(), Error> {
         log::warn!("there is no TPM, and one that appears later is not seen: start again then");
     }
     drop_capabilities()?;
-    let status =
-        restrict_files(dir, device).map_err(|error| Error::input("Landlock", error.to_string()))?;
+    let status = restrict_files(dir, device, tcti.is_kernels())
+        .map_err(|error| Error::input("Landlock", error.to_string()))?;
     if status.ruleset == RulesetStatus::NotEnforced {
         log::warn!("this kernel has no Landlock: the server is not confined to its files");
     }
@@ -77,10 +78,17 @@ fn drop_capabilities() -> Result<(), Error> {
     set_capabilities(None, sets).map_err(failed)
 }
 
-fn restrict_files(dir: &Path, device: Option<&Path>) -> Result<RestrictionStatus, RulesetError> {
+fn restrict_files(
+    dir: &Path,
+    device: Option<&Path>,
+    is_kernels: bool,
+) -> Result<RestrictionStatus, RulesetError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let read_and_write = AccessFs::ReadFile | AccessFs::WriteFile;
-    let readable = READ.iter().map(Path::new).chain([dir]).map(|it| (it, read));
+    let log = Place::new(None, is_kernels).paths();
+    let readable = READ.iter().map(Path::new).chain([dir]);
+    let readable = readable.chain(log.iter().map(PathBuf::as_path));
+    let readable = readable.map(|it| (it, read));
     let writable = TPM.iter().map(Path::new).chain(device);
     let null = ["/dev/null", "/dev/urandom"].iter().map(Path::new);
     let writable = writable.chain(null).map(|it| (it, read_and_write));
