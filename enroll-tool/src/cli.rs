@@ -26,6 +26,15 @@ Environment:
   STRONGROOM_EVENT_LOG  the event log of the present boot (default the kernel's)
   STRONGROOM_LOG        error, warn (default), info, debug";
 
+const SUSPEND_HELP: &str = "\
+Example:
+  strongroom suspend --boots 3     # then update the firmware
+
+Until then, whoever boots anything on this machine that leaves the PCRs which stay as they are can open
+the vault: with PCR 7 alone, any other system that the same keys have signed. The TPM itself counts the
+restarts. After a good boot of what is new, `strongroom commit` allows that for good and ends the
+suspension.";
+
 const DOCTOR_HELP: &str = "\
 Examples:
   strongroom doctor
@@ -136,6 +145,10 @@ Example:
 
 Nothing is written where nothing is to be dropped. strongroom-commit.service runs it once per boot.")]
     Commit(Commit),
+
+    /// Let other boots in for a few restarts, where an update cannot be predicted
+    #[command(after_help = SUSPEND_HELP)]
+    Suspend(Suspend),
 
     /// Write a whole copy of the vault, ciphertext only, into one file
     #[command(after_help = "Example:\n  strongroom backup /mnt/tank/strongroom.backup")]
@@ -406,6 +419,25 @@ pub(crate) struct Commit {
     /// Say what would be left, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Suspend {
+    /// For how many restarts: a firmware update may take three and more
+    #[arg(long, value_name = "N", required_unless_present = "end")]
+    pub(crate) boots: Option<u32>,
+
+    /// The PCRs that are to be as they are now all the same [default: 7]
+    #[arg(long, value_name = "N,N,...", conflicts_with = "end")]
+    pub(crate) pcrs: Option<PcrSelection>,
+
+    /// End the suspension now
+    #[arg(long, conflicts_with = "boots")]
+    pub(crate) end: bool,
 
     /// Do not ask
     #[arg(long)]

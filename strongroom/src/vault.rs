@@ -19,6 +19,7 @@ mod proving;
 mod rebinding;
 mod recovering;
 mod sealing;
+mod suspending;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,8 +114,19 @@ pub enum Change {
     /// The next boot, in each of its phases, as it was predicted.
     Prepare(Box<Forecast>),
     /// The present boot in those of its phases that are in the list, and no other boot. Its event
-    /// log tells them from another boot's.
+    /// log tells them from another boot's. A boot that only a suspension has let in is allowed for good
+    /// from now on, and the suspension ends; one that the list had all along leaves it.
     Commit(Option<EventLog>),
+    /// One more, for so many restarts: whatever leaves these PCRs as they are now, by themselves PCR 7
+    /// where the list looks at it.
+    Suspend {
+        /// How many restarts: 1 to [`Suspension::MOST`](crate::policy::Suspension::MOST).
+        boots: u32,
+        /// The PCRs, fewer than the list is over.
+        pcrs: Option<PcrSelection>,
+    },
+    /// No suspension any more.
+    Resume,
 }
 
 /// What a change of the list came to.
@@ -135,6 +147,8 @@ pub struct BootState {
     pub present: PcrValues,
     /// Why the policy refuses the present boot; `None` where it allows it.
     pub refusal: Option<Refusal>,
+    /// For a suspended policy, how often the TPM was reset so far.
+    pub resets: Option<u32>,
 }
 
 /// What a recovery came to.
@@ -395,19 +409,25 @@ impl Vault {
         }
     }
 
-    /// How the present boot stands to the policy. Three TPM commands and a PCR_Read.
+    /// How the present boot stands to the policy. Three TPM commands and a PCR_Read, and ReadClock where
+    /// the policy is suspended.
     pub fn boot_state(&self, tcti: &Tcti) -> Result<BootState> {
         let mut connection = self.connect(&self.turn(tcti)?)?;
         let branches = self.branches(&connection.in_force)?;
         let present = connection.tpm.pcr_values(&branches.all_pcrs())?;
+        let resets = match branches.suspensions().next() {
+            Some(_) => Some(connection.tpm.resets()?),
+            None => None,
+        };
         let allowed = branches
             .iter()
-            .any(|branch| branch.pcrs.differing_from(&present).is_empty());
+            .any(|branch| branch.allows(&present, resets.unwrap_or_default()));
         let refusal = (!allowed).then(|| self.boot_logs(tcti).explain(&present, &branches));
         Ok(BootState {
             branches,
             present,
             refusal,
+            resets,
         })
     }
 

@@ -611,6 +611,20 @@ def policy_pcr(pcrs, before=ZERO):
     return sha256(before, code(0x17F), selection, sha256(*values))
 
 
+def policy_counter_timer(digest, operand, offset, operation):
+    arguments = sha256(operand, offset.to_bytes(2, "big"), operation.to_bytes(2, "big"))
+    return sha256(digest, code(0x16D), arguments)
+
+
+def policy_branch(branch):
+    digest = policy_pcr(branch["pcrs"])
+    if "suspended" in branch:
+        last = branch["suspended"]["resets"].to_bytes(4, "big")
+        digest = policy_counter_timer(digest, last, 16, 0x0009)
+        digest = policy_counter_timer(digest, bytes(4), 20, 0x0000)
+    return digest
+
+
 def policy_authorize_nv(name):
     return sha256(ZERO, code(0x192), name)
 
@@ -744,7 +758,11 @@ def check_list(branches, where, format):
     if not isinstance(branches, list) or not 1 <= len(branches) <= 8:
         raise Refused(f"{where} is damaged: it must have 1 to 8 branches")
     for branch in branches:
-        pcrs = members(branch, where, ["pcrs"], ["label"] if format == 2 else [])["pcrs"]
+        optional = ["label", "suspended"] if format == 2 else []
+        pcrs = members(branch, where, ["pcrs"], optional)["pcrs"]
+        if "suspended" in branch:
+            last = members(branch["suspended"], f"{where}: suspended", ["resets"])["resets"]
+            integer(last, f"{where}: resets", 0, 0xFFFFFFFF)
         if "label" in branch:
             check_label(branch["label"], where)
         if not isinstance(pcrs, dict) or not pcrs:
@@ -756,7 +774,7 @@ def check_list(branches, where, format):
 
 
 def list_digest(branches):
-    digests = [policy_pcr(branch["pcrs"]) for branch in branches]
+    digests = [policy_branch(branch) for branch in branches]
     return digests[0] if len(digests) == 1 else policy_or(digests)
 
 
@@ -897,11 +915,11 @@ def check_policy_file(where):
         if which in policy:
             check_list(policy[which], f"{where}: {which}", policy["format"])
             for place, branch in enumerate(policy[which]):
-                steps[f"digest of {which}[{place}]"] = policy_pcr(branch["pcrs"])
+                steps[f"digest of {which}[{place}]"] = policy_branch(branch)
             digest = list_digest(policy[which])
             steps[f"content of N for {which}"] = bytes.fromhex("000b") + digest
     lists = policy["current"] + policy.get("next", [])
-    if policy["format"] == 2 and not any("label" in branch for branch in lists):
+    if policy["format"] == 2 and not any(len(branch) > 1 for branch in lists):
         raise Refused(f"{where} is damaged: it has format 2 and nothing of it")
     return steps
 

@@ -36,10 +36,30 @@ pub(super) fn words(branch: &Branch) -> String {
         Some(files) => format!("prepared: {files}"),
         None => "enrolled".to_owned(),
     };
-    match label.and_then(|label| label.phase()) {
-        Some(phase) => format!("{which} (phase {phase})"),
-        None => which,
+    match (branch.suspended, label.and_then(|label| label.phase())) {
+        (Some(suspension), _) => format!(
+            "SUSPENDED: whatever leaves PCR {} so, until reset {} of the TPM",
+            branch.pcrs.selection(),
+            suspension.resets
+        ),
+        (None, Some(phase)) => format!("{which} (phase {phase})"),
+        (None, None) => which,
     }
+}
+
+/// What a suspension lets in, in a sentence.
+pub(super) fn who_may_boot(branch: &Branch) -> String {
+    let pcrs = branch.pcrs.selection();
+    let signed = match pcrs.to_string().as_str() {
+        "7" => {
+            ": any other system, and any rescue medium, that the keys in the firmware have signed"
+        }
+        _ => "",
+    };
+    format!(
+        "While the policy is suspended, whoever boots anything on this machine that leaves PCR {pcrs} as \
+         it is now can open the vault{signed}"
+    )
 }
 
 /// What the present boot's event log says; `None` where there is none.

@@ -15,6 +15,7 @@ mod recovery_test;
 mod remove;
 mod seal;
 mod status;
+mod suspend;
 mod token;
 mod unseal;
 
@@ -48,6 +49,7 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Rebind(args) => rebind::run(&place, args),
         Command::Prepare(args) => prepare::run(&place, args),
         Command::Commit(args) => commit::run(&place, args),
+        Command::Suspend(args) => suspend::run(&place, args),
         Command::Backup { file } => backup::run(&place, file),
         Command::Remove(args) => remove::run(&place, args),
         Command::Token { action } => token::run(&place, action),

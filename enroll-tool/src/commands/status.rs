@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use strongroom::error::Error;
+use strongroom::policy::Branch;
+use strongroom::vault::BootState;
 
 use super::{Place, boots};
 use crate::failure::Failure;
@@ -40,6 +42,7 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
             "detail": boot_words,
             "pcrs": boot.as_ref().ok().map(|state| &state.present),
             "branches": boot.as_ref().ok().map(|state| &state.branches),
+            "suspended": boot.as_ref().ok().and_then(suspended),
             "refusal": boot.as_ref().ok().and_then(|state| state.refusal.as_ref()),
         },
         "tokens": tokens,
@@ -56,6 +59,16 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
             .iter()
             .map(|(token, count)| format!("{token} {count}"))
             .collect();
+        if let Ok(state) = &boot {
+            for (branch, left) in suspensions(state) {
+                let left = left.map_or("over".to_owned(), |left| format!("{left} restart(s) left"));
+                say!(
+                    "SUSPENDED  {left}: whatever leaves PCR {} as it was may open the vault; \
+                     `strongroom commit`, or `strongroom suspend --end`",
+                    branch.pcrs.selection()
+                );
+            }
+        }
         if !counts.is_empty() {
             say!("Objects  {}", counts.join(", "));
         }
@@ -77,4 +90,19 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
             }),
         },
     }
+}
+
+/// Each suspension, and how many restarts are left of it; `None` where it is over.
+fn suspensions(state: &BootState) -> impl Iterator<Item = (&Branch, Option<u32>)> {
+    let resets = state.resets.unwrap_or_default();
+    let left = move |branch: &Branch| branch.suspended?.boots_left(resets);
+    state
+        .branches
+        .suspensions()
+        .map(move |branch| (branch, left(branch)))
+}
+
+fn suspended(state: &BootState) -> Option<Value> {
+    let (branch, left) = suspensions(state).next()?;
+    Some(json!({ "pcrs": branch.pcrs.selection(), "boots-left": left }))
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::digest::PolicyDigest;
 use super::label::Label;
 use super::pcr::{PcrSelection, PcrValues};
+use super::suspension::Suspension;
 use crate::error::{Error, Result};
 
 /// One allowed state of the machine.
@@ -16,11 +17,38 @@ pub struct Branch {
     /// What it is called, where somebody has said so. It decides nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<Label>,
+    /// Until when, where it is not for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended: Option<Suspension>,
 }
 
 impl Branch {
+    /// For good, and without a name.
+    pub(crate) fn of(pcrs: PcrValues) -> Self {
+        Self {
+            pcrs,
+            label: None,
+            suspended: None,
+        }
+    }
+
     pub(crate) fn digest(&self) -> PolicyDigest {
-        PolicyDigest::EMPTY.pcr(&self.pcrs)
+        let pcrs = PolicyDigest::EMPTY.pcr(&self.pcrs);
+        match self.suspended {
+            Some(suspension) => suspension.extend(pcrs),
+            None => pcrs,
+        }
+    }
+
+    /// Whether it allows what the PCRs are now, after so many resets of the TPM.
+    pub(crate) fn allows(&self, present: &PcrValues, resets: u32) -> bool {
+        self.pcrs.differing_from(present).is_empty() && !self.is_over(resets)
+    }
+
+    /// Whether it allows nothing any more.
+    pub(crate) fn is_over(&self, resets: u32) -> bool {
+        let left = |suspension: Suspension| suspension.boots_left(resets);
+        self.suspended.is_some_and(|it| left(it).is_none())
     }
 }
 
@@ -36,7 +64,7 @@ impl Branches {
 
     /// The one boot that left the PCRs so.
     pub fn only(pcrs: PcrValues) -> Self {
-        Self(vec![Branch { pcrs, label: None }])
+        Self(vec![Branch::of(pcrs)])
     }
 
     /// The branches.
@@ -56,7 +84,7 @@ impl Branches {
     pub fn with(mut self, more: impl IntoIterator<Item = Branch>) -> Result<Self> {
         let (had, mut new) = (self.0.len(), 0);
         for branch in more {
-            if !self.allows(&branch.pcrs) {
+            if !self.has(&branch) {
                 self.0.push(branch);
                 new += 1;
             }
@@ -82,14 +110,21 @@ impl Branches {
         (!kept.is_empty()).then_some(Self(kept))
     }
 
-    /// Whether this very state is one of them.
-    pub fn allows(&self, pcrs: &PcrValues) -> bool {
-        self.0.iter().any(|branch| branch.pcrs == *pcrs)
+    /// Whether the policy is the same with it, whatever it is called.
+    fn has(&self, branch: &Branch) -> bool {
+        let same = |it: &Branch| (&it.pcrs, it.suspended) == (&branch.pcrs, branch.suspended);
+        self.0.iter().any(same)
     }
 
-    /// Whether some branch has a label.
-    pub(crate) fn are_labelled(&self) -> bool {
-        self.0.iter().any(|branch| branch.label.is_some())
+    /// Whether somebody has asked to be let in with less than a whole boot, for a while.
+    pub fn suspensions(&self) -> impl Iterator<Item = &Branch> {
+        self.0.iter().filter(|branch| branch.suspended.is_some())
+    }
+
+    /// Whether some branch has more than PCRs.
+    pub(crate) fn are_of_format_2(&self) -> bool {
+        let more = |branch: &Branch| branch.label.is_some() || branch.suspended.is_some();
+        self.0.iter().any(more)
     }
 
     /// The same without a word of what was prepared: all of it has booted.
@@ -101,16 +136,18 @@ impl Branches {
         self
     }
 
-    /// The distinct PCR selections, in the order of their first branch.
-    pub(crate) fn selections(&self) -> Vec<PcrSelection> {
-        let mut selections = Vec::new();
+    /// The distinct things that a session can assert, in the order of their first branch: those that are
+    /// for good first.
+    pub(crate) fn assertions(&self) -> Vec<(PcrSelection, Option<Suspension>)> {
+        let mut assertions = Vec::new();
         for branch in &self.0 {
-            let selection = branch.pcrs.selection();
-            if !selections.contains(&selection) {
-                selections.push(selection);
+            let assertion = (branch.pcrs.selection(), branch.suspended);
+            if !assertions.contains(&assertion) {
+                assertions.push(assertion);
             }
         }
-        selections
+        assertions.sort_by_key(|(_, suspended)| suspended.is_some());
+        assertions
     }
 
     /// Every PCR that some branch looks at.

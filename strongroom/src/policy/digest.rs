@@ -4,6 +4,7 @@
 use sha2::{Digest, Sha256};
 
 use super::pcr::PcrValues;
+use super::suspension::ClockCondition;
 
 /// The running digest of an enhanced authorization policy, SHA-256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,7 @@ mod command_code {
     pub(super) const POLICY_AUTH_VALUE: u32 = 0x16B;
     pub(super) const POLICY_COMMAND_CODE: u32 = 0x16C;
     pub(super) const POLICY_OR: u32 = 0x171;
+    pub(super) const POLICY_COUNTER_TIMER: u32 = 0x16D;
     pub(super) const POLICY_PCR: u32 = 0x17F;
     pub(super) const POLICY_AUTHORIZE_NV: u32 = 0x192;
 }
@@ -36,6 +38,19 @@ impl PolicyDigest {
             &command_code::POLICY_PCR.to_be_bytes(),
             &values.selection().marshal(),
             &values.digest(),
+        ])
+    }
+
+    /// TPM2_PolicyCounterTimer.
+    pub(super) fn counter_timer(self, condition: &ClockCondition) -> Self {
+        let arguments = Sha256::new()
+            .chain_update(condition.operand)
+            .chain_update(condition.offset.to_be_bytes())
+            .chain_update(condition.comparison.code().to_be_bytes())
+            .finalize();
+        self.extend(&[
+            &command_code::POLICY_COUNTER_TIMER.to_be_bytes(),
+            &arguments,
         ])
     }
 

@@ -11,11 +11,11 @@ use crate::error::{Error, Result};
 use crate::store;
 
 /// The newest format that this library reads. It writes the lowest that has all that is there.
-const FORMAT: u64 = LABELS;
+const FORMAT: u64 = NAMED;
 
-/// The format of lists without labels, and the first that has them.
+/// The format of lists of nothing but PCRs, and the first that has labels and suspensions.
 const PLAIN: u64 = 1;
-const LABELS: u64 = 2;
+const NAMED: u64 = 2;
 
 /// The list that N holds, and while N is being rewritten the one that it will hold: written ahead,
 /// so that a crash between the two writes loses neither.
@@ -38,12 +38,12 @@ impl PolicyFile {
     }
 
     fn new(current: Branches, next: Option<Branches>) -> Self {
-        let labelled = [Some(&current), next.as_ref()]
+        let more = [Some(&current), next.as_ref()]
             .into_iter()
             .flatten()
-            .any(Branches::are_labelled);
+            .any(Branches::are_of_format_2);
         Self {
-            format: if labelled { LABELS } else { PLAIN },
+            format: if more { NAMED } else { PLAIN },
             current,
             next,
         }

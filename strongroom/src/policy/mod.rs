@@ -11,6 +11,7 @@ mod label;
 mod pcr;
 mod phase;
 mod refusal;
+mod suspension;
 
 pub(crate) use boot_logs::BootLogs;
 pub use branch::{Branch, Branches};
@@ -22,3 +23,5 @@ pub use pcr::{PcrSelection, PcrValues};
 pub use phase::Phase;
 pub(crate) use phase::{Course, PCR as PHASES_PCR};
 pub use refusal::Refusal;
+pub(crate) use suspension::Comparison;
+pub use suspension::Suspension;

@@ -27,8 +27,9 @@ pub struct Refusal {
 impl Refusal {
     /// Compares the present state with each allowed one. `present` holds all PCRs of all branches.
     pub(crate) fn explain(present: &PcrValues, allowed: &Branches) -> Self {
-        let differing = allowed
-            .iter()
+        // A suspension that is over may be over the very same PCRs.
+        let for_good = allowed.iter().filter(|branch| branch.suspended.is_none());
+        let differing = for_good
             .map(|branch| branch.pcrs.differing_from(present))
             .min_by_key(Vec::len)
             .unwrap_or_default();

@@ -129,6 +129,7 @@ impl Forecast {
             .map(|(phase, pcrs)| Branch {
                 pcrs,
                 label: Label::new(name.as_deref(), phase),
+                suspended: None,
             })
             .collect())
     }

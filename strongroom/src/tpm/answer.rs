@@ -17,7 +17,8 @@ pub(crate) enum Answer {
     Value,
     /// TPM_RC_ASYMMETRIC, KEY_SIZE, RANGE, SCHEME, CURVE: it does not have such keys.
     Lacks,
-    /// TPM_RC_POLICY_FAIL: the session's digest is not the object's.
+    /// TPM_RC_POLICY_FAIL: the session's digest is not the object's; TPM_RC_POLICY: what was asserted is
+    /// not so.
     PolicyFail,
     /// TPM_RC_NV_UNINITIALIZED: the index was never written.
     NvUninitialized,
@@ -77,6 +78,7 @@ impl Answer {
                 state: "in failure mode",
                 remedy: "restart the machine",
             },
+            0x126 => Self::PolicyFail,
             0x128 => Self::PcrChanged,
             0x12F => Self::AuthUnavailable,
             0x14A => Self::NvUninitialized,

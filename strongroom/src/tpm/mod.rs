@@ -3,6 +3,7 @@
 //! - [`Tpm`]: the connection, PCR values, what the TPM can do
 //! - [`root_key`]: the primary storage key that everything hangs under
 //! - [`session`]: one salted policy session per batch
+//! - [`clock`]: how often the TPM was reset
 //! - [`index`]: N, the NV index that holds the digest of what may boot
 //! - [`writer`]: who may write N, and how
 //! - [`pin`]: a token's PINs, which are NV indices too
@@ -16,6 +17,7 @@
 //! - [`turn`]: who may use a TPM that nothing shares out
 
 mod answer;
+mod clock;
 mod crypto_callbacks;
 mod fence;
 pub(crate) mod index;

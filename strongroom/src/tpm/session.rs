@@ -18,7 +18,7 @@ use super::pin::Guard;
 use super::root_key::RootKey;
 use super::{Answer, Tpm, answer, selection_list};
 use crate::error::{Error, Result};
-use crate::policy::{BootLogs, Branches, Fence, PcrSelection};
+use crate::policy::{BootLogs, Branches, Fence, PcrSelection, Suspension};
 
 /// How long a command is begun anew because some PCR was extended meanwhile, which any process
 /// that measures a file may do; and how often at least, on a TPM that is slow. Real bursts end.
@@ -239,10 +239,11 @@ impl Gate {
         })
     }
 
-    /// PolicyPCR [, PolicyOR], PolicyAuthorizeNV, for each distinct selection until one holds.
+    /// PolicyPCR [, PolicyCounterTimer twice] [, PolicyOR], PolicyAuthorizeNV, for each distinct
+    /// assertion until one holds.
     fn prove(&self, tpm: &mut Tpm) -> Result<()> {
-        for selection in self.branches.selections() {
-            match self.assert(tpm, &selection) {
+        for (selection, suspended) in self.branches.assertions() {
+            match self.assert(tpm, &selection, suspended) {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     // Whatever it was, the next attempt begins with a clean session.
@@ -258,7 +259,12 @@ impl Gate {
         Err(self.refusal(tpm)?)
     }
 
-    fn assert(&self, tpm: &mut Tpm, selection: &PcrSelection) -> tss_esapi::Result<()> {
+    fn assert(
+        &self,
+        tpm: &mut Tpm,
+        selection: &PcrSelection,
+        suspended: Option<Suspension>,
+    ) -> tss_esapi::Result<()> {
         let policy = self.session.policy;
         let pcrs: Vec<u8> = selection.iter().collect();
         let list = selection_list(&pcrs).map_err(|_| {
@@ -266,6 +272,9 @@ impl Gate {
         })?;
         tpm.context.execute_without_session(|tpm| {
             tpm.policy_pcr(policy, Digest::default(), list)?;
+            if let Some(suspended) = suspended {
+                suspended.assert_in(tpm, policy)?;
+            }
             let digests = self.branches.branch_digests();
             if digests.len() > 1 {
                 let mut list = DigestList::new();

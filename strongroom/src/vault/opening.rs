@@ -57,6 +57,13 @@ impl Vault {
             in_force,
         } = connection;
         let branches = self.branches(&in_force)?;
+        for branch in branches.suspensions() {
+            log::warn!(
+                "the policy is suspended: whatever leaves PCR {} as it was may open this vault, until \
+                 `strongroom commit` or `strongroom suspend --end`",
+                branch.pcrs.selection()
+            );
+        }
         let session = Session::start(&mut tpm, root)?;
         let gate = Gate {
             session,

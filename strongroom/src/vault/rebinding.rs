@@ -1,7 +1,7 @@
 //! Changing the list of allowed boots, and with it what the index N holds.
 
 use super::opening::Connection;
-use super::{Change, Rebound, Vault};
+use super::{Change, Rebound, Vault, suspending};
 use crate::envelope::VaultKey;
 use crate::error::{Error, Result};
 use crate::event_log::EventLog;
@@ -107,14 +107,27 @@ impl Vault {
                     added = added.with(*pcr, *value)?;
                 }
                 let pcrs = added.check_extended()?;
-                old.clone().with([Branch { pcrs, label: None }])
+                old.clone().with([Branch::of(pcrs)])
             }
             (Change::Prepare(forecast), Some(old)) => {
                 prepared(old, forecast, &tpm.pcr_values(&pcrs)?)
             }
             (Change::Commit(log), Some(old)) => {
-                committed(old, log.as_ref(), &tpm.pcr_values(&pcrs)?)
+                let present = tpm.pcr_values(&pcrs)?;
+                let Some(_) = old.suspensions().next() else {
+                    return committed(old, log.as_ref(), &present);
+                };
+                let resets = tpm.resets()?;
+                if let Some(list) = suspending::let_in(old, log.as_ref(), &present, resets)? {
+                    return Ok(list);
+                }
+                let goes_on = old.suspensions().filter(|it| !it.is_over(resets)).cloned();
+                committed(&suspending::resumed(old)?, log.as_ref(), &present)?.with(goes_on)
             }
+            (Change::Suspend { boots, pcrs }, Some(old)) => {
+                suspending::suspended(tpm, old, *boots, pcrs.as_ref())
+            }
+            (Change::Resume, Some(old)) => suspending::resumed(old),
             (_, None) => Err(Error::input(
                 "this change",
                 "the list of allowed boots is lost, so that nothing can be added to it or dropped; \
