@@ -36,7 +36,7 @@ impl Place {
     /// The file that was named, or the one that `STRONGROOM_EVENT_LOG` names, or else the kernel's
     /// log, where the TPM is the kernel's.
     pub fn new(named: Option<&Path>, is_kernels_tpm: bool) -> Self {
-        match named.or_else(|| from_environment()) {
+        match named.or_else(from_environment) {
             Some(file) => Self::File(file.to_owned()),
             None if is_kernels_tpm => Self::System(PathBuf::from("/")),
             None => Self::Nowhere,

@@ -84,6 +84,6 @@ impl Suspension {
     pub(crate) fn extend(self, policy: PolicyDigest) -> PolicyDigest {
         self.conditions()
             .iter()
-            .fold(policy, |policy, condition| policy.counter_timer(condition))
+            .fold(policy, PolicyDigest::counter_timer)
     }
 }

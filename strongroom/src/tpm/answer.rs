@@ -71,14 +71,13 @@ impl Answer {
             0x081 | 0x087 | 0x08D | 0x092 | 0x0A6 => Self::Lacks,
             0x08B => Self::NoSuchHandle,
             0x08E | 0x0A2 => Self::Auth,
-            0x09D => Self::PolicyFail,
+            0x09D | 0x126 => Self::PolicyFail,
             // ATTRIBUTES, HASH, TYPE, SIZE, INTEGRITY, BINDING.
             0x082 | 0x083 | 0x08A | 0x095 | 0x09F | 0x0A5 => Self::NotItsOwn,
             0x101 => Self::Unavailable {
                 state: "in failure mode",
                 remedy: "restart the machine",
             },
-            0x126 => Self::PolicyFail,
             0x128 => Self::PcrChanged,
             0x12F => Self::AuthUnavailable,
             0x14A => Self::NvUninitialized,

@@ -1,5 +1,6 @@
 //! The TPM's clock: how often it was reset, and asked for in a policy.
 
+use tss_esapi::Context;
 use tss_esapi::interface_types::ArithmeticComparison;
 use tss_esapi::interface_types::session_handles::PolicySession;
 use tss_esapi::structures::Digest;
@@ -11,7 +12,7 @@ use crate::policy::{Comparison, Suspension};
 impl Tpm {
     /// How often the TPM was reset, which every restart of the machine does: TPM2_ReadClock.
     pub(crate) fn resets(&mut self) -> Result<u32> {
-        let time = self.without_session("ReadClock", |tpm| tpm.read_clock())?;
+        let time = self.without_session("ReadClock", Context::read_clock)?;
         Ok(time.clock_info().reset_count())
     }
 }
@@ -20,7 +21,7 @@ impl Suspension {
     /// TPM2_PolicyCounterTimer, twice.
     pub(super) fn assert_in(
         self,
-        context: &mut tss_esapi::Context,
+        context: &mut Context,
         policy: PolicySession,
     ) -> tss_esapi::Result<()> {
         self.conditions().into_iter().try_for_each(|condition| {
