@@ -36,8 +36,9 @@ impl Place {
     /// The file that was named, or the one that `STRONGROOM_EVENT_LOG` names, or else the kernel's
     /// log, where the TPM is the kernel's.
     pub fn new(named: Option<&Path>, is_kernels_tpm: bool) -> Self {
-        match named.or_else(from_environment) {
-            Some(file) => Self::File(file.to_owned()),
+        let named = named.map(Path::to_owned);
+        match named.or_else(|| from_environment().map(Path::to_owned)) {
+            Some(file) => Self::File(file),
             None if is_kernels_tpm => Self::System(PathBuf::from("/")),
             None => Self::Nowhere,
         }
