@@ -36,8 +36,9 @@ impl Place {
     /// The file that was named, or the one that `STRONGROOM_EVENT_LOG` names, or else the kernel's
     /// log, where the TPM is the kernel's.
     pub fn new(named: Option<&Path>, is_kernels_tpm: bool) -> Self {
-        match named.or_else(|| from_environment()) {
-            Some(file) => Self::File(file.to_owned()),
+        let named = named.map(Path::to_owned).or_else(from_environment);
+        match named {
+            Some(file) => Self::File(file),
             None if is_kernels_tpm => Self::System(PathBuf::from("/")),
             None => Self::Nowhere,
         }
@@ -113,7 +114,7 @@ impl Recording {
 }
 
 /// Read once: a host of the PKCS#11 module may change its environment while other threads run.
-fn from_environment() -> Option<&'static Path> {
+fn from_environment() -> Option<PathBuf> {
     static NAMED: OnceLock<Option<PathBuf>> = OnceLock::new();
     NAMED
         .get_or_init(|| {
@@ -121,5 +122,5 @@ fn from_environment() -> Option<&'static Path> {
                 .filter(|file| !file.is_empty())
                 .map(PathBuf::from)
         })
-        .as_deref()
+        .clone()
 }
