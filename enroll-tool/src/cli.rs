@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use strongroom::Tcti;
 use strongroom::dataset_key::KeyFormat;
 use strongroom::object::{Kind, Label, ObjectId, TokenLabel, TokenName};
-use strongroom::policy::PcrSelection;
+use strongroom::policy::{Fence, PcrSelection, Phase};
 use strongroom::uri::Selector;
 
 const EXIT_CODES: &str = "\
@@ -35,6 +35,16 @@ Examples:
 The exit code is 0 whatever is found: what is left open is in the report, each finding with its
 grade (serious, caution, note) and remedy. What cannot be looked at, a TPM or its log, is said there
 too. It changes nothing.";
+
+const PREPARE_HELP: &str = "\
+Examples:
+  strongroom prepare --uki /boot/efi/EFI/Linux/debian.efi --yes
+  strongroom prepare --kernel /boot/vmlinuz-6.12 --initrd /boot/initrd.img-6.12 --yes
+  strongroom prepare --dbx dbxupdate.bin --yes
+  strongroom prepare --root /mnt/be --uki /boot/debian.efi --dry-run
+
+Without a file it allows the present boot in its other phases. What cannot be predicted from this
+boot's event log is refused, with the reason; nothing is changed then.";
 
 /// Keeps this box's keys sealed to its TPM, bound to its measured boot.
 #[derive(Debug, Parser)]
@@ -115,6 +125,18 @@ pub(crate) enum Command {
     )]
     Rebind(Rebind),
 
+    /// Allow the next boot before it happens: predicted from the event log and what it will start
+    #[command(after_help = PREPARE_HELP)]
+    Prepare(Prepare),
+
+    /// Drop all allowed boots but the present one, in its phases: after a good boot
+    #[command(after_help = "\
+Example:
+  strongroom commit --yes
+
+Nothing is written where nothing is to be dropped. strongroom-commit.service runs it once per boot.")]
+    Commit(Commit),
+
     /// Write a whole copy of the vault, ciphertext only, into one file
     #[command(after_help = "Example:\n  strongroom backup /mnt/tank/strongroom.backup")]
     Backup {
@@ -181,6 +203,11 @@ pub(crate) struct Init {
     /// The bank of PCRs
     #[arg(long, default_value = "sha256", value_parser = ["sha256"])]
     pub(crate) bank: String,
+
+    /// Put dataset keys behind a fence, for life: once `zfs-keyprovider load --fence` has extended
+    /// this unused PCR of 8 to 15, nothing opens them until a restart
+    #[arg(long, value_name = "PCR")]
+    pub(crate) fence: Option<Fence>,
 
     /// Write the recovery kit into this new file instead of showing it
     #[arg(long, value_name = "FILE")]
@@ -332,6 +359,60 @@ pub(crate) struct Rebind {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Prepare {
+    /// The unified kernel image that will be started
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kernel", "initrd", "cmdline"])]
+    pub(crate) uki: Option<PathBuf>,
+
+    /// The kernel that will be started, by GRUB, systemd-boot or the firmware
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+
+    /// Its initrd; several in the order in which the boot loader has them
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub(crate) initrd: Vec<PathBuf>,
+
+    /// Its command line, or @FILE with it
+    #[arg(long, value_name = "TEXT|@FILE", requires = "kernel")]
+    pub(crate) cmdline: Option<String>,
+
+    /// An update of Secure Boot's db that will be applied
+    #[arg(long, value_name = "FILE")]
+    pub(crate) db: Vec<PathBuf>,
+
+    /// An update of Secure Boot's dbx that will be applied
+    #[arg(long, value_name = "FILE")]
+    pub(crate) dbx: Vec<PathBuf>,
+
+    /// The phases of the boot that may unseal, where systemd has any: initrd, start, sysinit, ready
+    #[arg(long, value_name = "PHASE,...", value_delimiter = ',', default_values_t = Phase::USUAL)]
+    pub(crate) phases: Vec<Phase>,
+
+    /// Take files from this other root, such as a new boot environment
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) root: Option<PathBuf>,
+
+    /// Say what would be allowed, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Commit {
+    /// Say what would be left, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Remove {
     /// The object's id, as `strongroom list` shows it
     #[arg(long)]
@@ -420,6 +501,11 @@ pub(crate) struct TokenAdd {
     /// What PKCS#11 clients see it called, if that is not its name
     #[arg(long)]
     pub(crate) label: Option<TokenLabel>,
+
+    /// Put it behind a fence, for life: an unused PCR of 8 to 15 that is extended once what it holds was
+    /// read
+    #[arg(long, value_name = "PCR")]
+    pub(crate) fence: Option<Fence>,
 
     /// Give it PINs: its user's, and its security officer's, who can set the user's
     #[arg(long)]

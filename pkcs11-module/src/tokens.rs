@@ -44,6 +44,8 @@ impl Token {
             label,
             write_protected,
             has_pins,
+            // What is behind a closed one says so when it is opened.
+            fence: _,
         } = token;
         // The serial number is the same for as long as the vault lives, and another vault's
         // token of the same name has another.
@@ -147,6 +149,7 @@ pub(crate) unsafe extern "C" fn init_token(
                     name: name.clone(),
                     label: other_label,
                     officer: Some(new_pin(pin)?),
+                    fence: None,
                 };
                 module.source()?.add_token(&token)?;
                 module.put_token_in(slot, &name)?;

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::pin::Role;
-use crate::policy::Refusal;
+use crate::policy::{Fence, Refusal};
 
 /// The library's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -19,6 +19,13 @@ pub enum Error {
     /// The TPM's PCRs are in none of the states that the vault's policy allows.
     #[error("{0}")]
     PolicyRefused(Refusal),
+
+    /// The fence before a token was closed in this boot, as it is meant to be.
+    #[error(
+        "{0} was extended in this boot: the fence before these keys is closed, and nothing opens them, \
+         nor seals any beside them, until a restart"
+    )]
+    FenceClosed(Fence),
 
     /// No TPM answers at the given TCTI.
     #[error(
@@ -336,7 +343,7 @@ impl Error {
     /// Which kind of failure this is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::PolicyRefused(_) => ErrorKind::Policy,
+            Self::PolicyRefused(_) | Self::FenceClosed(_) => ErrorKind::Policy,
             Self::TpmMissing { .. }
             | Self::TpmUnavailable { .. }
             | Self::TpmLost { .. }

@@ -17,6 +17,7 @@ mod manifest;
 pub mod object;
 pub mod pin;
 pub mod policy;
+pub mod prediction;
 pub mod process;
 mod provision;
 pub mod recovery;

@@ -10,7 +10,7 @@ use crate::encoding::Base64;
 use crate::envelope::{Purpose, VaultKey};
 use crate::error::{Error, Result};
 use crate::object::{TokenLabel, TokenName};
-use crate::policy::PcrSelection;
+use crate::policy::{Fence, PcrSelection};
 use crate::recovery::{RecoveryKit, RecoveryRecipient};
 use crate::store;
 use crate::tpm::index::{Index, IndexHandle};
@@ -20,8 +20,9 @@ use crate::tpm::root_key::RootKeyRecord;
 use crate::tpm::writer::Writers;
 
 /// The newest format that this library reads. A manifest is written in the oldest that has all of
-/// it: 2 where some token has a PIN, a label or a word on its protection, 1 otherwise.
-pub(crate) const FORMAT: u64 = 2;
+/// it: 3 where some token has a fence, 2 where some has a PIN, a label or a word on its protection, 1
+/// otherwise.
+pub(crate) const FORMAT: u64 = 3;
 
 /// The manifest. Parsed, but not to be believed before [`Manifest::authenticate`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +70,9 @@ pub(crate) struct TokenRecord {
     pub(crate) write_protected: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pins: Option<PinsRecord>,
+    /// The PCR that must be as the boot leaves it, for life: it is in the storage keys' policies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fence: Option<Fence>,
 }
 
 /// What a token with a PIN has besides.
@@ -81,8 +85,15 @@ pub(crate) struct PinsRecord {
 }
 
 impl TokenRecord {
-    fn is_of_format_1(&self) -> bool {
-        self.label.is_none() && self.write_protected.is_none() && self.pins.is_none()
+    /// The oldest format that has all of it.
+    fn least_format(&self) -> u64 {
+        if self.fence.is_some() {
+            3
+        } else if self.label.is_some() || self.write_protected.is_some() || self.pins.is_some() {
+            2
+        } else {
+            1
+        }
     }
 }
 
@@ -186,11 +197,8 @@ impl Manifest {
 
     /// The oldest format that has all of it.
     fn least_format(&self) -> u64 {
-        if self.tokens.values().all(TokenRecord::is_of_format_1) {
-            1
-        } else {
-            FORMAT
-        }
+        let tokens = self.tokens.values().map(TokenRecord::least_format);
+        tokens.max().unwrap_or(1)
     }
 
     /// Refuses a manifest that was not written by a holder of K_vault.

@@ -11,7 +11,7 @@ use crate::event_log::EventLog;
 use crate::manifest::{OnTpm, PinsRecord, TokenRecord};
 use crate::object::{TokenLabel, TokenName};
 use crate::pin::PinAuth;
-use crate::policy::{BootLogs, Branches, PcrSelection, PcrValues, PolicyDigest};
+use crate::policy::{BootLogs, Branches, Fence, PcrSelection, PcrValues, PolicyDigest};
 use crate::tpm::index::Index;
 use crate::tpm::key_file::PARENT_UNNAMED;
 use crate::tpm::pin::{Owner, PinIndices};
@@ -145,6 +145,7 @@ pub(crate) struct TokenPlan {
     pub(crate) label: Option<TokenLabel>,
     pub(crate) write_protected: Option<bool>,
     pub(crate) pins: Option<FirstPins>,
+    pub(crate) fence: Option<Fence>,
 }
 
 /// What PINs begin as. One that is not given can be used by nobody until it is set.
@@ -161,6 +162,7 @@ impl TokenPlan {
             label: None,
             write_protected: None,
             pins: None,
+            fence: None,
         }
     }
 }
@@ -177,14 +179,15 @@ pub(crate) struct Maker<'a> {
 
 impl Maker<'_> {
     pub(crate) fn token(&self, tpm: &mut Tpm, plan: &TokenPlan) -> Result<TokenRecord> {
-        let storage_key = StorageKey::create(tpm, self.root, self.session, self.boot)?;
+        let policy = self.behind_fence(plan.fence);
+        let storage_key = StorageKey::create(tpm, self.root, self.session, policy)?;
         // What is unlocked by the hundred.
         if plan.name == TokenName::datasets() {
             StorageKey::keep(tpm, self.root, &storage_key)?;
         }
         let storage_key = storage_key.to_der(self.root.persistent)?;
         let pins = match &plan.pins {
-            Some(first) => Some(self.pins(tpm, &plan.name, first)?),
+            Some(first) => Some(self.pins(tpm, &plan.name, first, plan.fence)?),
             None => None,
         };
         Ok(TokenRecord {
@@ -192,7 +195,13 @@ impl Maker<'_> {
             label: plan.label.clone(),
             write_protected: plan.write_protected,
             pins,
+            fence: plan.fence,
         })
+    }
+
+    /// The policy of the boot, and of a fence where there is one.
+    fn behind_fence(&self, fence: Option<Fence>) -> PolicyDigest {
+        fence.map_or(self.boot, |fence| self.boot.pcr(&fence.open()))
     }
 
     /// What a token with a PIN has besides.
@@ -201,6 +210,7 @@ impl Maker<'_> {
         tpm: &mut Tpm,
         token: &TokenName,
         first: &FirstPins,
+        fence: Option<Fence>,
     ) -> Result<PinsRecord> {
         let owner = Owner {
             vault_id: self.vault_id,
@@ -215,7 +225,7 @@ impl Maker<'_> {
             first.security_officer.as_deref(),
             first.user.as_deref(),
         )?;
-        let policy = pins.policy(self.boot);
+        let policy = pins.policy(self.behind_fence(fence));
         let storage_key = StorageKey::create(tpm, self.root, self.session, policy)
             .and_then(|key| key.to_der(self.root.persistent));
         match storage_key {

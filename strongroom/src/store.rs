@@ -402,11 +402,13 @@ pub(crate) fn read_up_to(file: &Path, limit: u64) -> Result<Vec<u8>> {
     let open: File = rustix::fs::open(file, flags, Mode::empty())
         .map_err(|error| Error::io("read", file)(error.into()))?
         .into();
-    let is_file = open.metadata().map_err(Error::io("read", file))?.is_file();
-    if !is_file {
+    let metadata = open.metadata().map_err(Error::io("read", file))?;
+    if !metadata.is_file() {
         return Err(damaged("it is not a file".to_owned()));
     }
-    let mut bytes = Vec::new();
+    // Room for all, and for the look at the end: two reads, and nothing is moved.
+    let room = usize::try_from(metadata.len().min(limit) + 1).unwrap_or_default();
+    let mut bytes = Vec::with_capacity(room);
     open.take(limit + 1)
         .read_to_end(&mut bytes)
         .map_err(Error::io("read", file))?;

@@ -9,6 +9,7 @@
 mod backing_up;
 mod changing;
 mod copying;
+mod fencing;
 mod finding;
 mod keys;
 mod making;
@@ -27,11 +28,12 @@ use std::sync::Arc;
 use crate::backup::Backup;
 use crate::envelope::{TAG_LEN, VaultKey};
 use crate::error::{Error, Result};
-use crate::event_log::Recording;
+use crate::event_log::{EventLog, Recording};
 use crate::manifest::Manifest;
 use crate::object::{Meant, Metadata, NewObject, ObjectId, TokenName};
 use crate::pin::PinAuth;
-use crate::policy::{Branches, PcrSelection, PcrValues, Refusal};
+use crate::policy::{Branches, Fence, PcrSelection, PcrValues, Refusal};
+use crate::prediction::Forecast;
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::recovery_copy::RecoveryCopy;
 use crate::secret::Secret;
@@ -42,6 +44,7 @@ use crate::tpm::session::Gate;
 use crate::tpm::storage::StorageKey;
 use crate::tpm::{Tcti, Tpm};
 
+pub use self::fencing::close_fences;
 pub use self::pins::LoggedIn;
 pub use self::tokens::{NewToken, Token};
 
@@ -96,6 +99,8 @@ pub struct InitOptions {
     pub event_log: Option<Recording>,
     /// The tokens to make.
     pub tokens: Vec<TokenName>,
+    /// The fence behind which the token `datasets` is to be, for life.
+    pub fence: Option<Fence>,
 }
 
 /// How to change the list of allowed boots.
@@ -105,6 +110,11 @@ pub enum Change {
     PresentBoot(Option<PcrSelection>),
     /// One more: the present boot with these PCRs at other values.
     Add(Vec<(u8, [u8; 32])>),
+    /// The next boot, in each of its phases, as it was predicted.
+    Prepare(Box<Forecast>),
+    /// The present boot in those of its phases that are in the list, and no other boot. Its event
+    /// log tells them from another boot's.
+    Commit(Option<EventLog>),
 }
 
 /// What a change of the list came to.
@@ -398,6 +408,20 @@ impl Vault {
             branches,
             present,
             refusal,
+        })
+    }
+
+    /// What a change would make of the list of allowed boots; nothing is written.
+    ///
+    /// # Errors
+    /// Those of [`Vault::rebind`] before it writes.
+    pub fn foresee(&self, tcti: &Tcti, change: &Change) -> Result<Rebound> {
+        let mut connection = self.connect(&self.turn(tcti)?)?;
+        let old = self.branches(&connection.in_force)?;
+        let branches = self.new_branches(&mut connection.tpm, Some(&old), change)?;
+        Ok(Rebound {
+            branches,
+            written: false,
         })
     }
 

@@ -2,18 +2,23 @@
 //! swtpm behind it): TPM commands first, as swtpm sees them behind the kernel, then time, beside a
 //! loop that does nothing but what must be done and beside what an admin would write.
 //!
-//! `cargo bench -p strongroom-tests --bench zfs [-- raw | passphrases]`
+//! And on this host, over a stand-in for ZFS: beside the same loop at a TPM that takes 10 ms for each
+//! command, as a chip does at best, and with passphrases.
+//!
+//! `cargo bench -p strongroom-tests --bench zfs [-- raw | slow-tpm | passphrases]`
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
 use sha1::Sha1;
-use strongroom_tests::{Boot, Machine, Run, StandInDataset, TestVault, ZfsStandIn};
+use strongroom_tests::{Boot, Gate, Machine, Run, StandInDataset, TestVault, ZfsStandIn};
 
 const RAW: u32 = 100;
 /// Of these the peer, which takes its time, unlocks so many in a round.
 const PEER: u32 = 20;
+/// A discrete TPM takes 10 to 100 ms for each command.
+const COMMAND_OF_A_CHIP: Duration = Duration::from_millis(10);
 const PASSPHRASES: u32 = 20;
 const ITERATIONS: u32 = 350_000;
 const PASSPHRASE: &[u8] = b"correct horse battery";
@@ -26,11 +31,14 @@ fn main() {
     if arguments.iter().any(|argument| argument == "--test") {
         return;
     }
-    let parts = ["raw", "passphrases"];
+    let parts = ["raw", "slow-tpm", "passphrases"];
     let named = |part: &str| arguments.iter().any(|argument| argument == part);
     let all = !parts.iter().any(|part| named(part));
     if all || named("raw") {
         raw();
+    }
+    if all || named("slow-tpm") {
+        slow_tpm();
     }
     if all || named("passphrases") {
         passphrases();
@@ -72,6 +80,57 @@ fn raw() {
         println!("{name:<42} {:>9.1} ms  {:>6.2}", time / 1e3, time / floor);
     }
     println!();
+}
+
+/// On this host, at a TPM that is as slow as a chip, over a stand-in for ZFS.
+fn slow_tpm() {
+    let (vault, zfs) = (TestVault::new(), ZfsStandIn::new());
+    zfs.pool("tank", 1);
+    zfs.dataset("tank", RAW.into(), &StandInDataset::plain());
+    let key = [7; 32];
+    for number in 0..RAW {
+        let name = format!("tank/d{number}");
+        zfs.dataset(&name, number.into(), &StandInDataset::raw(&name, &key));
+        vault
+            .strongroom(&["seal", "--token", "datasets", "--label", &name])
+            .args(["--kind", "dataset-key", "--keyformat", "raw"])
+            .stdin(key)
+            .ok();
+    }
+    let key_file = vault.folder().join("key");
+    fs::write(&key_file, key).expect("written");
+    let gate = Gate::start(vault.recorder());
+    let run = |program: Run| {
+        zfs.restart();
+        zfs.around(program).env("STRONGROOM_TCTI", gate.tcti())
+    };
+    let load = || {
+        run(vault
+            .run(vault.programs().zfs_keyprovider())
+            .args(["load", "-a"]))
+        .ok()
+    };
+    // The first writes recovery copies too.
+    load();
+    gate.slow_down(COMMAND_OF_A_CHIP);
+    let mut times = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        times[0].push(load().took.as_secs_f64());
+        let floor = run(vault.run(env!("CARGO_BIN_EXE_zfs-floor")).arg(&key_file)).ok();
+        let nanoseconds: f64 = floor.text().trim().parse().expect("a number");
+        times[1].push(nanoseconds / 1e9);
+    }
+    let [load, floor] = times.map(median);
+    println!(
+        "{RAW} locked datasets with raw keys at a TPM that takes {} ms for each command, the median of \
+         {ROUNDS} rounds on this host\n",
+        COMMAND_OF_A_CHIP.as_millis()
+    );
+    println!("the five commands and lzc_load_key alone {floor:>9.2} s   1.00");
+    println!(
+        "load -a                                  {load:>9.2} s  {:>5.3}\n",
+        load / floor
+    );
 }
 
 /// On this host, whose processors are real ones, over a stand-in for ZFS.

@@ -38,7 +38,8 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 # The newest formats: of lists of boots, objects and backups, and of manifests.
 FORMAT = 1
-MANIFEST_FORMAT = 2
+MANIFEST_FORMAT = 3
+POLICY_FORMAT = 2
 MAX_FILE = 2 << 20
 MAX_BACKUP = 4 << 30
 MAX_KIT = 64 << 10
@@ -54,6 +55,9 @@ UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
 TOKEN = re.compile(r"[a-z0-9-]{1,32}")
 # What a token may have in a manifest of format 2, and must have in some token there.
 FORMAT_2 = ("label", "write-protected", "pins")
+# The same of format 3.
+FORMAT_3 = ("fence",)
+FENCES = (8, 9, 11, 12, 13, 14, 15)
 # Whose PIN it is: the index's member in the manifest, its name here, and the byte that stands for it.
 ROLES = {"security-officer": ("the security officer's", 1), "user": ("the user's", 0)}
 ATTRIBUTE = re.compile(r"[a-z0-9.-]{1,64}")
@@ -303,15 +307,16 @@ def check_manifest(manifest, where):
     for name, token in manifest["tokens"].items():
         string(name, f"{where}: token", TOKEN)
         check_token(name, token, f"{where}: token {name}")
-    second = any(name in token for token in manifest["tokens"].values() for name in FORMAT_2)
-    if manifest["format"] != (2 if second else 1):
+    there = {name for token in manifest["tokens"].values() for name in token}
+    least = 3 if there & set(FORMAT_3) else 2 if there & set(FORMAT_2) else 1
+    if manifest["format"] != least:
         raise Refused(f"{where} is damaged: its format is not the oldest that has all of it")
     unbase64(manifest["mac"], f"{where}: mac", 32)
 
 
 def check_token(name, token, where):
     """What a token is made of."""
-    members(token, where, ["storage-key"], FORMAT_2)
+    members(token, where, ["storage-key"], FORMAT_2 + FORMAT_3)
     unbase64(token["storage-key"], where)
     if "label" in token:
         label = string(token["label"], f"{where}: label")
@@ -320,6 +325,8 @@ def check_token(name, token, where):
             raise Refused(f"{where} is damaged: label {label!r}")
     if "write-protected" in token and not isinstance(token["write-protected"], bool):
         raise Refused(f"{where} is damaged: write-protected")
+    if "fence" in token and (isinstance(token["fence"], bool) or token["fence"] not in FENCES):
+        raise Refused(f"{where} is damaged: fence")
     if "pins" in token:
         pins = members(token["pins"], f"{where}: pins", ["storage-key", "indices"])
         unbase64(pins["storage-key"], f"{where}: pins")
@@ -594,14 +601,14 @@ def policy_or(digests):
     return sha256(ZERO, code(0x171), *digests)
 
 
-def policy_pcr(pcrs):
+def policy_pcr(pcrs, before=ZERO):
     numbers = sorted(int(number) for number in pcrs)
     octets = bytearray(3)
     for number in numbers:
         octets[number // 8] |= 1 << (number % 8)
     selection = bytes.fromhex("00000001000b03") + octets
     values = [bytes.fromhex(pcrs[str(number)]) for number in numbers]
-    return sha256(ZERO, code(0x17F), selection, sha256(*values))
+    return sha256(before, code(0x17F), selection, sha256(*values))
 
 
 def policy_authorize_nv(name):
@@ -716,11 +723,30 @@ def check_private_key(area, found, where):
         raise Refused(f"{where}: its TPM's key is not the private key of its public key")
 
 
-def check_list(branches, where):
+PHASES = ("initrd", "start", "sysinit", "ready")
+
+
+def check_label(label, where):
+    """What a boot is called: nothing rests on it."""
+    where = f"{where}: label"
+    if not members(label, where, [], ["prepared", "phase"]):
+        raise Refused(f"{where} is damaged: it is empty")
+    if "prepared" in label:
+        name = string(label["prepared"], where)
+        control = any(unicodedata.category(it) == "Cc" for it in name)
+        if not 1 <= len(name.encode()) <= 1024 or control:
+            raise Refused(f"{where} is damaged: it is no name of a boot")
+    if "phase" in label and label["phase"] not in PHASES:
+        raise Refused(f"{where} is damaged: there is no such phase")
+
+
+def check_list(branches, where, format):
     if not isinstance(branches, list) or not 1 <= len(branches) <= 8:
         raise Refused(f"{where} is damaged: it must have 1 to 8 branches")
     for branch in branches:
-        pcrs = members(branch, where, ["pcrs"])["pcrs"]
+        pcrs = members(branch, where, ["pcrs"], ["label"] if format == 2 else [])["pcrs"]
+        if "label" in branch:
+            check_label(branch["label"], where)
         if not isinstance(pcrs, dict) or not pcrs:
             raise Refused(f"{where} is damaged: a branch over no PCR holds in every boot")
         for number, value in pcrs.items():
@@ -768,15 +794,17 @@ def check_policies(vault):
     steps["TPMS_NV_PUBLIC of N"] = index_area("22040008")
     steps["Name of N"] = name_of(index_area("22040008"))
     steps["policy of P"] = policy_authorize_nv(steps["Name of N"])
-    storage_keys = {"storage-key": manifest["storage-key"]}
+    storage_keys = {"storage-key": (manifest["storage-key"], steps["policy of P"])}
     for token, record in manifest["tokens"].items():
-        storage_keys[f"token {token}"] = record["storage-key"]
-    for where, text in storage_keys.items():
-        area = key_file(text, root_handle, where)
-        check_public(area, "000304b2", steps["policy of P"], where)
-    for token, record in manifest["tokens"].items():
+        policy = steps["policy of P"]
+        if "fence" in record:
+            policy = policy_pcr({str(record["fence"]): ZERO.hex()}, policy)
+            steps[f"policy of P of {token}, behind its fence"] = policy
+        storage_keys[f"token {token}"] = (record["storage-key"], policy)
         if "pins" in record:
-            steps.update(check_pins(manifest, token, names["K_rec"], steps["policy of P"]))
+            steps.update(check_pins(manifest, token, names["K_rec"], policy))
+    for where, (text, policy) in storage_keys.items():
+        check_public(key_file(text, root_handle, where), "000304b2", policy, where)
     sealed = [("vault-key", manifest["vault-key"]["tpm"])]
     for which, found in vault.objects.items():
         metadata = found["metadata"]
@@ -862,16 +890,19 @@ def pin_auth(manifest, token, role, pin):
 
 def check_policy_file(where):
     policy = parse(read(where, MAX_FILE), where)
-    check_format(policy, where)
+    check_format(policy, where, POLICY_FORMAT)
     members(policy, where, ["format", "current"], ["next"])
     steps = {}
     for which in ("current", "next"):
         if which in policy:
-            check_list(policy[which], f"{where}: {which}")
+            check_list(policy[which], f"{where}: {which}", policy["format"])
             for place, branch in enumerate(policy[which]):
                 steps[f"digest of {which}[{place}]"] = policy_pcr(branch["pcrs"])
             digest = list_digest(policy[which])
             steps[f"content of N for {which}"] = bytes.fromhex("000b") + digest
+    lists = policy["current"] + policy.get("next", [])
+    if policy["format"] == 2 and not any("label" in branch for branch in lists):
+        raise Refused(f"{where} is damaged: it has format 2 and nothing of it")
     return steps
 
 

@@ -1,5 +1,6 @@
 //! A gate between a client and its TPM, for tests of what happens between two commands: it lets
-//! an exact number of them pass, and then holds the next, or cuts the client off.
+//! an exact number of them pass, and then holds the next, or cuts the client off. Or it lets each
+//! take its time, as at a TPM that is a chip of its own.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -73,6 +74,11 @@ impl Gate {
         self.latch.set(None, Beyond::Held);
     }
 
+    /// Has each command take so much longer from now on.
+    pub fn slow_down(&self, by: Duration) {
+        self.latch.lock().pause = by;
+    }
+
     /// Whether a command waits at the gate: the TPM has answered every command before it.
     pub fn holds_one(&self) -> bool {
         self.latch.lock().waiting > 0
@@ -93,6 +99,8 @@ struct Rule {
     left: Option<usize>,
     beyond: Beyond,
     waiting: usize,
+    /// What each takes beyond what the TPM takes.
+    pause: Duration,
 }
 
 /// The rule, and the wait for a change of it.
@@ -145,6 +153,8 @@ fn relay(mut client: UnixStream, tpm: &Path, latch: &Latch) -> io::Result<()> {
         if !latch.pass() {
             break;
         }
+        let pause = latch.lock().pause;
+        thread::sleep(pause);
         tpm.write_all(&request)?;
         let response = read_message(&mut tpm)?.ok_or(io::ErrorKind::UnexpectedEof)?;
         client.write_all(&response)?;

@@ -127,6 +127,9 @@ const TOOLS: &str = include_str!("../vm/tools.sh");
 /// What comes back from a script, through a port of virtio's each; `tests/vm/run` writes to them.
 const PORTS: [&str; 3] = ["stdout", "stderr", "status"];
 
+/// What firmware starts where nobody has told it of anything else.
+const STARTED: &str = "system/EFI/BOOT/BOOTX64.EFI";
+
 /// A machine that is off between two boots.
 pub struct Machine {
     parts: &'static Parts,
@@ -209,6 +212,14 @@ impl Machine {
         fs::write(file, content).expect("write what the machine gets");
     }
 
+    /// The unified kernel image that a measured boot will start.
+    pub fn kernel_image(&self, boot: &Boot) -> Vec<u8> {
+        self.write_initrd(boot);
+        let signed = boot.firmware != Firmware::Uefi { signed: false };
+        self.write_unified_kernel_image(&boot.command_line, signed);
+        fs::read(self.path(STARTED)).expect("just written")
+    }
+
     /// Adds a disk: the first is `/dev/vdd` in the machine, the next `/dev/vde`. Between two boots
     /// the file is the test's to read and write.
     pub fn add_disk(&mut self, size: u64) -> PathBuf {
@@ -259,15 +270,7 @@ impl Machine {
     fn boot(&self, boot: &Boot, script: &str) -> Ended {
         let begun = Instant::now();
         self.write_payload(boot, script);
-        let initrd = self.path("initrd");
-        let all = match &boot.initrd {
-            Initrd::Ours(more) => {
-                let ours = fs::read(self.parts.file("initrd")).expect("the initrd was built");
-                [ours.as_slice(), more].concat()
-            }
-            Initrd::Theirs(file) => fs::read(file).expect("the machine has made it"),
-        };
-        fs::write(&initrd, all).expect("write the initrd");
+        let initrd = self.write_initrd(boot);
 
         // Two machines at once on few cores would both run out of time.
         let turn = File::create(self.parts.folder.with_file_name("turn")).expect("open the lock");
@@ -304,6 +307,19 @@ impl Machine {
             took: begun.elapsed(),
             console,
         }
+    }
+
+    fn write_initrd(&self, boot: &Boot) -> PathBuf {
+        let initrd = self.path("initrd");
+        let all = match &boot.initrd {
+            Initrd::Ours(more) => {
+                let ours = fs::read(self.parts.file("initrd")).expect("the initrd was built");
+                [ours.as_slice(), more].concat()
+            }
+            Initrd::Theirs(file) => fs::read(file).expect("the machine has made it"),
+        };
+        fs::write(&initrd, all).expect("write the initrd");
+        initrd
     }
 
     /// What the machine gets with this boot, as an archive on a disk.
@@ -427,8 +443,9 @@ impl Machine {
     fn write_unified_kernel_image(&self, command_line: &str, signed: bool) {
         const PAGE: u64 = 0x1000;
         let stub = self.parts.file("stub.efi");
-        let folder = self.path("system/EFI/BOOT");
-        fs::create_dir_all(&folder).expect("create the system partition");
+        let started = self.path(STARTED);
+        let folder = started.parent().expect("it is in a folder");
+        fs::create_dir_all(folder).expect("create the system partition");
         fs::write(self.path("cmdline"), command_line).expect("write the command line");
         fs::write(self.path("osrel"), "ID=strongroom-tests\n").expect("write the release");
 
@@ -450,7 +467,6 @@ impl Machine {
         }
         let image = self.path("image");
         objcopy.arg(stub).arg(&image).ok();
-        let started = folder.join("BOOTX64.EFI");
         if signed {
             let mut sbsign = Run::new("sbsign").args(self.parts.key());
             sbsign = sbsign.arg("--output").arg(started).arg(image);

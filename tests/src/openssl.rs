@@ -214,7 +214,8 @@ fn config(token: &Token, way: Way) -> String {
         "pkcs11-module-load-behavior = early\n"
     };
     let access = match way {
-        // The default provider first: tpm2-tss takes what comes first for its own cryptography.
+        // The default provider first: TLS takes what comes first for its own cryptography, and fails
+        // with what pkcs11-provider offers for that.
         Way::Provider => format!(
             "providers = providers\n\
              [providers]\n\

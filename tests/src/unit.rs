@@ -66,10 +66,16 @@ pub fn verify(names: &[&str]) {
     let folder = tempfile::tempdir().expect("a folder for units");
     let (place, programs) = (self::folder(), Programs::locate());
     let files = names.iter().map(|name| {
-        let text = fs::read_to_string(place.join(name)).expect("a unit");
-        let built = format!("ExecStart={} ", programs.zfs_keyprovider().display());
+        let mut text = fs::read_to_string(place.join(name)).expect("a unit");
+        for (program, built) in [
+            ("zfs-keyprovider", programs.zfs_keyprovider()),
+            ("strongroom", programs.strongroom()),
+        ] {
+            let built = format!("ExecStart={} ", built.display());
+            text = text.replace(&format!("ExecStart={program} "), &built);
+        }
         let file = folder.path().join(name);
-        fs::write(&file, text.replace("ExecStart=zfs-keyprovider ", &built)).expect("a folder");
+        fs::write(&file, text).expect("a folder");
         file
     });
     let checked = Run::new("systemd-analyze")

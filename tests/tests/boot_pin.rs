@@ -312,7 +312,7 @@ impl Bench {
     }
 
     fn will_answer(&self, answers: &[&str]) {
-        let lines: String = answers.iter().map(|it| format!("{it}\n")).collect();
+        let lines = answers.join("\n") + "\n";
         fs::write(self.folder().join("answers"), lines).expect("written");
     }
 

@@ -33,7 +33,7 @@ fn curl_and_nginx_know_each_other_by_the_engine() {
 /// Every worker answers, also when several are asked at once.
 fn serves(way: Way) {
     for key in [KeyType::Rsa2048, KeyType::P256] {
-        let token = token_for(way);
+        let token = Token::new();
         token.generate(key, "server");
         let openssl = OpenSsl::new(&token, way);
         let certificate = openssl.certificate("server");
@@ -57,7 +57,7 @@ fn serves(way: Way) {
 /// Mutual TLS, with both keys in the token.
 fn know_each_other(way: Way) {
     for key in [KeyType::P256, KeyType::Rsa2048] {
-        let token = token_for(way);
+        let token = Token::new();
         token.generate(KeyType::P256, "server");
         token.generate(key, "client");
         let openssl = OpenSsl::new(&token, way);
@@ -91,13 +91,4 @@ fn answer(nginx: &Nginx) -> String {
     let answered = nginx.curl(Run::new("curl")).finish();
     assert_eq!(answered.code(), Some(0), "{answered}\n{}", nginx.log());
     answered.text()
-}
-
-/// A token, in a process of its own where the engine is used: OpenSSL gives an engine that is
-/// ready for use to tpm2-tss's cryptography too, which would come back to the module it serves.
-fn token_for(way: Way) -> Token {
-    match way {
-        Way::Provider => Token::new(),
-        Way::Engine | Way::DefaultEngine => Token::new().served(),
-    }
 }

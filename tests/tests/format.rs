@@ -773,6 +773,36 @@ fn a_manifest_has_one_spelling() {
 }
 
 #[test]
+fn a_manifest_of_format_3_has_one_spelling() {
+    let vault = TestVault::on(Swtpm::measured(), &["--fence", "13"]);
+    let manifest = vault.dir().join("vault.json");
+    let id = vault.seal("credentials", "offsite", b"x");
+    let good = read_json(&manifest);
+    assert_eq!(good["format"], 3);
+    let mut bad = Bad::of(&vault, &manifest);
+    for format in [1, 2] {
+        bad.signed(with(&good, "/format", json!(format)));
+    }
+    bad.null("/tokens/keys", "fence");
+    for fence in [
+        json!(7),
+        json!(10),
+        json!(16),
+        json!(269),
+        json!(-1),
+        json!(13.0),
+        json!("13"),
+        json!([13]),
+        json!(true),
+    ] {
+        bad.signed(with(&good, "/tokens/datasets/fence", fence));
+    }
+    let unseal = ["unseal", "--id", &id];
+    let by_kit = ["unseal", "--id", &id, "--recovery"];
+    bad.refused_by_both(&["list"], &[&unseal, &by_kit]);
+}
+
+#[test]
 fn a_manifest_of_format_2_has_one_spelling() {
     let vault = TestVault::new();
     let id = vault.seal("credentials", "offsite", b"x");
@@ -784,6 +814,7 @@ fn a_manifest_of_format_2_has_one_spelling() {
         name: "plain".parse().expect("a name"),
         label: Some("plain".parse().expect("a label")),
         officer: None,
+        fence: None,
     };
     unlocked.add_token(&plain).expect("a token");
     let plain = read_json(&manifest);
@@ -1017,7 +1048,7 @@ fn what_is_newer_is_called_newer() {
     let good = read_json(&backup);
     for (part, format) in [
         ("/format", 2),
-        ("/manifest/format", 3),
+        ("/manifest/format", 4),
         ("/objects/0/metadata/format", 2),
     ] {
         // Authentic, and with a member that only a newer program can know.
@@ -1051,7 +1082,7 @@ fn what_is_newer_is_called_newer() {
             "/metadata/format",
             2,
         ),
-        ("vault.json".to_owned(), "/format", 3),
+        ("vault.json".to_owned(), "/format", 4),
     ] {
         let file = vault.dir().join(file);
         let newer = with(&read_json(&file), part, json!(format));
@@ -1192,14 +1223,33 @@ fn a_vault_of_format_1_is_recovered_with_every_byte_the_same() {
 
 #[test]
 fn a_vault_of_format_2_is_recovered_with_every_byte_the_same() {
-    let frozen = Frozen::version_2();
-    let vault = frozen.recovered();
+    let vault = recovered_with_pins(&Frozen::version_2());
     assert_eq!(read_json(&vault.dir().join("vault.json"))["format"], 2);
+}
+
+#[test]
+fn a_vault_of_format_3_is_recovered_with_every_byte_the_same() {
+    let frozen = Frozen::version_3();
+    let vault = recovered_with_pins(&frozen);
+    let manifest = read_json(&vault.dir().join("vault.json"));
+    assert_eq!(manifest["format"], 3);
+    assert_eq!(manifest["tokens"]["datasets"]["fence"], 13);
+    let read = Reader {
+        kit: frozen.kit(),
+        source: frozen.backup(),
+    };
+    let steps = read.policy();
+    assert!(steps.contains_key("policy of P of datasets, behind its fence"));
+}
+
+/// A vault with a guarded token, recovered: by the kit without a PIN, all of it; and by the TPM once
+/// the kit has set the PIN.
+fn recovered_with_pins(frozen: &Frozen) -> TestVault {
+    let vault = frozen.recovered();
     let token = Vault::open(&vault.dir()).and_then(|opened| opened.token(&guarded_token()));
     let token = token.expect("the token is there");
     assert_eq!(token.label.expect("a label").as_str(), GUARDED_LABEL);
     assert!(token.write_protected && token.has_pins);
-    // By the kit without a PIN, all of it; and by the TPM once the kit has set the PIN.
     set_pin_by_recovery(&vault, Role::User, USER);
     let mut unlocked = unlock(&vault);
     let (mut behind, mut keys) = (0, 0);
@@ -1235,6 +1285,7 @@ fn a_vault_of_format_2_is_recovered_with_every_byte_the_same() {
     assert!(behind >= 2 && keys == 1, "{behind} {keys}");
     drop(unlocked);
     frozen.takes_more(&vault);
+    vault
 }
 
 /// Not a test: makes the frozen vault of a new format, in the new folder that STRONGROOM_FREEZE
@@ -1246,7 +1297,7 @@ fn freeze_a_vault_of_the_present_format() {
         return;
     };
     fs::create_dir(&folder).expect("a frozen vault is never made twice");
-    let vault = TestVault::new();
+    let vault = TestVault::on(Swtpm::measured(), &["--fence", "13"]);
     seal_dataset_key(&vault, "tank/größe", "passphrase", b"correct horse battery");
     seal_dataset_key(&vault, "tank/raw", "raw", &Sha256::digest("raw"));
     for (label, secret) in labels() {
@@ -1514,6 +1565,10 @@ impl Frozen {
         Self::of("fixtures/vault-v2")
     }
 
+    fn version_3() -> Self {
+        Self::of("fixtures/vault-v3")
+    }
+
     fn of(folder: &str) -> Self {
         let folder = here(folder);
         let expected = read_json(&folder.join("expected.json"));
@@ -1675,6 +1730,7 @@ fn add_guarded_token(vault: &TestVault) -> Unlocked {
         name: guarded_token(),
         label: Some(GUARDED_LABEL.parse().expect("a label")),
         officer: Some(pin(OFFICER)),
+        fence: None,
     };
     unlocked.add_token(&token).expect("a token");
     unlocked

@@ -788,6 +788,7 @@ impl Bench {
             folder: tempfile::tempdir().expect("a folder"),
         };
         let options = InitOptions {
+            fence: None,
             pcrs: None,
             event_log: None,
             tokens: vec![TokenName::keys(), TokenName::credentials()],

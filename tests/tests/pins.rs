@@ -412,6 +412,7 @@ fn the_pin_never_crosses_the_bus() {
         name: "fresh".parse().expect("a name"),
         label: None,
         officer: Some(pin(OFFICER)),
+        fence: None,
     };
     vault.add_token(&fresh).expect("made");
     let auth = auth_value_in(&bench, &fresh.name, Role::SecurityOfficer, OFFICER);
@@ -575,6 +576,7 @@ fn tokens_come_and_go_and_leave_nothing_in_the_tpm() {
         name: token(),
         label: None,
         officer: None,
+        fence: None,
     };
     assert!(matches!(vault.add_token(&again), Err(Error::Input { .. })));
     assert!(matches!(
@@ -637,6 +639,7 @@ impl Bench {
                 name: token(),
                 label: None,
                 officer: Some(pin(OFFICER)),
+                fence: None,
             })
             .expect("made");
         bench

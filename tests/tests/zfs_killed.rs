@@ -71,19 +71,25 @@ for ((round = 0; round < rounds; round++)); do
     done
     export STRONGROOM_TCTI=${devices[(round / 2) % 2]}
     zfs-keyprovider get --recovery /var/lib/kit tank/raw | zfs load-key -n tank/raw >/dev/null
-    zfs-keyprovider load -a >/dev/null
+    zfs-keyprovider load -a --json >/run/loaded || {
+        cat /run/loaded /run/said >&2
+        strongroom list >&2
+        exit 1
+    }
     for name in raw words; do
         zfs mount tank/$name
         is "$(cat /t/tank/$name/file)" precious
     done
-    # What was mounted by a server that is gone is taken over; others' keys pile up.
+    # What was mounted by a server that is gone is taken over; keys that are none pile up, beside the one
+    # that was loaded.
     if ((round % 10 == 9)); then
         serve
         kill $server
         wait $server
         strongroom list --json | python3 -c 'import json, sys
-old = [o for o in json.load(sys.stdin)["objects"] if o["label"] == "tank/raw"]
-for o in sorted(old, key=lambda o: o["generation"])[:-3]: print(o["id"])' |
+loaded = {d.get("object") for d in json.load(open("/run/loaded"))["datasets"]}
+for o in json.load(sys.stdin)["objects"]:
+    if o["label"] == "tank/raw" and o["id"] not in loaded: print(o["id"])' |
             while read -r id; do strongroom remove --id "$id" --yes >/dev/null; done
     fi
 done

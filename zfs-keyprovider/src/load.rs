@@ -17,6 +17,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use strongroom::error::{Error, ErrorKind};
 use strongroom::object::TokenName;
+use strongroom::policy::Fence;
+use strongroom::vault;
 use strongroom::{Tcti, Unlocked, Vault};
 
 use crate::Cli;
@@ -46,8 +48,13 @@ pub(crate) struct Load {
     #[arg(short, long)]
     recursive: bool,
 
+    /// Whatever comes of it, extend the fences of the vault's tokens at the end, or this PCR too: what is
+    /// behind them opens no more until a restart
+    #[arg(long, value_name = "PCR", num_args = 0..=1, require_equals = true)]
+    fence: Option<Option<Fence>>,
+
     /// Say what would be loaded, and change nothing; needs no TPM
-    #[arg(long)]
+    #[arg(long, conflicts_with = "fence")]
     dry_run: bool,
 
     #[command(flatten)]
@@ -59,6 +66,21 @@ pub(crate) struct Load {
 }
 
 pub(crate) fn run(cli: &Cli, args: &Load) -> Result<(), Failure> {
+    let outcome = load_keys(cli, args);
+    let Some(named) = args.fence else {
+        return outcome;
+    };
+    match (outcome, close_fences(cli, named)) {
+        (Ok(()), closed) => closed,
+        (failed, Ok(())) => failed,
+        (failed, Err(open)) => {
+            log::error!("the fence may be open: {open}");
+            failed
+        }
+    }
+}
+
+fn load_keys(cli: &Cli, args: &Load) -> Result<(), Failure> {
     let which = if args.all {
         Which::All
     } else {
@@ -127,6 +149,21 @@ fn unlock(
     } else {
         Ok(None)
     }
+}
+
+/// Closes the fences that the vault knows of, and the one that was named even where there is no vault.
+fn close_fences(cli: &Cli, named: Option<Fence>) -> Result<(), Failure> {
+    let known = cli.vault().map(|vault| vault.fences());
+    let mut fences = match (known, named) {
+        (Err(error), None) => return Err(error.into()),
+        (known, _) => known.unwrap_or_default(),
+    };
+    fences.extend(named.filter(|named| !fences.contains(named)));
+    vault::close_fences(&cli.tcti()?, &fences)?;
+    for fence in fences {
+        log::info!("the fence {fence} is closed");
+    }
+    Ok(())
 }
 
 /// Loads what the plan says, and writes down in it what became of it. Answers what ended the batch

@@ -35,6 +35,7 @@ pub(super) fn run(place: &Place, args: &Init) -> Result<(), Failure> {
         )?;
     }
     let options = InitOptions {
+        fence: args.fence,
         pcrs: args.pcrs.clone(),
         event_log: event_log(place)?,
         tokens: vec![
@@ -70,12 +71,18 @@ pub(super) fn run(place: &Place, args: &Init) -> Result<(), Failure> {
         "dir": place.dir,
         "pcrs": state.present,
         "tokens": vault.tokens(),
+        "fence": args.fence,
         "recovery-kit": args.recovery_out,
     });
     output::show(place.json, &report, || {
         say!("Vault {} made in {}.", vault.id(), place.dir.display());
         say!("Vault key SHA-256 {fingerprint}");
         say!("It opens on this TPM while PCRs {pcrs} are as they are now.");
+        if let Some(fence) = args.fence {
+            say!(
+                "Dataset keys open only until {fence} is extended: `zfs-keyprovider load --fence`."
+            );
+        }
         if let Some(file) = &args.recovery_out {
             say!(
                 "The recovery kit is in {}: move it off this machine. Whoever holds it can open \

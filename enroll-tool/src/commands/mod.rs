@@ -1,10 +1,13 @@
 //! One file for each command.
 
 mod backup;
+mod boots;
+mod commit;
 mod doctor;
 mod init;
 mod list;
 mod migrate;
+mod prepare;
 mod rebind;
 mod recover;
 mod recovery_kit;
@@ -43,6 +46,8 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Unseal(args) => unseal::run(&place, args),
         Command::Migrate(args) => migrate::run(&place, args),
         Command::Rebind(args) => rebind::run(&place, args),
+        Command::Prepare(args) => prepare::run(&place, args),
+        Command::Commit(args) => commit::run(&place, args),
         Command::Backup { file } => backup::run(&place, file),
         Command::Remove(args) => remove::run(&place, args),
         Command::Token { action } => token::run(&place, action),

@@ -17,9 +17,10 @@ pub(super) fn run(place: &Place, args: &Rebind) -> Result<(), Failure> {
     };
     let vault = place.vault()?;
     if !args.yes {
-        let what = match &change {
-            Change::PresentBoot(_) => "Only the present boot will be allowed to open the vault.",
-            Change::Add(_) => "One more boot will be allowed to open the vault.",
+        let what = if args.add.is_empty() {
+            "Only the present boot will be allowed to open the vault."
+        } else {
+            "One more boot will be allowed to open the vault."
         };
         output::confirm(&format!("{what} Type yes to go on:"), "yes")?;
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use strongroom::error::Error;
 
-use super::Place;
+use super::{Place, boots};
 use crate::failure::Failure;
 use crate::output::{self, say};
 
@@ -49,6 +49,9 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
     output::show(place.json, &report, || {
         say!("Vault    {} in {}", vault.id(), place.dir.display());
         say!("Boot     {boot_words}");
+        for branch in boot.iter().flat_map(|state| state.branches.iter()) {
+            say!("Allowed  {}", boots::words(branch));
+        }
         let counts: Vec<_> = tokens
             .iter()
             .map(|(token, count)| format!("{token} {count}"))

@@ -127,6 +127,11 @@ impl EventLog {
         Ok(self)
     }
 
+    /// A log of these events.
+    pub(crate) fn of(events: Vec<Event>) -> Self {
+        Self { events }
+    }
+
     /// All events, in order.
     pub fn events(&self) -> &[Event] {
         &self.events

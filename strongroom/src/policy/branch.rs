@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::digest::PolicyDigest;
+use super::label::Label;
 use super::pcr::{PcrSelection, PcrValues};
 use crate::error::{Error, Result};
 
@@ -12,6 +13,9 @@ use crate::error::{Error, Result};
 pub struct Branch {
     /// What the PCRs must be.
     pub pcrs: PcrValues,
+    /// What it is called, where somebody has said so. It decides nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<Label>,
 }
 
 impl Branch {
@@ -32,7 +36,7 @@ impl Branches {
 
     /// The one boot that left the PCRs so.
     pub fn only(pcrs: PcrValues) -> Self {
-        Self(vec![Branch { pcrs }])
+        Self(vec![Branch { pcrs, label: None }])
     }
 
     /// The branches.
@@ -45,24 +49,56 @@ impl Branches {
         self.0.len()
     }
 
-    /// The same and one more; a branch that is there already is not added twice.
+    /// The same and more; a boot that is there already is not added twice.
     ///
     /// # Errors
-    /// [`Error::Input`] if there are eight already.
-    pub fn with(mut self, pcrs: PcrValues) -> Result<Self> {
-        let branch = Branch { pcrs };
-        if self.0.contains(&branch) {
-            return Ok(self);
+    /// [`Error::Input`] where they are more than eight together.
+    pub fn with(mut self, more: impl IntoIterator<Item = Branch>) -> Result<Self> {
+        let (had, mut new) = (self.0.len(), 0);
+        for branch in more {
+            if !self.allows(&branch.pcrs) {
+                self.0.push(branch);
+                new += 1;
+            }
         }
-        if self.0.len() == Self::MAX {
+        if self.0.len() > Self::MAX {
             return Err(Error::input(
                 "another allowed boot",
-                "the policy holds eight already; `strongroom rebind` without --add first drops all \
-                 but the present boot",
+                format!(
+                    "the policy holds {had} of at most {} already, and this is {new} more; \
+                     `strongroom commit` drops all that are not of the present boot, and \
+                     `strongroom rebind` without --add all but the present state of it",
+                    Self::MAX
+                ),
             ));
         }
-        self.0.push(branch);
         Ok(self)
+    }
+
+    /// Those for which `keep` holds; `None` where it holds for none.
+    #[must_use]
+    pub fn only_those(&self, keep: impl Fn(&Branch) -> bool) -> Option<Self> {
+        let kept: Vec<_> = self.0.iter().filter(|it| keep(it)).cloned().collect();
+        (!kept.is_empty()).then_some(Self(kept))
+    }
+
+    /// Whether this very state is one of them.
+    pub fn allows(&self, pcrs: &PcrValues) -> bool {
+        self.0.iter().any(|branch| branch.pcrs == *pcrs)
+    }
+
+    /// Whether some branch has a label.
+    pub(crate) fn are_labelled(&self) -> bool {
+        self.0.iter().any(|branch| branch.label.is_some())
+    }
+
+    /// The same without a word of what was prepared: all of it has booted.
+    #[must_use]
+    pub(crate) fn booted(mut self) -> Self {
+        for branch in &mut self.0 {
+            branch.label = branch.label.as_ref().and_then(Label::booted);
+        }
+        self
     }
 
     /// The distinct PCR selections, in the order of their first branch.

@@ -10,8 +10,12 @@ use super::digest::PolicyDigest;
 use crate::error::{Error, Result};
 use crate::store;
 
-/// The newest format that this library reads, and the one that it writes.
-const FORMAT: u64 = 1;
+/// The newest format that this library reads. It writes the lowest that has all that is there.
+const FORMAT: u64 = LABELS;
+
+/// The format of lists without labels, and the first that has them.
+const PLAIN: u64 = 1;
+const LABELS: u64 = 2;
 
 /// The list that N holds, and while N is being rewritten the one that it will hold: written ahead,
 /// so that a crash between the two writes loses neither.
@@ -26,25 +30,31 @@ pub(crate) struct PolicyFile {
 
 impl PolicyFile {
     pub(crate) fn settled(current: Branches) -> Self {
-        Self {
-            format: FORMAT,
-            current,
-            next: None,
-        }
+        Self::new(current, None)
     }
 
     pub(crate) fn ahead(current: Branches, next: Branches) -> Self {
+        Self::new(current, Some(next))
+    }
+
+    fn new(current: Branches, next: Option<Branches>) -> Self {
+        let labelled = [Some(&current), next.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(Branches::are_labelled);
         Self {
-            format: FORMAT,
+            format: if labelled { LABELS } else { PLAIN },
             current,
-            next: Some(next),
+            next,
         }
     }
 
     /// # Errors
     /// [`Error::PolicyFile`] for one that is missing or spoilt, which the recovery kit mends.
     pub(crate) fn read(file: &Path) -> Result<Self> {
-        let parsed = store::read(file).and_then(|bytes| store::parse_json(&bytes, file, FORMAT));
+        let parsed = store::read(file)
+            .and_then(|bytes| store::parse_json::<Self>(&bytes, file, FORMAT))
+            .and_then(|parsed| parsed.of_its_format(file));
         parsed.map_err(|error| match error {
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 Error::PolicyFile {
@@ -54,6 +64,17 @@ impl PolicyFile {
             }
             Error::VaultDamaged { file, reason } => Error::PolicyFile { file, reason },
             other => other,
+        })
+    }
+
+    /// Refuses members that its format does not have: older versions would refuse them too.
+    fn of_its_format(self, file: &Path) -> Result<Self> {
+        if self == Self::new(self.current.clone(), self.next.clone()) {
+            return Ok(self);
+        }
+        Err(Error::VaultDamaged {
+            file: file.to_owned(),
+            reason: format!("it is not what a file of format {} is", self.format),
         })
     }
 

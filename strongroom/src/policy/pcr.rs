@@ -40,6 +40,11 @@ impl PcrSelection {
         Self::try_from_iter(self.iter().filter(|&pcr| keep(pcr)))
     }
 
+    /// One PCR that the caller has checked.
+    pub(super) fn of_one(pcr: u8) -> Self {
+        Self(BTreeSet::from([pcr]))
+    }
+
     /// All PCRs of all selections.
     pub(crate) fn union(selections: impl IntoIterator<Item = Self>) -> Self {
         Self(selections.into_iter().flat_map(|some| some.0).collect())

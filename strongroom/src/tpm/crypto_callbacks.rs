@@ -43,8 +43,8 @@ const ESYS_LAYER: TSS2_RC = 7 << 16;
 const GENERAL_FAILURE: TSS2_RC = ESYS_LAYER | 1;
 const NOT_IMPLEMENTED: TSS2_RC = ESYS_LAYER | 2;
 const BAD_REFERENCE: TSS2_RC = ESYS_LAYER | 5;
-const BAD_VALUE: TSS2_RC = ESYS_LAYER | 11;
-const BAD_SIZE: TSS2_RC = ESYS_LAYER | 16;
+const BAD_VALUE: TSS2_RC = ESYS_LAYER | 0xB;
+const BAD_SIZE: TSS2_RC = ESYS_LAYER | 0x10;
 
 unsafe extern "C" {
     /// libtss2's `Esys_Initialize`, by the name that the linker gives what it wraps.
@@ -144,9 +144,6 @@ unsafe extern "C" fn hmac_start(
     let Some(key) = (unsafe { bytes(key, size) }) else {
         return BAD_REFERENCE;
     };
-    fn keyed<T: KeyInit + Sum + 'static>(key: &[u8]) -> Option<Box<dyn Sum>> {
-        T::new_from_slice(key).ok().map(|sum| Box::new(sum) as _)
-    }
     let sum = match algorithm {
         TPM2_ALG_SHA1 => keyed::<Hmac<Sha1>>(key),
         TPM2_ALG_SHA256 => keyed::<Hmac<Sha256>>(key),
@@ -159,6 +156,10 @@ unsafe extern "C" fn hmac_start(
     };
     // SAFETY: as in `hash_start`.
     unsafe { hand_out(context, sum) }
+}
+
+fn keyed<T: KeyInit + Sum + 'static>(key: &[u8]) -> Option<Box<dyn Sum>> {
+    T::new_from_slice(key).ok().map(|sum| Box::new(sum) as _)
 }
 
 /// # Safety

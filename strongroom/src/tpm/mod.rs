@@ -6,6 +6,7 @@
 //! - [`index`]: N, the NV index that holds the digest of what may boot
 //! - [`writer`]: who may write N, and how
 //! - [`pin`]: a token's PINs, which are NV indices too
+//! - [`fence`]: PCRs that are extended when the keys are loaded
 //! - [`signer`]: keys that sign for the TPM to verify
 //! - [`storage`]: storage keys under the boot policy, and the secrets sealed under them
 //! - [`keys`]: private keys under them, and random numbers
@@ -16,6 +17,7 @@
 
 mod answer;
 mod crypto_callbacks;
+mod fence;
 pub(crate) mod index;
 pub(crate) mod key_file;
 pub(crate) mod keys;

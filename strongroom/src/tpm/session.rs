@@ -1,6 +1,7 @@
 //! Sessions: one salted policy session per batch, which proves the boot and encrypts what crosses
 //! the bus.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tss_esapi::Context;
@@ -17,7 +18,7 @@ use super::pin::Guard;
 use super::root_key::RootKey;
 use super::{Answer, Tpm, answer, selection_list};
 use crate::error::{Error, Result};
-use crate::policy::{BootLogs, Branches, PcrSelection};
+use crate::policy::{BootLogs, Branches, Fence, PcrSelection};
 
 /// How long a command is begun anew because some PCR was extended meanwhile, which any process
 /// that measures a file may do; and how often at least, on a TPM that is slow. Real bursts end.
@@ -39,6 +40,15 @@ pub(crate) enum Encrypt {
     Command,
     /// What comes from it (the session attribute `encrypt`).
     Response,
+}
+
+/// What a policy asks for besides the boot: in this order.
+#[derive(Clone, Default)]
+pub(crate) struct Besides {
+    /// The fence that must be open.
+    pub(crate) fence: Option<Fence>,
+    /// The PIN.
+    pub(crate) guard: Option<Arc<Guard>>,
 }
 
 /// What a boot has to show: the present list of allowed boots, in the index's keeping.
@@ -159,22 +169,35 @@ pub(super) fn start_salted(
     Ok(started.expect("a session that was started has a handle"))
 }
 
+impl Besides {
+    /// PolicyPCR for a fence, PolicySecret for a PIN.
+    fn assert_in(&self, tpm: &mut Tpm, session: Session) -> Result<()> {
+        if let Some(fence) = self.fence {
+            fence.assert_in(tpm, session)?;
+        }
+        match &self.guard {
+            Some(guard) => guard.assert_in(tpm, session),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Gate {
-    /// Runs a command under the boot policy: proves the boot and, behind a PIN, that, then lets the
+    /// Runs a command under the boot policy: proves the boot and what is asked for besides, then lets the
     /// session authorise the command. Begins anew where a PCR was extended in between.
     ///
     /// # Errors
     /// [`Error::PolicyRefused`] where the machine is in no allowed state;
-    /// [`Error::PinIncorrect`] and [`Error::PinLocked`].
+    /// [`Error::FenceClosed`]; [`Error::PinIncorrect`] and [`Error::PinLocked`].
     pub(super) fn pass<T>(
         &self,
         tpm: &mut Tpm,
-        guard: Option<&Guard>,
+        besides: &Besides,
         operation: &'static str,
         encrypt: Encrypt,
         command: impl Fn(&mut Context) -> tss_esapi::Result<T>,
     ) -> Result<T> {
-        self.attempt(tpm, guard, operation, |tpm| {
+        self.attempt(tpm, besides, operation, |tpm| {
             self.session.authorise(tpm, encrypt, &command)
         })
     }
@@ -183,7 +206,7 @@ impl Gate {
     pub(super) fn attempt<T>(
         &self,
         tpm: &mut Tpm,
-        guard: Option<&Guard>,
+        besides: &Besides,
         operation: &'static str,
         steps: impl Fn(&mut Tpm) -> tss_esapi::Result<T>,
     ) -> Result<T> {
@@ -192,12 +215,10 @@ impl Gate {
         while attempt < TRIES || start.elapsed() < PATIENCE {
             attempt += 1;
             self.prove(tpm)?;
-            if let Some(guard) = guard {
-                if let Err(error) = guard.assert_in(tpm, self.session) {
-                    // Never twice: each time counts.
-                    let _ = self.session.restart(tpm);
-                    return Err(error);
-                }
+            if let Err(error) = besides.assert_in(tpm, self.session) {
+                // Never twice: each time counts at a PIN.
+                let _ = self.session.restart(tpm);
+                return Err(error);
             }
             let error = match steps(tpm) {
                 Ok(done) => return Ok(done),

@@ -1,8 +1,6 @@
 //! Storage keys (P in the design) under the boot policy, and the secrets that are sealed under
 //! them.
 
-use std::sync::Arc;
-
 use tss_esapi::Context;
 use tss_esapi::attributes::{ObjectAttributes, ObjectAttributesBuilder};
 use tss_esapi::handles::KeyHandle;
@@ -15,9 +13,8 @@ use tss_esapi::structures::{
 
 use super::key_file::KeyFile;
 use super::name::Name;
-use super::pin::Guard;
 use super::root_key::{RootKey, storage_parameters};
-use super::session::{Encrypt, Gate, Session};
+use super::session::{Besides, Encrypt, Gate, Session};
 use super::{Tpm, answer, persistent};
 use crate::error::Result;
 use crate::policy::PolicyDigest;
@@ -30,8 +27,8 @@ pub(crate) struct StorageKey {
     handle: KeyHandle,
     /// Whether it stays in the TPM.
     kept: bool,
-    /// The PIN that the policy asks for, where it does.
-    guard: Option<Arc<Guard>>,
+    /// What the policy asks for besides the boot.
+    besides: Besides,
 }
 
 impl StorageKey {
@@ -62,7 +59,7 @@ impl StorageKey {
         load_under_root(tpm, root, file, "Load(storage key)").map(|handle| Self {
             handle,
             kept: false,
-            guard: None,
+            besides: Besides::default(),
         })
     }
 
@@ -73,7 +70,7 @@ impl StorageKey {
             Some((handle, found)) if found == name => Ok(Self {
                 handle,
                 kept: true,
-                guard: None,
+                besides: Besides::default(),
             }),
             _ => Self::load(tpm, root, file),
         }
@@ -93,10 +90,10 @@ impl StorageKey {
         Ok(())
     }
 
-    /// The same for one whose policy asks for a PIN besides.
+    /// The same for one whose policy asks for more than the boot.
     #[must_use]
-    pub(crate) fn behind(mut self, guard: Arc<Guard>) -> Self {
-        self.guard = Some(guard);
+    pub(crate) fn behind(mut self, besides: Besides) -> Self {
+        self.besides = besides;
         self
     }
 
@@ -121,7 +118,7 @@ impl StorageKey {
         encrypt: Encrypt,
         command: impl Fn(&mut Context) -> tss_esapi::Result<T>,
     ) -> Result<T> {
-        gate.pass(tpm, self.guard.as_deref(), operation, encrypt, command)
+        gate.pass(tpm, &self.besides, operation, encrypt, command)
     }
 
     /// Seals up to 128 bytes, encrypted on the bus. Three commands and a branch's PolicyOR.
@@ -146,8 +143,8 @@ impl StorageKey {
         })
     }
 
-    /// Unseals, encrypted on the bus. PolicyPCR [, PolicyOR], PolicyAuthorizeNV [, PolicySecret],
-    /// Load, Unseal, FlushContext.
+    /// Unseals, encrypted on the bus. PolicyPCR [, PolicyOR], PolicyAuthorizeNV [, PolicyPCR]
+    /// [, PolicySecret], Load, Unseal, FlushContext.
     pub(crate) fn unseal(&self, tpm: &mut Tpm, gate: &Gate, file: &KeyFile) -> Result<Secret> {
         let item = self.pass(tpm, gate, "Load(sealed data)", Encrypt::Nothing, |tpm| {
             tpm.load(self.handle, file.private.clone(), file.public.clone())

@@ -21,7 +21,7 @@ use super::key_file::KeyFile;
 use super::name::Name;
 use super::nv::{self, NV_WRITE};
 use super::root_key::RootKey;
-use super::session::{Encrypt, Gate, Session};
+use super::session::{Besides, Encrypt, Gate, Session};
 use super::signer::{OpenRecoveryKey, RecoveryKey, SigningKey, VerifyKey, invalid};
 use super::storage::{load_under_root, sealed_template};
 use super::{Tpm, answer};
@@ -139,7 +139,7 @@ impl Writers {
         let x_file = self.x()?;
         let x = load_under_root(tpm, root, &x_file, "Load(X)")?;
         let writing = Session::start(tpm, root)?;
-        let done = gate.attempt(tpm, None, OPERATION, |tpm| {
+        let done = gate.attempt(tpm, &Besides::default(), OPERATION, |tpm| {
             let prover = gate.session;
             self.k_x.authorize_in(tpm, prover, approved, ticket)?;
             tpm.context

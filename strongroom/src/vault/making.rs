@@ -4,11 +4,12 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use super::{InitOptions, Vault};
+use super::{InitOptions, Vault, fencing};
 use crate::envelope::VaultKey;
 use crate::error::Result;
 use crate::event_log::{Place, Recording};
 use crate::manifest::Manifest;
+use crate::object::TokenName;
 use crate::policy::{BootLogs, Branches, PolicyFile};
 use crate::provision::{self, TokenPlan};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
@@ -32,6 +33,9 @@ impl Vault {
             options.pcrs.as_ref(),
             options.event_log.as_ref().map(Recording::log),
         )?;
+        if let Some(fence) = options.fence {
+            fencing::check_open(&mut tpm, fence, &present.selection())?;
+        }
         let (id, key) = (Uuid::new_v4().to_string(), VaultKey::random());
         let identity = RecoveryIdentity::generate();
         let recipient = identity.recipient();
@@ -63,7 +67,10 @@ impl Vault {
                 &mut tpm,
                 &request,
                 &key,
-                options.tokens.iter().cloned().map(TokenPlan::plain),
+                options.tokens.iter().cloned().map(|name| TokenPlan {
+                    fence: options.fence.filter(|_| name == TokenName::datasets()),
+                    ..TokenPlan::plain(name)
+                }),
             )
             .map(|(on_tpm, _)| on_tpm)?;
         let index = on_tpm.index;

@@ -4,7 +4,9 @@ use super::opening::Connection;
 use super::{Change, Rebound, Vault};
 use crate::envelope::VaultKey;
 use crate::error::{Error, Result};
-use crate::policy::{Branches, PcrSelection, PolicyFile};
+use crate::event_log::EventLog;
+use crate::policy::{BootLogs, Branch, Branches, PHASES_PCR, PcrSelection, PcrValues, PolicyFile};
+use crate::prediction::{self, Forecast};
 use crate::provision;
 use crate::recovery::RecoveryKit;
 use crate::store;
@@ -13,6 +15,7 @@ use crate::tpm::{Tpm, Turn};
 
 impl Vault {
     pub(super) fn try_rebind(&self, turn: &Turn, change: &Change) -> Result<Rebound> {
+        self.check_apart_from_fences(change)?;
         let mut connection = self.connect(turn)?;
         let old = self.branches(&connection.in_force)?;
         let new = self.new_branches(&mut connection.tpm, Some(&old), change)?;
@@ -53,6 +56,7 @@ impl Vault {
         let file = self.store.manifest_file();
         let vault_key = self.manifest.vault_key_by_recovery(kit, &file)?;
         self.check_expected(&vault_key)?;
+        self.check_apart_from_fences(change)?;
         let mut connection = self.connect(turn)?;
         // The list may be lost or spoilt: the kit is there to mend that too.
         let old = match self.branches(&connection.in_force) {
@@ -90,6 +94,7 @@ impl Vault {
         change: &Change,
     ) -> Result<Branches> {
         let pcrs = old.map_or_else(|| self.manifest.pcrs.clone(), Branches::all_pcrs);
+        let logs = self.boot_logs(tpm.turn().tcti());
         match (change, old) {
             (Change::PresentBoot(Some(pcrs)), _) => {
                 provision::present_boot(tpm, Some(pcrs), None).map(Branches::only)
@@ -102,13 +107,28 @@ impl Vault {
                 for (pcr, value) in values {
                     added = added.with(*pcr, *value)?;
                 }
-                old.clone().with(added.check_extended()?)
+                let pcrs = added.check_extended()?;
+                old.clone().with([Branch { pcrs, label: None }])
             }
-            (Change::Add(_), None) => Err(Error::input(
-                "--add",
-                "the list of allowed boots is lost, so that nothing can be added to it; \
+            (Change::Prepare(forecast), Some(old)) => {
+                prepared(old, forecast, &tpm.pcr_values(&pcrs)?, &logs)
+            }
+            (Change::Commit(log), Some(old)) => {
+                committed(old, log.as_ref(), &tpm.pcr_values(&pcrs)?, &logs)
+            }
+            (_, None) => Err(Error::input(
+                "this change",
+                "the list of allowed boots is lost, so that nothing can be added to it or dropped; \
                  run `strongroom rebind --recovery FILE` without --add",
             )),
+        }
+    }
+
+    /// A closed fence must not look like another boot.
+    fn check_apart_from_fences(&self, change: &Change) -> Result<()> {
+        match change {
+            Change::PresentBoot(Some(pcrs)) => self.check_fences_apart_from(pcrs),
+            _ => Ok(()),
         }
     }
 
@@ -141,8 +161,82 @@ impl Vault {
     }
 
     pub(super) fn settle(&self, branches: Branches, written: bool) -> Result<Rebound> {
-        let policy = PolicyFile::settled(branches.clone());
-        store::write(&self.store.policy_file(), &store::to_json(&policy))?;
+        let (policy, file) = (
+            PolicyFile::settled(branches.clone()),
+            self.store.policy_file(),
+        );
+        // A disk is not worn for what it has already.
+        if PolicyFile::read(&file).ok().as_ref() != Some(&policy) {
+            store::write(&file, &store::to_json(&policy))?;
+        }
         Ok(Rebound { branches, written })
     }
+}
+
+/// The list with what was predicted. What was predicted before from the same files is no longer to
+/// come, unless it is what has booted.
+fn prepared(
+    old: &Branches,
+    forecast: &Forecast,
+    present: &PcrValues,
+    logs: &BootLogs,
+) -> Result<Branches> {
+    let new = forecast.branches(present)?;
+    let booted = prediction::phases_of_present(&forecast.log, present)?;
+    let name = forecast.next.name();
+    let is_superseded = |branch: &Branch| {
+        let prepared = branch.label.as_ref().and_then(|label| label.prepared());
+        prepared.is_some()
+            && prepared == name.as_deref()
+            && !booted.contains(&branch.pcrs)
+            && new.iter().all(|new| new.pcrs != branch.pcrs)
+    };
+    match old.only_those(|branch| !is_superseded(branch)) {
+        Some(kept) => kept.with(new),
+        None => Err(Error::PolicyRefused(logs.explain(present, old))),
+    }
+}
+
+/// The list without all that is not of the present boot.
+fn committed(
+    old: &Branches,
+    log: Option<&EventLog>,
+    present: &PcrValues,
+    logs: &BootLogs,
+) -> Result<Branches> {
+    let here = |branch: &Branch| branch.pcrs.differing_from(present).is_empty();
+    if !old.iter().any(here) {
+        return Err(Error::PolicyRefused(logs.explain(present, old)));
+    }
+    // Another phase of this boot differs in nothing but the PCR of phases; so may another boot.
+    let may_be_phase = |branch: &Branch| branch.pcrs.differing_from(present) == [PHASES_PCR];
+    let phases = if old.iter().any(may_be_phase) {
+        phases_of_present(log, present)?
+    } else {
+        Vec::new()
+    };
+    let kept = old.only_those(|branch| {
+        here(branch)
+            || phases
+                .iter()
+                .any(|phase| branch.pcrs.differing_from(phase).is_empty())
+    });
+    let kept = kept.ok_or_else(|| Error::PolicyRefused(logs.explain(present, old)))?;
+    // What is not changed is not called another name either: nothing would be written but that.
+    if kept.count() == old.count() {
+        Ok(kept)
+    } else {
+        Ok(kept.booted())
+    }
+}
+
+fn phases_of_present(log: Option<&EventLog>, present: &PcrValues) -> Result<Vec<PcrValues>> {
+    let log = log.ok_or_else(|| {
+        Error::input(
+            "this boot's event log",
+            "there is none, so that its phases cannot be told from another boot; `strongroom rebind \
+             --yes` leaves its present state alone in the list",
+        )
+    })?;
+    prediction::phases_of_present(log, present)
 }

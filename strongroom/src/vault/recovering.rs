@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::sealing::Content;
-use super::{Change, Listing, Recovered, Unlocked, Vault};
+use super::{Change, Listing, Recovered, Unlocked, Vault, fencing};
 use crate::backup::Backup;
 use crate::envelope::{Dek, VaultKey};
 use crate::error::{Error, Result};
@@ -168,6 +168,10 @@ impl Vault {
         let mut tpm = Tpm::connect(turn)?;
         tpm.check_commands()?;
         let branches = Branches::only(self.boot_to_allow(&mut tpm, pcrs)?);
+        // All is sealed again, and behind a closed fence nothing is.
+        for fence in self.fences() {
+            fencing::check_open(&mut tpm, fence, &branches.all_pcrs())?;
+        }
         let request = provision::Request {
             vault_id: &self.manifest.id,
             k_rec: &self.manifest.writers.k_rec,

@@ -11,6 +11,7 @@ use crate::object::{
 };
 use crate::secret::Secret;
 use crate::tpm::key_file::{KeyFile, PARENT_UNNAMED};
+use crate::tpm::session::Besides;
 use crate::tpm::storage::StorageKey;
 
 /// What is wrong with an object whose MAC does not fit.
@@ -165,20 +166,18 @@ impl Unlocked {
         self.unload_storage_key()?;
         let file = self.vault.store.manifest_file();
         let key_file = self.vault.manifest.token_key(token, behind_pin, &file)?;
-        let guard = if behind_pin {
-            Some(self.guard(token)?)
-        } else {
-            None
+        let besides = Besides {
+            fence: self.vault.manifest.token(token)?.fence,
+            guard: behind_pin.then(|| self.guard(token)).transpose()?,
         };
         let opened = if *token == TokenName::datasets() && !behind_pin {
             StorageKey::find_or_load(&mut self.tpm, self.root, &key_file)
         } else {
             StorageKey::load(&mut self.tpm, self.root, &key_file)
         };
-        let mut key = opened.map_err(|error| self.vault.blame_manifest(error))?;
-        if let Some(guard) = guard {
-            key = key.behind(guard);
-        }
+        let key = opened
+            .map_err(|error| self.vault.blame_manifest(error))?
+            .behind(besides);
         self.loaded = Some((token.clone(), behind_pin, key.clone()));
         Ok(key)
     }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Unlocked, Vault};
+use super::{Unlocked, Vault, fencing};
 use crate::error::{Error, Result};
 use crate::manifest::{Manifest, TokenRecord};
 use crate::object::{Kind, Metadata, TokenLabel, TokenName};
 use crate::pin::{Pin, PinAuth, Role};
+use crate::policy::Fence;
 use crate::provision::{self, FirstPins, Maker, TokenPlan};
 use crate::store;
 
@@ -22,6 +23,8 @@ pub struct Token {
     pub write_protected: bool,
     /// Whether it has PINs.
     pub has_pins: bool,
+    /// The fence that must be open, where it has one.
+    pub fence: Option<Fence>,
 }
 
 /// A token to be made.
@@ -32,6 +35,8 @@ pub struct NewToken {
     pub label: Option<TokenLabel>,
     /// The PIN of its security officer, if it is to have PINs; the user's is set afterwards.
     pub officer: Option<Pin>,
+    /// The fence behind which it is to be, for life.
+    pub fence: Option<Fence>,
 }
 
 impl Vault {
@@ -48,6 +53,7 @@ impl Vault {
             label: record.label.clone(),
             write_protected: record.write_protected.unwrap_or(precious),
             has_pins: record.pins.is_some(),
+            fence: record.fence,
         })
     }
 
@@ -64,6 +70,7 @@ impl Vault {
                 user: Some(Arc::new(PinAuth::random())),
                 security_officer: None,
             }),
+            fence: record.fence,
         })
     }
 }
@@ -72,7 +79,7 @@ impl Unlocked {
     /// Makes a token.
     ///
     /// # Errors
-    /// [`Error::Input`] for a name that is taken.
+    /// [`Error::Input`] for a name that is taken, and for a fence that is closed or no fence.
     pub fn add_token(&mut self, token: &NewToken) -> Result<()> {
         let manifest = self.manifest_to_change()?;
         if manifest.tokens.contains_key(&token.name) {
@@ -89,8 +96,12 @@ impl Unlocked {
                 .officer
                 .as_ref()
                 .map(|pin| self.first_pins(&token.name, pin)),
+            fence: token.fence,
         };
         self.make_room()?;
+        if let Some(fence) = plan.fence {
+            fencing::check_open(&mut self.tpm, fence, &self.gate.branches.all_pcrs())?;
+        }
         let (maker, tpm) = self.maker(&manifest);
         let record = maker.token(tpm, &plan)?;
         let name = plan.name;
@@ -149,7 +160,7 @@ impl Unlocked {
             let first = self.first_pins(name, officer);
             self.make_room()?;
             let (maker, tpm) = self.maker(&manifest);
-            record.pins = Some(maker.pins(tpm, name, &first)?);
+            record.pins = Some(maker.pins(tpm, name, &first, record.fence)?);
         }
         record.label = label.cloned();
         let done = self.replace_record(manifest, name, Some(record.clone()));

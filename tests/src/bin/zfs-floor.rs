@@ -2,7 +2,8 @@
 //! a benchmark to stand beside. For each it sends the TPM the five commands that open its sealed key
 //! (PolicyPCR, PolicyAuthorizeNV, Load, Unseal, FlushContext), as bytes and in a session without any
 //! cryptography, and gives the kernel the key, which is the same for all and comes from a file.
-//! Prints how long that took, in nanoseconds.
+//! Prints how long that took, in nanoseconds. The TPM is /dev/tpm0, or the Unix socket that
+//! STRONGROOM_TCTI names as `swtpm:path=SOCKET`; the vault is where STRONGROOM_DIR says.
 //!
 //! `zfs-floor --derive COUNT ITERATIONS`: derives keys from passphrases on all processors, and prints
 //! how long that took.
@@ -10,8 +11,9 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_int, c_uint};
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::path::Path;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
@@ -20,7 +22,6 @@ use serde_json::Value;
 use sha1::Sha1;
 use strongroom_tests::vault_files::{KeyFile, key_file_member, read_json, slot};
 
-const DIR: &str = "/var/lib/strongroom";
 const DEVICE: &str = "/dev/tpm0";
 
 fn main() {
@@ -60,8 +61,10 @@ fn derive(count: usize, iterations: u32) -> u128 {
 }
 
 fn load(key: &[u8], datasets: &[&str]) -> u128 {
-    let sealed = sealed_keys(datasets);
-    let manifest = read_json(&Path::new(DIR).join("vault.json"));
+    let vault = std::env::var_os("STRONGROOM_DIR").unwrap_or_else(|| "/var/lib/strongroom".into());
+    let vault = Path::new(&vault);
+    let sealed = sealed_keys(vault, datasets);
+    let manifest = read_json(&vault.join("vault.json"));
     let number = |pointer: &str| {
         let number = manifest.pointer(pointer).and_then(Value::as_u64);
         u32::try_from(number.expect("the manifest has it")).expect("a handle")
@@ -75,11 +78,7 @@ fn load(key: &[u8], datasets: &[&str]) -> u128 {
         .collect();
     let zfs = Zfs::open();
 
-    let mut tpm = Tpm(File::options()
-        .read(true)
-        .write(true)
-        .open(DEVICE)
-        .expect("nobody has it"));
+    let mut tpm = Tpm::open();
     let parent = tpm.load(root, PASSWORD, &storage_key);
     let session = tpm.start_policy_session();
     let begun = Instant::now();
@@ -98,8 +97,8 @@ fn load(key: &[u8], datasets: &[&str]) -> u128 {
 }
 
 /// The blobs of datasets' sealed keys; of all in the vault where none are named.
-fn sealed_keys(datasets: &[&str]) -> BTreeMap<String, KeyFile> {
-    let folder = Path::new(DIR).join("objects/datasets");
+fn sealed_keys(vault: &Path, datasets: &[&str]) -> BTreeMap<String, KeyFile> {
+    let folder = vault.join("objects/datasets");
     let objects = fs::read_dir(folder).expect("a vault");
     objects
         .map(|entry| read_json(&entry.expect("readable").path()))
@@ -119,9 +118,46 @@ fn sealed_keys(datasets: &[&str]) -> BTreeMap<String, KeyFile> {
 const PASSWORD: u32 = 0x4000_0009;
 
 /// The TPM as bytes (Part 3).
-struct Tpm(File);
+enum Tpm {
+    Device(File),
+    /// swtpm's, with a connection for each command, as libtss2 has.
+    Socket(PathBuf),
+}
 
 impl Tpm {
+    fn open() -> Self {
+        let tcti = std::env::var("STRONGROOM_TCTI").unwrap_or_default();
+        if let Some(socket) = tcti.strip_prefix("swtpm:path=") {
+            return Self::Socket(socket.into());
+        }
+        let device = File::options().read(true).write(true).open(DEVICE);
+        Self::Device(device.expect("nobody has it"))
+    }
+
+    fn exchange(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        let mut response = vec![0; 4096];
+        let mut len = 0;
+        match self {
+            Self::Device(device) => {
+                device.write_all(command)?;
+                len = device.read(&mut response)?;
+            }
+            Self::Socket(socket) => {
+                let mut stream = UnixStream::connect(socket)?;
+                stream.write_all(command)?;
+                // Header and rest may come one after the other.
+                while len < 10 || len < size_of_message(&response) {
+                    match stream.read(&mut response[len..])? {
+                        0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                        read => len += read,
+                    }
+                }
+            }
+        }
+        response.truncate(len);
+        Ok(response)
+    }
+
     fn load(&mut self, parent: u32, authority: u32, blob: &KeyFile) -> u32 {
         let parameters = [blob.private.as_slice(), &blob.public].concat();
         let answer = self.send(0x157, &[parent], Some(authority), &parameters);
@@ -186,12 +222,16 @@ impl Tpm {
             &body,
         ]
         .concat();
-        self.0.write_all(&command).expect("the TPM takes it");
-        let mut response = vec![0; 4096];
-        let len = self.0.read(&mut response).expect("the TPM answers");
+        let response = self.exchange(&command).expect("the TPM answers");
         assert_eq!(response[6..10], [0; 4], "command {code:#x}");
-        response[10..len].to_vec()
+        response[10..].to_vec()
     }
+}
+
+/// What a message says of its own length, header and all.
+fn size_of_message(message: &[u8]) -> usize {
+    let size: [u8; 4] = message[2..6].try_into().expect("four bytes");
+    u32::from_be_bytes(size).try_into().expect("small")
 }
 
 fn handle(answer: &[u8]) -> u32 {

@@ -29,6 +29,7 @@ pub(super) fn run(place: &Place, args: &TokenAdd) -> Result<(), Failure> {
         name: args.token.clone(),
         label: args.label.clone(),
         officer,
+        fence: args.fence,
     };
     let mut vault = place.unlock_to_write()?;
     vault.add_token(&token)?;

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use strongroom::TokenAccess;
+use strongroom::policy::Fence;
 
 use super::super::Place;
 use crate::failure::Failure;
@@ -18,6 +19,7 @@ struct Row {
     label: Option<String>,
     pins: bool,
     write_protected: bool,
+    fence: Option<Fence>,
 }
 
 pub(super) fn run(place: &Place) -> Result<(), Failure> {
@@ -35,6 +37,7 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
             label: what.label.map(|label| label.to_string()),
             pins: what.has_pins,
             write_protected: what.write_protected,
+            fence: what.fence,
             token: token.to_string(),
         });
     }
@@ -49,13 +52,16 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
                 "label": row.label,
                 "pins": row.pins,
                 "write_protected": row.write_protected,
+                "fence": row.fence,
             })
         })
         .collect();
     output::show(place.json, &json!({ "tokens": tokens }), || {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         output::table(
-            ["TOKEN", "OBJECTS", "GROUP", "MODE", "PINS", "PKCS#11"],
+            [
+                "TOKEN", "OBJECTS", "GROUP", "MODE", "PINS", "FENCE", "PKCS#11",
+            ],
             rows.into_iter().map(|row| {
                 let objects = row.objects.map(|count| count.to_string());
                 let pins = if row.pins { "yes" } else { "-" };
@@ -74,6 +80,7 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
                     or_dash(row.group),
                     row.mode,
                     pins.to_owned(),
+                    or_dash(row.fence.map(|fence| fence.to_string())),
                     may.to_owned(),
                 ]
             }),
