@@ -4,11 +4,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use super::systemd::RECORD_SEPARATOR;
 use super::{EventLog, KERNEL_LOG, SYSTEMD_LOG, bytes_of};
 use crate::error::{Error, Result};
 
 /// Names the environment variable that says where the log is.
 pub const VARIABLE: &str = "STRONGROOM_EVENT_LOG";
+
+/// How many of systemd's records are looked at one by one. A boot has some ten.
+const MOST_STAGES: usize = 64;
 
 /// Where the log of the present boot is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +94,23 @@ impl Recording {
     /// What it says.
     pub fn log(&self) -> &EventLog {
         &self.log
+    }
+
+    /// The same as it was in each phase of this boot so far, the present one first: without what
+    /// systemd has extended since.
+    pub(crate) fn stages(&self) -> impl Iterator<Item = Self> + '_ {
+        let systemd = self.systemd.as_deref().unwrap_or_default();
+        let begins = systemd
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == RECORD_SEPARATOR)
+            .map(|(at, _)| at);
+        let begins: Vec<usize> = begins.take(MOST_STAGES).collect();
+        let earlier = begins.into_iter().rev().filter_map(|end| {
+            let systemd = (end > 0).then(|| systemd[..end].to_vec());
+            Self::new(self.firmware.clone(), systemd).ok()
+        });
+        std::iter::once(self.clone()).chain(earlier)
     }
 
     fn read(firmware: &Path, systemd: Option<&PathBuf>) -> Result<Self> {
