@@ -1,14 +1,15 @@
 //! What the command-line programs print: reports as tables for people or as JSON for programs,
-//! failures, and progress bars.
+//! failures, and progress bars; and what they ask for at a terminal.
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
+use strongroom::Secret;
 
 /// `println!` that does not panic where standard output is closed or full.
 #[macro_export]
@@ -54,6 +55,15 @@ pub fn failed(
     }
     eprintln!("{program}: {failure}");
     ExitCode::from(code)
+}
+
+/// Asks for a secret to be typed at the terminal, where nobody sees it; `None` where nobody is there.
+pub fn ask_hidden(question: &str) -> Option<Secret> {
+    if !io::stdin().is_terminal() {
+        return None;
+    }
+    let typed = rpassword::prompt_password(format!("{question}: ")).ok()?;
+    Some(Secret::take(typed.into_bytes()))
 }
 
 /// A table without lines, for people and for `cut` alike.

@@ -35,16 +35,11 @@ pub(crate) fn ask_line(question: &str) -> Result<String, Failure> {
 /// # Errors
 /// [`Failure::Usage`] where nobody can be asked.
 pub(crate) fn ask_hidden(what: &str, option: &str, question: &str) -> Result<Secret, Failure> {
-    let nobody = || {
+    strongroom_console::ask_hidden(question).ok_or_else(|| {
         Failure::Usage(format!(
             "{what} is to be typed, and nobody can be asked here; name a file with {option}"
         ))
-    };
-    if !io::stdin().is_terminal() {
-        return Err(nobody());
-    }
-    let typed = rpassword::prompt_password(format!("{question}: ")).map_err(|_| nobody())?;
-    Ok(Secret::take(typed.into_bytes()))
+    })
 }
 
 /// Asks for a word to be typed.

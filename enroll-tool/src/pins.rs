@@ -1,12 +1,9 @@
 //! PINs from an admin: out of a file, or typed where nobody sees them. Never from the command line,
 //! which everyone on the machine can read.
 
-use std::fs::File;
-use std::io;
 use std::path::Path;
 
 use strongroom::Secret;
-use strongroom::error::Error;
 use strongroom::object::TokenName;
 use strongroom::pin::{Pin, Role};
 
@@ -21,7 +18,7 @@ pub(crate) fn known(
     role: Role,
 ) -> Result<Pin, Failure> {
     if let Some(file) = file {
-        from_file(file)
+        Ok(Pin::read(file)?)
     } else {
         let question = format!("PIN of the {role} of token {token}");
         Ok(Pin::new(ask(option, &question)?)?)
@@ -43,20 +40,7 @@ pub(crate) fn new(
         }
         return Ok(Pin::new(typed)?);
     };
-    from_file(file)
-}
-
-/// One newline may end it.
-fn from_file(file: &Path) -> Result<Pin, Failure> {
-    let refuse = |error: io::Error| Error::input(file.display().to_string(), error.to_string());
-    let read = File::open(file)
-        .and_then(|open| Secret::read_from(open, Pin::MAX + 1))
-        .map_err(refuse)?;
-    let pin = match read.expose() {
-        [line @ .., b'\n'] => Secret::copy_of(line),
-        _ => read,
-    };
-    Ok(Pin::new(pin)?)
+    Ok(Pin::read(file)?)
 }
 
 fn ask(option: &str, question: &str) -> Result<Secret, Failure> {

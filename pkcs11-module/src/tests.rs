@@ -738,6 +738,7 @@ impl Default for Fake {
                 label: None,
                 write_protected,
                 has_pins: false,
+                fence: None,
             })
             .into(),
             takes_tokens: false,
@@ -795,6 +796,7 @@ impl Source for Fake {
             label: token.label.clone(),
             write_protected: false,
             has_pins: token.officer.is_some(),
+            fence: token.fence,
         });
         Ok(())
     }

@@ -221,7 +221,11 @@ pub enum Error {
     NoSuchToken(String),
 
     /// A PIN is not the right one.
-    #[error("this is not the PIN of the {role} of token {token}; too many wrong ones lock it")]
+    #[error(
+        "this is not the PIN of the {role} of token {token}; too many wrong ones lock it. If it is \
+         forgotten, {}",
+        setting_anew(*role, token)
+    )]
     PinIncorrect {
         /// The token's name.
         token: String,

@@ -2,6 +2,8 @@
 //! user's and its security officer's (PKCS#11 3.1, section 2.4); the TPM counts wrong ones.
 
 use std::fmt;
+use std::fs::File;
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
@@ -56,6 +58,28 @@ impl Pin {
         }
     }
 
+    /// Reads a PIN from a file. One newline may end it.
+    ///
+    /// # Errors
+    /// [`Error::Input`].
+    pub fn read(file: &Path) -> Result<Self> {
+        let read = File::open(file)
+            .and_then(|open| Secret::read_from(open, Self::MAX + 1))
+            .map_err(|error| Error::input(file.display().to_string(), error.to_string()))?;
+        Self::from_line(read)
+    }
+
+    /// Takes a PIN as a line: without the newline, where there is one.
+    ///
+    /// # Errors
+    /// As for [`Pin::new`].
+    pub fn from_line(line: Secret) -> Result<Self> {
+        match line.expose() {
+            [pin @ .., b'\n'] => Self::new(Secret::copy_of(pin)),
+            _ => Self::new(line),
+        }
+    }
+
     pub(crate) fn auth(&self, vault_id: &str, token: &TokenName, role: Role) -> PinAuth {
         let mut digest = Sha256::new()
             .chain_update(b"strongroom v1 PIN\0")
@@ -80,6 +104,11 @@ impl PinState {
     /// Whether it takes no further try.
     pub fn is_locked(self) -> bool {
         self.is_set() && self.failures >= self.limit
+    }
+
+    /// How many tries are left.
+    pub fn tries_left(self) -> u32 {
+        self.limit.saturating_sub(self.failures)
     }
 
     /// Whether the next wrong PIN locks it.

@@ -2,6 +2,7 @@
 //! code.
 
 use strongroom::error::{Error, ErrorKind};
+use strongroom::object::TokenName;
 use strongroom::policy::Refusal;
 
 use crate::zfs::ZfsError;
@@ -26,12 +27,23 @@ pub(crate) enum Failure {
         code: u8,
     },
 
+    /// Nobody has given the PIN that keys are behind.
+    #[error(
+        "what is behind the PIN of token {token} stays locked: {reason}; run this at a terminal, or \
+         name a file with --pin-file"
+    )]
+    NoPin {
+        token: TokenName,
+        reason: &'static str,
+    },
+
     /// Some datasets failed, and the rest are done. What failed has been reported.
     #[error("{failed} of {total} failed; the rest are done")]
     Partial {
         failed: usize,
         total: usize,
-        /// 1, or 6 where not one of them was known.
+        /// 1; 6 where not one of them was known; where nothing but a PIN stood before all of them,
+        /// what that says.
         code: u8,
     },
 
@@ -90,6 +102,7 @@ impl Failure {
             Self::Vault(error) | Self::Reported(error) => error.kind().exit_code(),
             Self::Zfs(_) => 1,
             Self::Dataset { code, .. } | Self::Partial { code, .. } => *code,
+            Self::NoPin { .. } => ErrorKind::Input.exit_code(),
             Self::Usage(_) => 2,
         }
     }

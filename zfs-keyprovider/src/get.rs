@@ -9,9 +9,10 @@ use strongroom::object::{Metadata, ObjectId, TokenName};
 use strongroom::recovery::{KitFile, Passphrase, RecoveryKit};
 use strongroom::recovery_copy::{Recovered, RecoveryCopy};
 use strongroom::uri::Selector;
-use strongroom::{Result, Secret, process};
+use strongroom::{Result, Secret, Tcti, Unlocked, Vault, process};
 
 use crate::failure::Failure;
+use crate::login::{self, AskPin, Login};
 use crate::sealed::{self, Choice};
 use crate::zfs::{Dataset, Datasets, Keys, Refused};
 use crate::{Cli, copy};
@@ -39,6 +40,9 @@ pub(crate) struct Get {
     /// knows the dataset, else the form that the key was sealed in]
     #[arg(long)]
     format: Option<KeyFormat>,
+
+    #[command(flatten)]
+    pin: AskPin,
 
     /// Write even to a terminal
     #[arg(long)]
@@ -79,16 +83,28 @@ fn from_vault(
             id: args.id,
             ..Selector::label(TokenName::datasets(), &args.dataset)
         })?;
-        let key = vault.unlock(&cli.tcti()?)?.unseal(&object)?;
+        let mut unlocked = unlock(&vault, &cli.tcti()?, object.needs_pin(), &args.pin)?;
+        let key = unlocked.unseal(&object)?;
         return Ok((object, key));
     }
     let choice = Choice::of(&vault, &args.dataset, dataset)?;
-    let mut unlocked = vault.unlock(&cli.tcti()?)?;
+    let mut unlocked = unlock(&vault, &cli.tcti()?, choice.needs_pin(), &args.pin)?;
     let fits = |key: &Secret| match dataset {
         Some(dataset) => Keys::open().check(dataset, key),
         None => Ok(()),
     };
     choice.open(|object| unlocked.unseal(object), fits)
+}
+
+/// Unlocks the vault, where need be by the PIN of the token's user.
+fn unlock(vault: &Vault, tcti: &Tcti, by_pin: bool, how: &AskPin) -> Result<Unlocked, Failure> {
+    if !by_pin {
+        return Ok(vault.unlock(tcti)?);
+    }
+    match login::log_in(vault, tcti, &TokenName::datasets(), how)? {
+        Login::In(logged_in) => Ok(logged_in.unlock()?),
+        Login::Out(failure) => Err(failure),
+    }
 }
 
 fn kit_from(args: &Get, kit: &Path) -> Result<RecoveryKit> {

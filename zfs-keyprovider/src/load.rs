@@ -15,13 +15,15 @@ use std::sync::atomic::AtomicBool;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
-use strongroom::Unlocked;
 use strongroom::error::{Error, ErrorKind};
+use strongroom::object::TokenName;
 use strongroom::policy::Fence;
 use strongroom::vault;
+use strongroom::{Tcti, Unlocked, Vault};
 
 use crate::Cli;
 use crate::failure::Failure;
+use crate::login::{self, AskPin, Login};
 use crate::zfs::{Keys, Which};
 use strongroom_console as console;
 
@@ -54,6 +56,9 @@ pub(crate) struct Load {
     /// Say what would be loaded, and change nothing; needs no TPM
     #[arg(long, conflicts_with = "fence")]
     dry_run: bool,
+
+    #[command(flatten)]
+    pin: AskPin,
 
     /// Report as JSON on standard output
     #[arg(long)]
@@ -95,9 +100,13 @@ fn load_keys(cli: &Cli, args: &Load) -> Result<(), Failure> {
     let mut way = report::Way::through(&keys);
     let mut stopped = None;
     if plan.needs_the_vault() {
-        let unlocked = cli.tcti().and_then(|tcti| vault.unlock(&tcti));
+        let unlocked = cli
+            .tcti()
+            .and_then(|tcti| unlock(&vault, &tcti, &mut plan, &args.pin));
         match unlocked {
-            Ok(mut unlocked) => {
+            // What was to be done is behind a PIN that was not given.
+            Ok(None) => {}
+            Ok(Some(mut unlocked)) => {
                 way.tpm = Some(unlocked.tcti().to_owned());
                 stopped = load(&mut plan, &mut unlocked, &keys);
                 copies::bring_up_to_date(&mut plan, &unlocked);
@@ -113,6 +122,33 @@ fn load_keys(cli: &Cli, args: &Load) -> Result<(), Failure> {
     let outcome = finish(&plan, stopped);
     report::show(args.json, &plan, &way, &outcome);
     outcome
+}
+
+/// Unlocks the vault, and where a key that is to be loaded is behind a PIN, by that. Without it,
+/// what is behind it is left as it is, and the rest is done.
+fn unlock(
+    vault: &Vault,
+    tcti: &Tcti,
+    plan: &mut Plan,
+    how: &AskPin,
+) -> Result<Option<Unlocked>, Error> {
+    if plan.has_to_load_behind_pin() {
+        match login::log_in(vault, tcti, &TokenName::datasets(), how)? {
+            Login::In(logged_in) => return logged_in.unlock().map(Some),
+            Login::Out(failure) => {
+                log::error!("{failure}");
+                plan.leave_behind_pin(&failure);
+            }
+        }
+    } else {
+        // For a recovery copy alone nobody is asked.
+        plan.pass_over_behind_pin();
+    }
+    if plan.needs_the_vault() {
+        vault.unlock(tcti).map(Some)
+    } else {
+        Ok(None)
+    }
 }
 
 /// Closes the fences that the vault knows of, and the one that was named even where there is no vault.
@@ -190,12 +226,18 @@ fn finish(plan: &Plan, stopped: Option<Error>) -> Result<(), Failure> {
     if codes.is_empty() {
         return Ok(());
     }
-    let unknown = ErrorKind::NoObject.exit_code();
     let total = plan.items.len();
-    let none_known = codes.len() == total && codes.iter().all(|code| *code == unknown);
+    let unknown = ErrorKind::NoObject.exit_code();
+    let code = match codes.first() {
+        Some(&first) if codes.iter().any(|code| *code != first) => 1,
+        // Others were known, or loaded.
+        Some(&first) if first == unknown && codes.len() < total => 1,
+        Some(_) if plan.has_loaded() => 1,
+        first => first.copied().unwrap_or(1),
+    };
     Err(Failure::Partial {
         failed: codes.len(),
         total,
-        code: if none_known { unknown } else { 1 },
+        code,
     })
 }

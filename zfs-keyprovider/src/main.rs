@@ -5,6 +5,7 @@ mod copy;
 mod failure;
 mod get;
 mod load;
+mod login;
 mod sealed;
 mod serve;
 mod wrapping_key;
@@ -33,11 +34,12 @@ Exit codes:
   1  some datasets failed, the rest are done; or ZFS cannot be asked, or failed
   2  wrong usage
   3  the policy refused: the machine is in another boot state
-  4  TPM missing, not the vault's, busy or in lockout
+  4  TPM missing, not the vault's, busy or in lockout; or the PIN that the keys are behind is locked
   5  vault missing, damaged, forged or of a newer format
   6  no such dataset, or no key of it in the vault; in `load`, of all that were named
   7  the input is not what it must be: the key is not the dataset's, or not of the form that was
-     asked for; the dataset is not the one that the key was sealed for
+     asked for; the dataset is not the one that the key was sealed for; the PIN is wrong, or nobody
+     gave it
 
 Environment:
   STRONGROOM_DIR        the vault's folder (default /var/lib/strongroom)

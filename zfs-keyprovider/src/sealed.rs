@@ -148,6 +148,11 @@ impl Choice {
         })
     }
 
+    /// Whether one of them is behind a PIN.
+    pub(crate) fn needs_pin(&self) -> bool {
+        self.candidates.iter().any(Metadata::needs_pin)
+    }
+
     /// Opens the right one, which it answers as it was sealed. `fits` asks ZFS, with the key in the
     /// dataset's keyformat, and is asked where there are several alone.
     pub(crate) fn open(

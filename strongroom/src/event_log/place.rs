@@ -4,11 +4,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use super::systemd::RECORD_SEPARATOR;
 use super::{EventLog, KERNEL_LOG, SYSTEMD_LOG, bytes_of};
 use crate::error::{Error, Result};
 
 /// Names the environment variable that says where the log is.
 pub const VARIABLE: &str = "STRONGROOM_EVENT_LOG";
+
+/// How many of systemd's records are looked at one by one. A boot has some ten.
+const MOST_STAGES: usize = 64;
 
 /// Where the log of the present boot is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +40,8 @@ impl Place {
     /// The file that was named, or the one that `STRONGROOM_EVENT_LOG` names, or else the kernel's
     /// log, where the TPM is the kernel's.
     pub fn new(named: Option<&Path>, is_kernels_tpm: bool) -> Self {
-        let named = named.map(Path::to_owned);
-        match named.or_else(|| from_environment().map(Path::to_owned)) {
+        let named = named.map(Path::to_owned).or_else(from_environment);
+        match named {
             Some(file) => Self::File(file),
             None if is_kernels_tpm => Self::System(PathBuf::from("/")),
             None => Self::Nowhere,
@@ -92,6 +96,23 @@ impl Recording {
         &self.log
     }
 
+    /// The same as it was in each phase of this boot so far, the present one first: without what
+    /// systemd has extended since.
+    pub(crate) fn stages(&self) -> impl Iterator<Item = Self> + '_ {
+        let systemd = self.systemd.as_deref().unwrap_or_default();
+        let begins = systemd
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == RECORD_SEPARATOR)
+            .map(|(at, _)| at);
+        let begins: Vec<usize> = begins.take(MOST_STAGES).collect();
+        let earlier = begins.into_iter().rev().filter_map(|end| {
+            let systemd = (end > 0).then(|| systemd[..end].to_vec());
+            Self::new(self.firmware.clone(), systemd).ok()
+        });
+        std::iter::once(self.clone()).chain(earlier)
+    }
+
     fn read(firmware: &Path, systemd: Option<&PathBuf>) -> Result<Self> {
         let name = format!("event log {}", firmware.display());
         let systemd = systemd.map(|file| bytes_of(file)).transpose()?;
@@ -114,7 +135,7 @@ impl Recording {
 }
 
 /// Read once: a host of the PKCS#11 module may change its environment while other threads run.
-fn from_environment() -> Option<&'static Path> {
+fn from_environment() -> Option<PathBuf> {
     static NAMED: OnceLock<Option<PathBuf>> = OnceLock::new();
     NAMED
         .get_or_init(|| {
@@ -122,5 +143,5 @@ fn from_environment() -> Option<&'static Path> {
                 .filter(|file| !file.is_empty())
                 .map(PathBuf::from)
         })
-        .as_deref()
+        .clone()
 }

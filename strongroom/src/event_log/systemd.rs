@@ -8,7 +8,7 @@ use super::measured::Measured;
 use super::{Event, replay, text};
 
 /// RFC 7464, section 2.2.
-const RECORD_SEPARATOR: u8 = 0x1E;
+pub(super) const RECORD_SEPARATOR: u8 = 0x1E;
 
 #[derive(Deserialize)]
 struct Record {

@@ -10,6 +10,9 @@
 //! nowhere, and a refusal says by numbers alone which PCRs differ. Nothing in them is secret; as
 //! the kernel's, they are for their owner to read.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
@@ -66,11 +69,15 @@ impl BootLogs {
             let Some(recording) = present? else {
                 return Ok(());
             };
-            let its = |branch: &&Branch| leads_to(recording.log(), &branch.pcrs);
-            allowed
-                .iter()
-                .filter(its)
-                .try_for_each(|branch| self.write(branch, &recording))
+            // A phase that is past is a boot of its own in the list.
+            let stages: Vec<Recording> = recording.stages().collect();
+            allowed.iter().try_for_each(|branch| {
+                let its = |stage: &&Recording| leads_to(stage.log(), &branch.pcrs);
+                match stages.iter().find(its) {
+                    Some(stage) => self.write(branch, stage),
+                    None => Ok(()),
+                }
+            })
         });
         if let Err(error) = kept {
             log::warn!(

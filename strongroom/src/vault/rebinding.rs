@@ -5,7 +5,7 @@ use super::{Change, Rebound, Vault, suspending};
 use crate::envelope::VaultKey;
 use crate::error::{Error, Result};
 use crate::event_log::EventLog;
-use crate::policy::{Branch, Branches, PHASES_PCR, PcrSelection, PcrValues, PolicyFile, Refusal};
+use crate::policy::{BootLogs, Branch, Branches, PHASES_PCR, PcrSelection, PcrValues, PolicyFile};
 use crate::prediction::{self, Forecast};
 use crate::provision;
 use crate::recovery::RecoveryKit;
@@ -94,6 +94,7 @@ impl Vault {
         change: &Change,
     ) -> Result<Branches> {
         let pcrs = old.map_or_else(|| self.manifest.pcrs.clone(), Branches::all_pcrs);
+        let logs = self.boot_logs(tpm.turn().tcti());
         match (change, old) {
             (Change::PresentBoot(Some(pcrs)), _) => {
                 provision::present_boot(tpm, Some(pcrs), None).map(Branches::only)
@@ -110,19 +111,19 @@ impl Vault {
                 old.clone().with([Branch::of(pcrs)])
             }
             (Change::Prepare(forecast), Some(old)) => {
-                prepared(old, forecast, &tpm.pcr_values(&pcrs)?)
+                prepared(old, forecast, &tpm.pcr_values(&pcrs)?, &logs)
             }
             (Change::Commit(log), Some(old)) => {
                 let present = tpm.pcr_values(&pcrs)?;
                 let Some(_) = old.suspensions().next() else {
-                    return committed(old, log.as_ref(), &present);
+                    return committed(old, log.as_ref(), &present, &logs);
                 };
                 let resets = tpm.resets()?;
                 if let Some(list) = suspending::let_in(old, log.as_ref(), &present, resets)? {
                     return Ok(list);
                 }
                 let goes_on = old.suspensions().filter(|it| !it.is_over(resets)).cloned();
-                committed(&suspending::resumed(old)?, log.as_ref(), &present)?.with(goes_on)
+                committed(&suspending::resumed(old)?, log.as_ref(), &present, &logs)?.with(goes_on)
             }
             (Change::Suspend { boots, pcrs }, Some(old)) => {
                 suspending::suspended(tpm, old, *boots, pcrs.as_ref())
@@ -187,7 +188,12 @@ impl Vault {
 
 /// The list with what was predicted. What was predicted before from the same files is no longer to
 /// come, unless it is what has booted.
-fn prepared(old: &Branches, forecast: &Forecast, present: &PcrValues) -> Result<Branches> {
+fn prepared(
+    old: &Branches,
+    forecast: &Forecast,
+    present: &PcrValues,
+    logs: &BootLogs,
+) -> Result<Branches> {
     let new = forecast.branches(present)?;
     let booted = prediction::phases_of_present(&forecast.log, present)?;
     let name = forecast.next.name();
@@ -200,15 +206,20 @@ fn prepared(old: &Branches, forecast: &Forecast, present: &PcrValues) -> Result<
     };
     match old.only_those(|branch| !is_superseded(branch)) {
         Some(kept) => kept.with(new),
-        None => Err(Error::PolicyRefused(Refusal::explain(present, old))),
+        None => Err(Error::PolicyRefused(logs.explain(present, old))),
     }
 }
 
 /// The list without all that is not of the present boot.
-fn committed(old: &Branches, log: Option<&EventLog>, present: &PcrValues) -> Result<Branches> {
+fn committed(
+    old: &Branches,
+    log: Option<&EventLog>,
+    present: &PcrValues,
+    logs: &BootLogs,
+) -> Result<Branches> {
     let here = |branch: &Branch| branch.pcrs.differing_from(present).is_empty();
     if !old.iter().any(here) {
-        return Err(Error::PolicyRefused(Refusal::explain(present, old)));
+        return Err(Error::PolicyRefused(logs.explain(present, old)));
     }
     // Another phase of this boot differs in nothing but the PCR of phases; so may another boot.
     let may_be_phase = |branch: &Branch| branch.pcrs.differing_from(present) == [PHASES_PCR];
@@ -223,7 +234,7 @@ fn committed(old: &Branches, log: Option<&EventLog>, present: &PcrValues) -> Res
                 .iter()
                 .any(|phase| branch.pcrs.differing_from(phase).is_empty())
     });
-    let kept = kept.ok_or_else(|| Error::PolicyRefused(Refusal::explain(present, old)))?;
+    let kept = kept.ok_or_else(|| Error::PolicyRefused(logs.explain(present, old)))?;
     // What is not changed is not called another name either: nothing would be written but that.
     if kept.count() == old.count() {
         Ok(kept)

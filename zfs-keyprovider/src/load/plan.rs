@@ -125,6 +125,40 @@ impl Plan {
         items.any(|item| matches!(item.state, State::Locked))
     }
 
+    /// Whether there is one behind a PIN.
+    pub(super) fn has_to_load_behind_pin(&self) -> bool {
+        let mut items = self.items.values();
+        items.any(|item| {
+            matches!(item.state, State::Locked) && item.candidates.iter().any(Metadata::needs_pin)
+        })
+    }
+
+    /// Whether something was loaded.
+    pub(super) fn has_loaded(&self) -> bool {
+        let mut items = self.items.values();
+        items.any(|item| matches!(item.state, State::Loaded { .. }))
+    }
+
+    /// Goes on without the keys that are behind a PIN, and notes why of what has no other.
+    pub(super) fn leave_behind_pin(&mut self, why: &Failure) {
+        self.pass_over_behind_pin();
+        for item in self.items.values_mut() {
+            if matches!(item.state, State::Locked) && item.candidates.is_empty() {
+                item.state = State::Failed {
+                    reason: why.to_string(),
+                    code: why.exit_code(),
+                };
+            }
+        }
+    }
+
+    /// Goes on without the keys that are behind a PIN.
+    pub(super) fn pass_over_behind_pin(&mut self) {
+        for item in self.items.values_mut() {
+            item.candidates.retain(|object| !object.needs_pin());
+        }
+    }
+
     /// Notes of all that is to be loaded that it was not, for the vault was not opened.
     pub(super) fn leave_locked(&mut self) {
         for item in self.items.values_mut() {
