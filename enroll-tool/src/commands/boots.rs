@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 use strongroom::doctor::System;
 use strongroom::event_log::EventLog;
-use strongroom::policy::Branch;
+use strongroom::policy::{Branch, Label};
 use strongroom::vault::Rebound;
 
 use super::Place;
@@ -35,11 +35,11 @@ pub(super) fn report(place: &Place, rebound: &Rebound, dry_run: bool) {
 /// What a boot is called.
 pub(super) fn words(branch: &Branch) -> String {
     let label = branch.label.as_ref();
-    let which = match label.and_then(|label| label.prepared()) {
+    let which = match label.and_then(Label::prepared) {
         Some(files) => format!("prepared: {files}"),
         None => "enrolled".to_owned(),
     };
-    match label.and_then(|label| label.phase()) {
+    match label.and_then(Label::phase) {
         Some(phase) => format!("{which} (phase {phase})"),
         None => which,
     }
