@@ -894,6 +894,38 @@ fn a_list_of_boots_has_one_spelling() {
 }
 
 #[test]
+fn a_list_of_boots_with_labels_has_one_spelling() {
+    let vault = TestVault::new();
+    let id = vault.seal("credentials", "offsite", b"x");
+    let policy = vault.dir().join("policy.json");
+    let mut list = read_json(&policy);
+    list["format"] = json!(2);
+    list["current"][0]["label"] = json!({ "prepared": "/boot/a.efi", "phase": "ready" });
+    write_json(&policy, &list);
+    assert_eq!(vault.unseal_id(&id), b"x");
+    Reader::of(&vault, &vault.dir()).policy();
+    let mut bad = Bad::of(&vault, &policy);
+    bad.doubled("/current/0/label");
+    bad.text("\"format\": 2", "\"format\": 1");
+    bad.text("\"ready\"", "\"late\"");
+    bad.text("\"ready\"", "null");
+    bad.text("\"phase\"", "\"stage\"");
+    bad.text("\"/boot/a.efi\"", "\"\"");
+    bad.text("/boot/a.efi", "/boot/\\u0007.efi");
+    bad.text("/boot/a.efi", &"x".repeat(1025));
+    for empty in [json!({}), Value::Null] {
+        bad.texts
+            .push(with(&list, "/current/0/label", empty).to_string());
+    }
+    // Format 2, and nothing of it.
+    let mut plain = list.clone();
+    let branch = plain["current"][0].as_object_mut();
+    branch.expect("a branch").remove("label");
+    bad.texts.push(plain.to_string());
+    bad.refused_by_both(&["policy"], &[&["unseal", "--id", &id]]);
+}
+
+#[test]
 fn a_backup_has_one_spelling() {
     let vault = TestVault::new();
     let id = seal_dataset_key(&vault, "tank/a", "raw", &Sha256::digest("a"));
@@ -1129,6 +1161,15 @@ fn the_policies_in_the_tpm_are_the_documents() {
         one["content of N for current"]
     );
     assert_eq!(two["Name of N"], one["Name of N"]);
+    vault
+        .strongroom(&["suspend", "--boots", "2", "--yes"])
+        .ok();
+    let three = agree();
+    assert_eq!(
+        three["digest of current[1]"], two["digest of current[1]"],
+        "and a suspended one behind it"
+    );
+    assert!(three.contains_key("digest of current[2]"));
 }
 
 #[test]

@@ -266,7 +266,7 @@ fn a_kernel_and_its_initrd_in_another_root_are_prepared_for_grub() {
     let done = nas.prepare(&prepared).ok().json();
     assert_eq!(
         done["branches"][1]["label"],
-        json!({ "prepared": "/boot/vmlinuz" })
+        json!({ "prepared": format!("{root}/boot/vmlinuz") })
     );
     let next = nas.events(|event| match &event.measured {
         Measured::GrubFile(file) if file == "/vmlinuz" => sha256(&kernel),

@@ -70,6 +70,50 @@ fn twenty_updates_in_a_row_unlock_and_the_first_image_is_refused() {
     cycles(Machine::with_secure_boot(), 20);
 }
 
+#[test]
+#[ignore = "two boots of systemd"]
+fn units_unlock_in_an_early_phase_and_commit_when_all_is_up() {
+    let mut machine = Machine::new();
+    machine.add_disk(256 << 20);
+    for unit in ["strongroom-zfs-load-key", "strongroom-commit"] {
+        let file = format!("/etc/systemd/system/{unit}.service");
+        machine.bring(&file, ours(&format!("systemd/{unit}.service")));
+        // The programs are on a disk of their own.
+        let programs = "[Unit]\nRequiresMountsFor=/usr/local/bin\n";
+        machine.bring(&format!("{file}.d/programs.conf"), programs);
+    }
+    let boot = Boot::measured().systemd();
+    machine.run(&boot, ENROL_LATE).ok();
+    machine.run(&boot, UNLOCKED_EARLY).ok();
+}
+
+/// Enrolled when all is up. Of the boots that are allowed one never came.
+const ENROL_LATE: &str = r#"
+strongroom init --pcrs 7,9,11 --recovery-out /var/lib/kit --yes
+zpool create -o cachefile=/etc/zfs/zpool.cache -O mountpoint=/t/tank tank /dev/vdd
+make_root tank/home raw
+strongroom prepare --yes | tee /dev/stderr | grep 'phase start'
+strongroom rebind --yes --add 11=abababababababababababababababababababababababababababababababab
+is "$(grep -c '"pcrs"' /var/lib/strongroom/policy.json)" 4
+systemctl daemon-reload
+systemctl enable strongroom-zfs-load-key strongroom-commit
+sync
+"#;
+
+const UNLOCKED_EARLY: &str = r#"
+journalctl -b -u strongroom-zfs-load-key -u strongroom-commit >&2
+is "$(systemctl list-units --state=failed --plain --no-legend)" ""
+is $(locked) 0
+wait_for systemctl is-active strongroom-commit
+is "$(grep -c '"pcrs"' /var/lib/strongroom/policy.json)" 3
+strongroom status >&2
+"#;
+
+fn ours(file: &str) -> Vec<u8> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
+    fs::read(file).expect("a file of ours")
+}
+
 fn cycles(mut machine: Machine, count: usize) {
     machine.add_disk(256 << 20);
     for (place, file) in [
@@ -79,10 +123,7 @@ fn cycles(mut machine: Machine, count: usize) {
             "prepare-next-boot",
         ),
     ] {
-        let ours = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../update-hooks")
-            .join(file);
-        machine.bring(place, fs::read(ours).expect("a hook"));
+        machine.bring(place, ours(&format!("update-hooks/{file}")));
     }
     let boot = |number: usize| match number {
         0 => Boot::measured(),
@@ -119,8 +160,8 @@ fn cycles(mut machine: Machine, count: usize) {
         }
         let list: String = lines.skip_while(|line| *line != "{").collect();
         predicted = serde_json::from_str::<Value>(&list).ok().map(|list| {
-            let last = list["current"].as_array().and_then(|it| it.last().cloned());
-            last.expect("a branch")["pcrs"].clone()
+            let newest = list["current"].as_array().and_then(|it| it.last().cloned());
+            newest.expect("a branch")["pcrs"].clone()
         });
         assert_eq!(predicted.is_some(), number < count, "{output}");
     }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use strongroom::event_log::EventLog;
-use strongroom::policy::Branch;
+use strongroom::policy::{Branch, Label};
 use strongroom::vault::Rebound;
 
 use super::Place;
@@ -32,11 +32,11 @@ pub(super) fn report(place: &Place, rebound: &Rebound, dry_run: bool) {
 /// What a boot is called.
 pub(super) fn words(branch: &Branch) -> String {
     let label = branch.label.as_ref();
-    let which = match label.and_then(|label| label.prepared()) {
+    let which = match label.and_then(Label::prepared) {
         Some(files) => format!("prepared: {files}"),
         None => "enrolled".to_owned(),
     };
-    match (branch.suspended, label.and_then(|label| label.phase())) {
+    match (branch.suspended, label.and_then(Label::phase)) {
         (Some(suspension), _) => format!(
             "SUSPENDED: whatever leaves PCR {} so, until reset {} of the TPM",
             branch.pcrs.selection(),

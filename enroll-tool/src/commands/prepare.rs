@@ -48,14 +48,14 @@ fn next_boot(args: &Prepare) -> Result<NextBoot, Failure> {
     let root = args.root.as_deref();
     let image = match (&args.uki, &args.kernel) {
         (Some(file), _) => Image::Unified {
-            name: name(file),
+            name: name(root, file),
             content: read(root, file)?,
         },
         (None, Some(kernel)) => {
             let initrds = args.initrd.iter().map(|file| read(root, file));
             let initrds = initrds.collect::<Result<Vec<_>, _>>()?;
             Image::Linux {
-                name: name(kernel),
+                name: name(root, kernel),
                 kernel: read(root, kernel)?,
                 initrds: (!initrds.is_empty()).then_some(initrds),
                 command_line: args
@@ -74,7 +74,11 @@ fn next_boot(args: &Prepare) -> Result<NextBoot, Failure> {
     ] {
         for file in files {
             let content = read(root, file)?;
-            updates.push(DatabaseUpdate::parse(database, &name(file), &content)?);
+            updates.push(DatabaseUpdate::parse(
+                database,
+                &name(root, file),
+                &content,
+            )?);
         }
     }
     Ok(NextBoot {
@@ -95,14 +99,18 @@ fn command_line(root: Option<&Path>, text: &str) -> Result<String, Failure> {
     Ok(text.trim().to_owned())
 }
 
-fn name(file: &Path) -> String {
-    file.display().to_string()
+fn name(root: Option<&Path>, file: &Path) -> String {
+    place(root, file).display().to_string()
 }
 
 fn read(root: Option<&Path>, file: &Path) -> Result<Vec<u8>, Error> {
-    let place = match root {
-        Some(root) => root.join(file.strip_prefix("/").unwrap_or(file)),
-        None => PathBuf::from(file),
-    };
+    let place = place(root, file);
     fs::read(&place).map_err(|error| Error::input(place.display().to_string(), error.to_string()))
+}
+
+fn place(root: Option<&Path>, file: &Path) -> PathBuf {
+    match root {
+        Some(root) => root.join(file.strip_prefix("/").unwrap_or(file)),
+        None => file.to_owned(),
+    }
 }

@@ -269,7 +269,7 @@ impl Findings {
                 "pcr-11-phases",
                 "systemd extends PCR 11 at each phase of the boot: what is enrolled late in the \
                  boot does not match when datasets are to be unlocked.",
-                "Unlock in the phase that was enrolled, or bind to PCR 9 instead of 11.",
+                "Once a vault is made, `strongroom prepare --yes` allows this boot in its other phases.",
             );
         }
         let unused = report.state == PcrState::Unused

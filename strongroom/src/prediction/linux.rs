@@ -216,6 +216,9 @@ fn under_firmware(events: &mut [Event], command_line: Option<&str>, next: &Next<
     Ok(())
 }
 
+/// How a command line is in memory.
+type Form = fn(&str) -> Vec<u8>;
+
 /// Boot entries have their command line with a NUL at its end or without: as it is now, so it will
 /// be.
 fn put_command_line(events: &mut [Event], present: Option<&str>, new: &str) -> Result<()> {
@@ -224,12 +227,12 @@ fn put_command_line(events: &mut [Event], present: Option<&str>, new: &str) -> R
         .find(|event| event.extends(9) && event.measured == Measured::LinuxLoadOptions)
         .ok_or_else(|| cannot(9, "this kernel does not measure its command line there"))?
         .digest;
-    let bare = |text: &str| {
+    let bare: Form = |text| {
         let mut bytes = wide(text);
         bytes.truncate(bytes.len() - 2);
         bytes
     };
-    let forms: [&dyn Fn(&str) -> Vec<u8>; 2] = [&wide, &bare];
+    let forms: [Form; 2] = [wide, bare];
     let form = present
         .and_then(|line| forms.iter().find(|form| digest(&form(line)) == options))
         .ok_or_else(|| {

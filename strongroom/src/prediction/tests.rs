@@ -1,5 +1,6 @@
 //! Predictions on the logs of real machines: what such a machine would start again must come to the
 //! PCRs that it has, and what it would start instead to other ones, where it cannot be told to words.
+#![allow(clippy::cast_possible_truncation, reason = "what tests write is short")]
 
 use std::path::Path;
 

@@ -5,7 +5,9 @@ use super::{Change, Rebound, Vault, suspending};
 use crate::envelope::VaultKey;
 use crate::error::{Error, Result};
 use crate::event_log::EventLog;
-use crate::policy::{BootLogs, Branch, Branches, PHASES_PCR, PcrSelection, PcrValues, PolicyFile};
+use crate::policy::{
+    BootLogs, Branch, Branches, Label, PHASES_PCR, PcrSelection, PcrValues, PolicyFile,
+};
 use crate::prediction::{self, Forecast};
 use crate::provision;
 use crate::recovery::RecoveryKit;
@@ -196,11 +198,11 @@ fn prepared(
 ) -> Result<Branches> {
     let new = forecast.branches(present)?;
     let booted = prediction::phases_of_present(&forecast.log, present)?;
-    let name = forecast.next.name();
+    let label = Label::new(forecast.next.name().as_deref(), None);
     let is_superseded = |branch: &Branch| {
-        let prepared = branch.label.as_ref().and_then(|label| label.prepared());
+        let prepared = branch.label.as_ref().and_then(Label::prepared);
         prepared.is_some()
-            && prepared == name.as_deref()
+            && prepared == label.as_ref().and_then(Label::prepared)
             && !booted.contains(&branch.pcrs)
             && new.iter().all(|new| new.pcrs != branch.pcrs)
     };
