@@ -149,6 +149,64 @@ fn log_of(command_line: &str, initrd: &[u8], content: &[u8]) -> EventLog {
 }
 
 #[test]
+fn an_images_digest_is_of_all_but_its_signature() {
+    let image = pe_image(&[(".text", b"a kernel"), (".data", b"and its data")]);
+    let digest_of = |image: &[u8]| pe::Image::parse(image).expect("an image").authenticode();
+    // All but the checksum, and the entry that says where the signature is.
+    let (checksum, entry) = (0x58 + 64, 0x58 + 112 + 4 * 8);
+    let rest = [
+        &image[..checksum],
+        &image[checksum + 4..entry],
+        &image[entry + 8..],
+    ];
+    assert_eq!(digest_of(&image), digest(&rest.concat()));
+    // What lies behind the sections counts.
+    let longer = [&image[..], b"overlay."].concat();
+    assert_eq!(
+        digest_of(&longer),
+        digest(&[&rest.concat()[..], b"overlay."].concat())
+    );
+
+    let mut signed = [&image[..], b"a signature, of 24 bytes"].concat();
+    let place = [image.len() as u32, 24].map(u32::to_le_bytes).concat();
+    signed[entry..entry + 8].copy_from_slice(&place);
+    signed[checksum] = 0xFF;
+    assert_eq!(digest_of(&signed), digest_of(&image));
+    let parsed = pe::Image::parse(&signed).expect("an image");
+    assert_eq!(parsed.certificates(), b"a signature, of 24 bytes");
+    // Nobody hides something behind it.
+    signed.push(0);
+    pe::Image::parse(&signed).map(|_| ()).expect_err("refused");
+}
+
+#[test]
+fn an_image_that_a_known_key_has_signed_keeps_pcr_7() {
+    let log = fixture("uki-with-secure-boot");
+    let present = values(&log, "7,11");
+    let owner = log
+        .extended(7)
+        .find_map(|event| match &event.measured {
+            Measured::Authority(it) => Some(it.data[16..].to_vec()),
+            _ => None,
+        })
+        .expect("somebody has signed the present image");
+    let image = unified_image("quiet", b"an initrd");
+    let entry = 0x58 + 112 + 4 * 8;
+    let signed_with = |certificate: &[u8]| {
+        let signature = [b"a signature with ", certificate].concat();
+        let mut signed = [&image[..], &signature].concat();
+        let place = [image.len() as u32, signature.len() as u32];
+        let place = place.map(u32::to_le_bytes).concat();
+        signed[entry..entry + 8].copy_from_slice(&place);
+        forecast(&log, unified(signed))
+    };
+    let predicted = signed_with(&owner).branches(&present).expect("it is");
+    assert_eq!(predicted[0].pcrs.differing_from(&present), [11]);
+    let said = refused(&signed_with(b"of somebody else"), &present);
+    assert!(said.contains("not signed"), "{said}");
+}
+
+#[test]
 fn the_present_boot_predicted_is_the_present_boot() {
     for (name, pcrs) in [
         ("uki-with-secure-boot", "4,7,9,11"),
@@ -249,6 +307,79 @@ fn the_initrd_that_the_stub_puts_together_is_the_one_that_a_kernel_has_measured(
         hex::encode(digest(&archive)),
         "d883a808ae95c19c43d9ad0dec43e91b006e370e018e7037b363e36c7970db31"
     );
+}
+
+#[test]
+fn what_the_kernel_measures_is_what_real_kernels_have_measured() {
+    for name in ["uki-with-secure-boot", "uki-systemd"] {
+        let log = fixture(name);
+        let options = log
+            .extended(9)
+            .find(|event| event.measured == Measured::LinuxLoadOptions)
+            .expect("a kernel");
+        assert_eq!(options.digest, digest(&wide(COMMAND_LINE)), "{name}");
+    }
+}
+
+#[test]
+fn the_kernel_in_the_image_is_put_where_firmware_has_loaded_it() {
+    // Without Secure Boot, the stub has the firmware load the kernel, which measures that too.
+    let log = fixture("uki-without-secure-boot");
+    let present = values(&log, "4");
+    let new = unified_image("quiet", b"an initrd");
+    let inner = pe_image(&[(".text", b"a kernel")]);
+    let mut programs = [&new, &inner]
+        .map(|it| pe::Image::parse(it).expect("an image").authenticode())
+        .into_iter();
+    let expected = log.extended(4).fold([0; 32], |value, event| {
+        let digest = match event.measured {
+            Measured::Application(_) => programs.next().expect("two programs"),
+            _ => event.digest,
+        };
+        super::digest(&[value, digest].concat())
+    });
+    assert_eq!(programs.next(), None);
+    let predicted = forecast(&log, unified(new))
+        .branches(&present)
+        .expect("it is");
+    assert_eq!(predicted[0].pcrs.get(4), Some(&expected));
+}
+
+#[test]
+fn a_command_line_from_outside_stays_and_anything_else_from_there_is_refused() {
+    let image = unified_image("quiet", b"an initrd");
+    let with = |outside: &[(u32, &[u8])]| {
+        let log = log_of("quiet", b"an initrd", &image);
+        let mut events = log.events().to_vec();
+        for (pcr, data) in outside {
+            let bytes = Writer::new().data(*pcr, EventType::IPL, data).bytes();
+            events.extend(
+                EventLog::parse(&bytes)
+                    .expect("well-formed")
+                    .events()
+                    .to_vec(),
+            );
+        }
+        EventLog::of(events)
+    };
+    let new = unified(unified_image("debug", b"an initrd"));
+    let log = with(&[(12, &wide("quiet"))]);
+    let present = values(&log, "9,12");
+    let predicted = forecast(&log, new.clone())
+        .branches(&present)
+        .expect("it is");
+    assert_eq!(predicted[0].pcrs, present);
+    for outside in [(12, &b"a credential"[..]), (13, b"an extension")] {
+        let log = with(&[outside]);
+        let said = refused(&forecast(&log, new.clone()), &values(&log, "9,12"));
+        assert!(said.contains("from outside"), "{said}");
+        // ... which changes nothing for who has not bound to PCR 9.
+        let present = values(&log, "12");
+        let predicted = forecast(&log, new.clone())
+            .branches(&present)
+            .expect("it is");
+        assert_eq!(predicted[0].pcrs, present);
+    }
 }
 
 #[test]
