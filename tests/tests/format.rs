@@ -1161,9 +1161,7 @@ fn the_policies_in_the_tpm_are_the_documents() {
         one["content of N for current"]
     );
     assert_eq!(two["Name of N"], one["Name of N"]);
-    vault
-        .strongroom(&["suspend", "--boots", "2", "--yes"])
-        .ok();
+    vault.strongroom(&["suspend", "--boots", "2", "--yes"]).ok();
     let three = agree();
     assert_eq!(
         three["digest of current[1]"], two["digest of current[1]"],

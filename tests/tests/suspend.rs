@@ -182,15 +182,11 @@ impl Machine {
 
     fn opens(&self) -> bool {
         let unsealed: Output = self.unseal().finish();
-        match unsealed.code() {
-            Some(0) => {
-                assert_eq!(unsealed.stdout, b"a secret");
-                true
-            }
-            _ => {
-                unsealed.fails_with(3);
-                false
-            }
+        if unsealed.code() == Some(0) {
+            assert_eq!(unsealed.stdout, b"a secret");
+            return true;
         }
+        unsealed.fails_with(3);
+        false
     }
 }

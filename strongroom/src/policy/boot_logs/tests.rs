@@ -21,6 +21,7 @@ fn list(logs: &[&EventLog]) -> Branches {
     let branches = logs.iter().map(|log| Branch {
         pcrs: values(log),
         label: None,
+        suspended: None,
     });
     let branches: Vec<Branch> = branches.collect();
     branches.try_into().expect("one to eight")
