@@ -232,6 +232,21 @@ fn the_nearest_allowed_boot_is_compared() {
 }
 
 #[test]
+fn a_suspension_that_is_over_is_not_what_a_boot_is_compared_with() {
+    let mut box_ = Enrolled::by(GRUB, "7,8,9");
+    let first = box_.kept();
+    box_.strongroom(&["suspend", "--boots", "1", "--yes"]).ok();
+    assert_eq!(box_.kept(), first);
+    let other = box_.other_initrd();
+    for _ in 0..2 {
+        box_.boot(&other);
+    }
+    let refused = box_.strongroom(&["status"]).fails_with(3).text();
+    assert!(refused.contains(INITRD), "{refused}");
+    assert_eq!(box_.kept(), first);
+}
+
+#[test]
 fn a_log_that_is_of_no_use_leaves_the_pcrs_numbers() {
     let mut box_ = Enrolled::by(GRUB, "7,8,9");
     let kept = box_.kept().remove(0);

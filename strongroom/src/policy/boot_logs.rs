@@ -71,7 +71,7 @@ impl BootLogs {
             };
             // A phase that is past is a boot of its own in the list.
             let stages: Vec<Recording> = recording.stages().collect();
-            allowed.iter().try_for_each(|branch| {
+            boots(allowed).try_for_each(|branch| {
                 let its = |stage: &&Recording| leads_to(stage.log(), &branch.pcrs);
                 match stages.iter().find(its) {
                     Some(stage) => self.write(branch, stage),
@@ -140,7 +140,7 @@ impl BootLogs {
                 return Ok(Vec::new());
             };
             let now = Measured::new(recording.log().clone(), present);
-            for branch in allowed.iter() {
+            for branch in boots(allowed) {
                 let differing = branch.pcrs.differing_from(present);
                 if differing.len() > fewest {
                     continue;
@@ -179,6 +179,11 @@ impl BootLogs {
             None => Ok(None),
         }
     }
+}
+
+/// The branches that are of one boot each, as a suspension is not.
+fn boots(allowed: &Branches) -> impl Iterator<Item = &Branch> {
+    allowed.iter().filter(|branch| branch.suspended.is_none())
 }
 
 impl<'a> Measured<'a> {

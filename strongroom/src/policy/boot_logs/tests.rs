@@ -18,11 +18,7 @@ fn values(log: &EventLog) -> PcrValues {
 }
 
 fn list(logs: &[&EventLog]) -> Branches {
-    let branches = logs.iter().map(|log| Branch {
-        pcrs: values(log),
-        label: None,
-        suspended: None,
-    });
+    let branches = logs.iter().map(|log| Branch::of(values(log)));
     let branches: Vec<Branch> = branches.collect();
     branches.try_into().expect("one to eight")
 }
