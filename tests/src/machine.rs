@@ -467,6 +467,10 @@ impl Machine {
         }
         let image = self.path("image");
         objcopy.arg(stub).arg(&image).ok();
+        let mut made = fs::read(&image).expect("just written");
+        // The same parts are the same image, whenever it is made.
+        set_no_time(&mut made);
+        fs::write(&image, made).expect("write the image");
         if signed {
             let mut sbsign = Run::new("sbsign").args(self.parts.key());
             sbsign = sbsign.arg("--output").arg(started).arg(image);
@@ -689,6 +693,13 @@ fn end_of_image(image: &[u8]) -> u64 {
         .map(|section| base + u64::from(u32_at(section + 8)) + u64::from(u32_at(section + 12)))
         .max()
         .expect("an image has sections")
+}
+
+/// Takes the time at which it was linked out of a PE image.
+fn set_no_time(image: &mut [u8]) {
+    let header = image[0x3c..0x40].try_into().map(u32::from_le_bytes);
+    let time = header.expect("four bytes") as usize + 8;
+    image[time..time + 4].fill(0);
 }
 
 /// An archive of one file as the kernel unpacks it behind another initrd.

@@ -191,7 +191,7 @@ fn what_is_prepared_anew_takes_the_place_of_what_was_and_a_full_list_says_so() {
     let ninth = nas.file("ninth", &image.content);
     nas.prepare(&["--yes", "--uki", &ninth])
         .fails_with(7)
-        .says("holds 8 of at most 8")
+        .says("room for eight; it holds 8")
         .says("strongroom commit");
     nas.opens();
 }

@@ -163,6 +163,7 @@ fn a_token_that_is_taken_back_is_its_owners_alone() {
             "mode": mode,
             "pins": false,
             "write_protected": token != "keys",
+            "fence": null,
         })
     };
     assert_eq!(

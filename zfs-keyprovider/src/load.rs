@@ -33,7 +33,8 @@ use self::plan::{Plan, State};
 #[derive(Debug, clap::Args)]
 #[allow(
     clippy::struct_excessive_bools,
-    reason = "flags of a command line are just that"
+    clippy::option_option,
+    reason = "flags of a command line are just that, and one may have a value or none"
 )]
 pub(crate) struct Load {
     /// The datasets, each an encryption root

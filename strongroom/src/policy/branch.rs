@@ -93,10 +93,9 @@ impl Branches {
             return Err(Error::input(
                 "another allowed boot",
                 format!(
-                    "the policy holds {had} of at most {} already, and this is {new} more; \
+                    "the policy has room for eight; it holds {had}, and this is {new} more. \
                      `strongroom commit` drops all that are not of the present boot, and \
-                     `strongroom rebind` without --add all but the present state of it",
-                    Self::MAX
+                     `strongroom rebind` without --add all but the present state of it"
                 ),
             ));
         }

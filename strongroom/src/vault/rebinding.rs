@@ -176,14 +176,8 @@ impl Vault {
     }
 
     pub(super) fn settle(&self, branches: Branches, written: bool) -> Result<Rebound> {
-        let (policy, file) = (
-            PolicyFile::settled(branches.clone()),
-            self.store.policy_file(),
-        );
-        // A disk is not worn for what it has already.
-        if PolicyFile::read(&file).ok().as_ref() != Some(&policy) {
-            store::write(&file, &store::to_json(&policy))?;
-        }
+        let policy = PolicyFile::settled(branches.clone());
+        store::write(&self.store.policy_file(), &store::to_json(&policy))?;
         Ok(Rebound { branches, written })
     }
 }
