@@ -347,6 +347,14 @@ pub(crate) enum Class {
     Datasets,
     /// The secret fields of cloud credentials
     Credentials,
+    /// The private keys of SSH key pairs
+    Keychain,
+    /// The private keys of certificates; into the TPM, where it has their kind
+    Certificates,
+    /// The keys that replications give to the datasets they make
+    Replication,
+    /// The passwords of cloud sync and cloud backup tasks
+    Tasks,
 }
 
 #[derive(Debug, Args)]
