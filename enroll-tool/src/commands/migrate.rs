@@ -159,5 +159,9 @@ fn class_name(class: Class) -> &'static str {
     match class {
         Class::Datasets => "dataset",
         Class::Credentials => "credential",
+        Class::Keychain => "SSH key",
+        Class::Certificates => "certificate",
+        Class::Replication => "replication",
+        Class::Tasks => "task",
     }
 }
