@@ -26,6 +26,27 @@ Environment:
   STRONGROOM_EVENT_LOG  the event log of the present boot (default the kernel's)
   STRONGROOM_LOG        error, warn (default), info, debug";
 
+const MIGRATE_HELP: &str = "\
+Examples:
+  strongroom migrate plan --database /data/freenas-v1.db --pwenc-secret /data/pwenc_secret
+  strongroom migrate --database /data/freenas-v1.db --pwenc-secret /data/pwenc_secret \\
+    --backup /mnt/tank/strongroom.backup --yes
+  strongroom migrate --resume --yes
+  strongroom migrate rollback --database /data/freenas-v1.db --pwenc-secret /data/pwenc_secret --yes
+
+Stop the middleware meanwhile (systemctl stop middlewared). Every secret is sealed, read back and
+compared, and copied into the backup, before anything is cleared. A run that was cut short is finished
+by the next one.";
+
+const ROLLBACK_HELP: &str = "\
+Examples:
+  strongroom migrate rollback --database /data/freenas-v1.db --pwenc-secret /data/pwenc_secret --yes
+  strongroom migrate rollback --database /data/freenas-v1.db --pwenc-secret /data/pwenc_secret \\
+    --recovery kit.txt --backup /mnt/tank/strongroom.backup --yes
+
+Values that are something else by now are left as they are. The vault keeps its objects. Private keys
+that are in the TPM are given back with --recovery alone.";
+
 const SUSPEND_HELP: &str = "\
 Example:
   strongroom suspend --boots 3     # then update the firmware
@@ -118,13 +139,8 @@ pub(crate) enum Command {
     )]
     Unseal(Unseal),
 
-    /// Move dataset keys and cloud credentials out of a TrueNAS database
-    #[command(
-        after_help = "Examples:\n  strongroom migrate --database /data/freenas-v1.db \
-        --pwenc-secret /data/pwenc_secret --dry-run\n  strongroom migrate --database \
-        /data/freenas-v1.db --pwenc-secret /data/pwenc_secret --backup /mnt/tank/strongroom.backup \
-        --yes"
-    )]
+    /// Move secrets out of a TrueNAS database, see what is there, give them back
+    #[command(after_help = MIGRATE_HELP)]
     Migrate(Migrate),
 
     /// Allow the present boot, or one more, with one write to the TPM
@@ -301,26 +317,51 @@ pub(crate) struct Unseal {
 }
 
 #[derive(Debug, Args)]
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "flags of a command line are just that"
-)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Migrate {
+    #[command(subcommand)]
+    pub(crate) action: Option<MigrateAction>,
+
+    #[command(flatten)]
+    pub(crate) run: MigrateRun,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MigrateAction {
+    /// Say of every encrypted value what it is and where it would go; changes nothing
+    #[command(
+        after_help = "Example:\n  strongroom migrate plan --database /data/freenas-v1.db \
+        --pwenc-secret /data/pwenc_secret"
+    )]
+    Plan(MigratePlan),
+
+    /// Give the database back what was moved out of it
+    #[command(after_help = ROLLBACK_HELP)]
+    Rollback(Rollback),
+}
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option")]
+pub(crate) struct MigrateRun {
     /// The TrueNAS configuration database, such as /data/freenas-v1.db
     #[arg(long, value_name = "FILE")]
-    pub(crate) database: PathBuf,
+    pub(crate) database: Option<PathBuf>,
 
     /// The secret that its columns are encrypted under, such as /data/pwenc_secret
     #[arg(long, value_name = "FILE")]
-    pub(crate) pwenc_secret: PathBuf,
+    pub(crate) pwenc_secret: Option<PathBuf>,
 
     /// Where to write the vault's copy before anything is cleared: off the boot disk
-    #[arg(long, value_name = "FILE", required_unless_present = "dry_run")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) backup: Option<PathBuf>,
 
-    /// Migrate only these
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Class::Datasets, Class::Credentials])]
-    pub(crate) only: Vec<Class>,
+    /// Migrate these classes [default: datasets,credentials]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "CLASS,...")]
+    pub(crate) only: Option<Vec<Class>>,
+
+    /// With --only certificates: the key that the web interface serves with, too
+    #[arg(long)]
+    pub(crate) ui_certificate: bool,
 
     /// Say what would happen, and change nothing
     #[arg(long)]
@@ -330,7 +371,11 @@ pub(crate) struct Migrate {
     #[arg(long)]
     pub(crate) backup_on_same_pool: bool,
 
-    /// Go on where an interrupted run stopped; every run does, so this only says so
+    /// Go on though another process, such as the middleware, has the database open
+    #[arg(long)]
+    pub(crate) while_in_use: bool,
+
+    /// Go on where an interrupted run stopped; what is not named is taken from its journal
     #[arg(long)]
     pub(crate) resume: bool,
 
@@ -339,8 +384,73 @@ pub(crate) struct Migrate {
     pub(crate) yes: bool,
 }
 
+impl MigrateRun {
+    /// What is migrated where nothing else is asked for: what TrueNAS goes on with as before, once
+    /// the box has Strongroom's parts.
+    pub(crate) const USUAL: [Class; 2] = [Class::Datasets, Class::Credentials];
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MigratePlan {
+    /// The TrueNAS configuration database, such as /data/freenas-v1.db
+    #[arg(long, value_name = "FILE")]
+    pub(crate) database: PathBuf,
+
+    /// The secret that its columns are encrypted under, such as /data/pwenc_secret
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pwenc_secret: PathBuf,
+
+    /// Plan for these classes [default: datasets,credentials]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "CLASS,...")]
+    pub(crate) only: Option<Vec<Class>>,
+
+    /// With --only certificates: the key that the web interface serves with, too
+    #[arg(long)]
+    pub(crate) ui_certificate: bool,
+
+    /// Show values that are empty, too
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// The TrueNAS configuration database, such as /data/freenas-v1.db
+    #[arg(long, value_name = "FILE")]
+    pub(crate) database: PathBuf,
+
+    /// The secret that its columns are encrypted under, such as /data/pwenc_secret
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pwenc_secret: PathBuf,
+
+    /// Give back these classes alone
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "CLASS,...")]
+    pub(crate) only: Option<Vec<Class>>,
+
+    /// Open the objects with this recovery kit (- for standard input) and no TPM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recovery: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseFile,
+
+    /// Take them out of this backup, where there is no vault any more
+    #[arg(long, value_name = "FILE", requires = "recovery")]
+    pub(crate) backup: Option<PathBuf>,
+
+    /// Go on though another process, such as the middleware, has the database open
+    #[arg(long)]
+    pub(crate) while_in_use: bool,
+
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
 /// What is migrated together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Class {
     /// The keys of encrypted datasets
@@ -355,6 +465,18 @@ pub(crate) enum Class {
     Replication,
     /// The passwords of cloud sync and cloud backup tasks
     Tasks,
+}
+
+impl Class {
+    /// All of them, in the order in which they move.
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Datasets,
+        Self::Credentials,
+        Self::Keychain,
+        Self::Certificates,
+        Self::Replication,
+        Self::Tasks,
+    ];
 }
 
 #[derive(Debug, Args)]

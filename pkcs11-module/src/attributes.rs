@@ -47,7 +47,7 @@ use cryptoki_sys::{
     CKO_SECRET_KEY, CKR_ATTRIBUTE_READ_ONLY, CKR_ATTRIBUTE_TYPE_INVALID,
 };
 use strongroom::Secret;
-use strongroom::object::{KEYFORMAT, Kind, Metadata, PIN};
+use strongroom::object::{CERTIFICATE, KEYFORMAT, Kind, Metadata, PIN};
 
 use crate::certificate::Certificate;
 use crate::fault::{Answer, Fault};
@@ -60,9 +60,6 @@ const APPLICATION: &str = "strongroom";
 
 /// The length of a key that ZFS writes as hexadecimal digits.
 const HEX_KEY_LEN: usize = 32;
-
-/// Attribute of a vault's certificate: its DER in base64.
-pub(crate) const CERTIFICATE: &str = "certificate";
 
 /// Attribute of a vault's private key whose public key, as an object, was destroyed, or was there
 /// before it.

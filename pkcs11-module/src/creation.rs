@@ -14,11 +14,11 @@ use cryptoki_sys::{
 };
 use strongroom::Secret;
 use strongroom::key::{KeyAlgorithm, LOCAL, PUBLIC_KEY, PublicKey};
-use strongroom::object::{Kind, Label, NewObject, PIN};
+use strongroom::object::{CERTIFICATE, Kind, Label, NewObject, PIN};
 
 use crate::attributes::{
-    CERTIFICATE, Class, Content, Face, Given, Object, PUBLIC_DESTROYED, changed_by, flag, given_by,
-    number, write_down,
+    Class, Content, Face, Given, Object, PUBLIC_DESTROYED, changed_by, flag, given_by, number,
+    write_down,
 };
 use crate::certificate::Certificate;
 use crate::fault::{Answer, Fault, answer};

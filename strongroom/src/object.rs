@@ -297,6 +297,9 @@ pub const ORIGIN: &str = "origin";
 /// sealed under, and does not change.
 pub const PIN: &str = "pin";
 
+/// Attribute of a certificate (X.509): its DER in base64.
+pub const CERTIFICATE: &str = "certificate";
+
 /// What is said of an object before it is sealed.
 #[derive(Clone, Debug)]
 pub struct NewObject {

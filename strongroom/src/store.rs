@@ -91,6 +91,11 @@ impl Store {
         self.dir.join("policy.json")
     }
 
+    /// Where whoever moves secrets in notes how far it is.
+    pub(crate) fn journal_file(&self) -> PathBuf {
+        self.dir.join("migration.json")
+    }
+
     /// Where the event logs of the allowed boots are kept.
     pub(crate) fn event_logs(&self) -> PathBuf {
         self.dir.join("event-logs")
@@ -389,6 +394,14 @@ fn at<'a>(value: &'a Value, pointer: &str) -> Vec<Option<&'a Value>> {
 /// Reads a whole file of a sane size.
 pub(crate) fn read(file: &Path) -> Result<Vec<u8>> {
     read_up_to(file, MAX_FILE)
+}
+
+/// The same of a file that need not be there.
+pub(crate) fn read_if_there(file: &Path) -> Result<Option<Vec<u8>>> {
+    match read(file) {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// Reads a whole file of up to `limit` bytes. A pipe or a device in a file's place is refused

@@ -266,6 +266,23 @@ impl Vault {
         self.store.lock_writers_out()
     }
 
+    /// Writes the journal of whoever moves secrets in, so that it stays after a power cut. The vault
+    /// does not read it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_journal(&self, text: &[u8]) -> Result<()> {
+        store::write(&self.store.journal_file(), text)
+    }
+
+    /// That journal; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::VaultDamaged`] for what is no file of a sane size.
+    pub fn read_journal(&self) -> Result<Option<Vec<u8>>> {
+        store::read_if_there(&self.store.journal_file())
+    }
+
     /// The vault's identity: a UUID as text.
     pub fn id(&self) -> &str {
         &self.manifest.id

@@ -1,6 +1,7 @@
 //! `zfs-keyprovider`: dataset keys out of the vault, in the forms that ZFS takes them in.
 
 mod adopt;
+mod check;
 mod copy;
 mod failure;
 mod get;
@@ -18,6 +19,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use strongroom::{Tcti, Vault, vault_dir};
 
 use adopt::Adopt;
+use check::Check;
 use get::Get;
 use load::Load;
 use serve::Serve;
@@ -84,6 +86,10 @@ enum Command {
         zfs-keyprovider adopt tank/home --key-file key --keylocation file:///run/zfs-keys/tank/home")]
     Adopt(Adopt),
 
+    /// Say whether a key is a dataset's; loads nothing
+    #[command(after_help = "Example:\n  zfs-keyprovider check tank/home < key")]
+    Check(Check),
+
     /// Print a dataset's key as `zfs load-key` reads it from standard input
     #[command(
         after_help = "Examples:\n  zfs-keyprovider get tank/home | zfs load-key tank/home\n  \
@@ -131,9 +137,11 @@ impl Cli {
         match &self.command {
             Command::Load(args) => args.json,
             Command::Adopt(args) => args.json,
-            Command::Get(_) | Command::Serve(_) | Command::ServeInside(_) | Command::Man { .. } => {
-                false
-            }
+            Command::Check(_)
+            | Command::Get(_)
+            | Command::Serve(_)
+            | Command::ServeInside(_)
+            | Command::Man { .. } => false,
         }
     }
 
@@ -141,9 +149,11 @@ impl Cli {
     fn log_level(&self) -> log::LevelFilter {
         match &self.command {
             Command::Serve(_) | Command::ServeInside(_) => log::LevelFilter::Info,
-            Command::Load(_) | Command::Adopt(_) | Command::Get(_) | Command::Man { .. } => {
-                log::LevelFilter::Warn
-            }
+            Command::Load(_)
+            | Command::Adopt(_)
+            | Command::Check(_)
+            | Command::Get(_)
+            | Command::Man { .. } => log::LevelFilter::Warn,
         }
     }
 }
@@ -174,6 +184,7 @@ fn main() -> ExitCode {
     let outcome = match &cli.command {
         Command::Load(args) => load::run(&cli, args),
         Command::Adopt(args) => adopt::run(&cli, args),
+        Command::Check(args) => check::run(args),
         Command::Get(args) => get::run(&cli, args),
         Command::Serve(args) => serve::run(&cli, args),
         Command::ServeInside(args) => serve::server::run(&cli, args),

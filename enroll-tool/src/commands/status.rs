@@ -9,6 +9,7 @@ use strongroom::vault::BootState;
 
 use super::{Place, boots};
 use crate::failure::Failure;
+use crate::migration::journal::{Journal, State};
 use crate::output::{self, say};
 
 pub(super) fn run(place: &Place) -> Result<(), Failure> {
@@ -23,6 +24,11 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
     for object in &listing.objects {
         *tokens.entry(object.token.to_string()).or_default() += 1;
     }
+    // It is a note for people: one that cannot be read must not hide how things stand.
+    let migration = Journal::read(&vault).unwrap_or_else(|error| {
+        log::warn!("{error}");
+        None
+    });
     let boot = place.tcti().and_then(|tcti| vault.boot_state(&tcti));
     let (allowed, boot_words) = match &boot {
         Ok(state) => match &state.refusal {
@@ -46,6 +52,7 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
             "refusal": boot.as_ref().ok().and_then(|state| state.refusal.as_ref()),
         },
         "tokens": tokens,
+        "migration": migration,
         "damaged": output::damaged(&listing.damaged),
         "unreadable": listing.unreadable,
     });
@@ -68,6 +75,16 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
                     branch.pcrs.selection()
                 );
             }
+        }
+        if let Some(journal) = migration.as_ref().filter(|last| last.is_unfinished()) {
+            let sealed = (journal.values.iter()).filter(|value| value.state != State::Left);
+            say!(
+                "MIGRATION  cut short while {}; {} value(s) of {} are sealed: `strongroom migrate \
+                 --resume`",
+                journal.stage.describe(),
+                sealed.count(),
+                journal.database.display()
+            );
         }
         if !counts.is_empty() {
             say!("Objects  {}", counts.join(", "));

@@ -1,86 +1,117 @@
-//! What is in a database, row by row, and what would be done with it. Changes nothing.
+//! What is in a database, value by value, and what a run would do with it. Changes nothing.
+
+use std::collections::BTreeSet;
 
 use serde::Serialize;
-use strongroom::dataset_key::KeyFormat;
-use strongroom::object::{KEYFORMAT, Kind, Label, Metadata, NewObject, ORIGIN, TokenName};
-use strongroom::{Result, Secret};
+use strongroom::object::{Metadata, NewObject, TokenName};
+use strongroom::{Result, Secret, Vault};
 
+use super::classes::{Form, Reading, Successor};
 use crate::cli::Class;
-use crate::truenas::credentials::{self, AttributesError};
-use crate::truenas::database::{
-    CredentialRow, CredentialState, Database, DatasetRow, DatasetState,
-};
+use crate::truenas::columns::Column;
+use crate::truenas::credentials;
+use crate::truenas::database::{Cell, Database};
 use crate::truenas::pwenc::{Padding, PwencSecret};
 
 /// What a run would do.
+#[derive(Default)]
 pub(crate) struct Plan {
     /// Secrets to move.
     pub(crate) items: Vec<Item>,
-    /// Rows to leave as they are.
+    /// Values to leave as they are.
     pub(crate) left: Vec<Left>,
+    /// What was asked for, and this database does not have as it is known here.
+    pub(crate) unknown: Vec<Unknown>,
 }
 
-/// One row's secret.
+/// One value's secret.
 pub(crate) struct Item {
     pub(crate) class: Class,
-    pub(crate) row: i64,
+    pub(crate) cell: Cell,
     pub(crate) name: String,
-    /// The column as it is now: it is cleared only while it is still this.
+    /// The value as it is now: it is replaced only while it is still this.
     pub(crate) ciphertext: String,
+    pub(crate) padding: Padding,
     /// The object that it becomes.
     pub(crate) object: NewObject,
-    /// What is sealed.
+    /// What is sealed, or the private key in PKCS#8.
     pub(crate) payload: Secret,
-    /// For a cloud credential, the whole of its column.
-    pub(crate) credential: Option<Credential>,
+    pub(crate) form: Form,
+    pub(crate) successor: Successor,
 }
 
-/// A cloud credential's column, decrypted.
-pub(crate) struct Credential {
-    pub(crate) provider: String,
-    pub(crate) attributes: Secret,
-    pub(crate) padding: Padding,
-}
-
-/// A row that stays as it is.
-#[derive(Debug, Serialize)]
+/// A value that stays as it is.
+#[derive(Clone, Debug)]
 pub(crate) struct Left {
     pub(crate) class: Class,
-    pub(crate) row: i64,
+    pub(crate) cell: Cell,
     pub(crate) name: String,
     pub(crate) reason: String,
-    /// Whether the row refers to an object that this vault does not hold: nothing is lost by this
+    /// Whether the value refers to an object that this vault does not hold: nothing is lost by this
     /// run, but something is wrong.
-    #[serde(skip)]
     pub(crate) unknown_object: bool,
 }
 
+/// A class that is not offered, because the database is of a release that is not known here.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Unknown {
+    pub(crate) class: Class,
+    pub(crate) reason: String,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) classes: Vec<Class>,
+    /// The private key of the web interface's certificate too.
+    pub(crate) ui_certificate: bool,
+}
+
 impl Plan {
-    /// Reads the rows of the classes that were asked for. `known`: what the vault holds already.
+    /// Reads the values of the classes that are wanted. `known`: what the vault holds already.
     pub(crate) fn read(
         database: &Database,
         secret: &PwencSecret,
-        classes: &[Class],
+        wanted: &Wanted,
         known: &[Metadata],
+        vault: Option<&Vault>,
     ) -> Result<Self> {
-        let mut plan = Self {
-            items: Vec::new(),
-            left: Vec::new(),
+        let mut plan = Self::default();
+        let kept_certificate = match wanted.ui_certificate {
+            true => None,
+            false => ui_certificate(database)?,
         };
-        if classes.contains(&Class::Datasets) {
-            for row in database.dataset_rows()? {
-                plan.take(dataset(row, secret, known));
-            }
+        let mut reading = Reading {
+            secret,
+            known,
+            kept_certificate,
+            moved_credentials: BTreeSet::new(),
+            keys_have_pin: vault
+                .and_then(|vault| vault.token(&TokenName::keys()).ok())
+                .is_some_and(|token| token.has_pins),
+        };
+        if wanted.classes.contains(&Class::Tasks) {
+            reading.moved_credentials = in_vault(database, secret, known)?;
         }
-        if classes.contains(&Class::Credentials) {
-            for row in database.credential_rows()? {
-                plan.take(credential(row, secret, known));
+        // In the order of the list of classes: credentials before the tasks that use them.
+        for class in Class::ALL {
+            if wanted.classes.contains(&class) {
+                plan.read_class(class, database, &reading)?;
+                if class == Class::Credentials {
+                    let moving = plan.items.iter().map(|item| item.cell.row.clone());
+                    let credentials = plan.items.iter().zip(moving);
+                    reading.moved_credentials.extend(
+                        credentials
+                            .filter(|(item, _)| item.class == Class::Credentials)
+                            .map(|(_, row)| row),
+                    );
+                }
             }
         }
         Ok(plan)
     }
 
-    /// The items of a class.
+    /// The items of a class, with their places.
     pub(crate) fn of(&self, class: Class) -> impl Iterator<Item = (usize, &Item)> {
         self.items
             .iter()
@@ -88,124 +119,83 @@ impl Plan {
             .filter(move |(_, item)| item.class == class)
     }
 
-    fn take(&mut self, row: Result<Item, Left>) {
-        match row {
-            Ok(item) => self.items.push(item),
-            Err(left) => self.left.push(left),
+    fn read_class(
+        &mut self,
+        class: Class,
+        database: &Database,
+        reading: &Reading<'_>,
+    ) -> Result<()> {
+        let mut found = false;
+        for column in Column::of_class(class) {
+            if !database.has(column.table, column.name)? {
+                continue;
+            }
+            found = true;
+            for beside in class.beside() {
+                if !database.has(column.table, beside)? {
+                    let reason = format!(
+                        "it has no column {}.{beside}: it is of a release that is not known here, \
+                         and its values stay",
+                        column.table
+                    );
+                    self.unknown.push(Unknown { class, reason });
+                    return Ok(());
+                }
+            }
+            for value in database.values(column, class.beside())? {
+                match class.read(column, value, reading) {
+                    Ok(item) => self.items.push(item),
+                    Err(left) => self.left.push(left),
+                }
+            }
         }
+        if !found {
+            let column = Column::of_class(class).next().expect("a class has columns");
+            let reason = format!(
+                "it has no column {}.{}: it is of a release that is not known here",
+                column.table, column.name
+            );
+            self.unknown.push(Unknown { class, reason });
+        }
+        Ok(())
     }
 }
 
-/// An origin names the row for good: its table and its primary key.
-fn origin(table: &str, row: i64) -> String {
-    format!("truenas:{table}/{row}")
+/// The certificate that the web interface serves with.
+fn ui_certificate(database: &Database) -> Result<Option<String>> {
+    let column = Column::of("system_settings", "stg_pwenc_check").expect("it is catalogued");
+    if !database.has(column.table, UI_CERTIFICATE)? {
+        return Ok(None);
+    }
+    let rows = database.values(column, &[UI_CERTIFICATE])?;
+    Ok(rows.into_iter().find_map(|mut row| row.beside.pop()?))
 }
 
-fn dataset(row: DatasetRow, secret: &PwencSecret, known: &[Metadata]) -> Result<Item, Left> {
-    let left = |reason: String| Left {
-        class: Class::Datasets,
-        row: row.id,
-        name: row.name.clone(),
-        reason,
-        unknown_object: false,
-    };
-    let origin = origin("storage_encrypteddataset", row.id);
-    let state = row.state(secret);
-    let key = match state {
-        DatasetState::Key(key) => key,
-        DatasetState::Null
-            if known.iter().any(|object| {
-                object.kind == Kind::DatasetKey && object.label.as_str() == row.name
-            }) =>
-        {
-            return Err(left("is in the vault already".to_owned()));
-        }
-        other => {
-            return Err(left(
-                other
-                    .left_alone_because()
-                    .unwrap_or_else(|| "holds no key".to_owned()),
-            ));
-        }
-    };
-    let label: Label = row.name.parse().map_err(|_| {
-        left("its name cannot be a label: it is empty, too long or has control characters".into())
-    })?;
-    Ok(Item {
-        class: Class::Datasets,
-        row: row.id,
-        name: row.name,
-        ciphertext: row.ciphertext.unwrap_or_default(),
-        object: NewObject::new(TokenName::datasets(), label, Kind::DatasetKey)
-            .with_attribute(KEYFORMAT, KeyFormat::Hex.as_str())
-            .with_attribute(ORIGIN, origin),
-        payload: key,
-        credential: None,
-    })
-}
+const UI_CERTIFICATE: &str = "stg_guicertificate_id";
 
-fn credential(row: CredentialRow, secret: &PwencSecret, known: &[Metadata]) -> Result<Item, Left> {
-    let left = |reason: String| Left {
-        class: Class::Credentials,
-        row: row.id,
-        name: row.name.clone(),
-        reason,
-        unknown_object: false,
-    };
-    let attributes = match row.state(secret) {
-        CredentialState::Attributes(attributes) => attributes,
-        CredentialState::Empty => return Err(left("is empty".to_owned())),
-        CredentialState::Undecryptable(reason) => {
-            return Err(left(format!("cannot be decrypted: {reason}")));
-        }
-    };
-    let padding = secret
-        .padding_of(&row.ciphertext)
-        .map_err(|reason| left(format!("cannot be decrypted: {reason}")))?;
-    let unusable =
-        |reason: AttributesError| left(format!("its attributes are not usable: {reason}"));
-    let payload = {
-        let split = credentials::split(&row.provider, &attributes).map_err(unusable)?;
-        for field in split.urls_with_password() {
-            log::warn!(
-                "cloud credential {}: the address in {field} holds a password; it stays where it \
-                 is, because TrueNAS accepts no placeholder there",
-                row.name
-            );
-        }
-        if split.is_empty() {
+/// The cloud credentials whose secrets are in the vault.
+fn in_vault(
+    database: &Database,
+    secret: &PwencSecret,
+    known: &[Metadata],
+) -> Result<BTreeSet<String>> {
+    let column = Column::of_class(Class::Credentials)
+        .next()
+        .expect("it is catalogued");
+    if !database.has(column.table, column.name)? {
+        return Ok(BTreeSet::new());
+    }
+    let rows = database.values(column, &[])?.into_iter();
+    Ok(rows
+        .filter(|row| {
+            let attributes = row.column.as_deref().map(|column| secret.decrypt(column));
+            let Some(Ok(attributes)) = attributes else {
+                return false;
+            };
             let placeholders = credentials::placeholders(&attributes);
-            let unknown = placeholders
-                .iter()
-                .find(|(_, id)| !known.iter().any(|object| object.id == *id));
-            return Err(match (placeholders.is_empty(), unknown) {
-                (true, _) => left("holds no secret of its own".to_owned()),
-                (false, None) => left("is in the vault already".to_owned()),
-                (false, Some((field, id))) => Left {
-                    unknown_object: true,
-                    ..left(format!(
-                        "its field {field} is in object {id}, which this vault does not hold"
-                    ))
-                },
-            });
-        }
-        split.secret_fields()
-    };
-    let label: Label = row.name.parse().map_err(|_| {
-        left("its name cannot be a label: it is empty, too long or has control characters".into())
-    })?;
-    Ok(Item {
-        class: Class::Credentials,
-        row: row.id,
-        name: row.name,
-        ciphertext: row.ciphertext,
-        object: NewObject::new(TokenName::credentials(), label, Kind::Credential)
-            .with_attribute(ORIGIN, origin("system_cloudcredentials", row.id)),
-        payload,
-        credential: Some(Credential {
-            provider: row.provider,
-            attributes,
-            padding,
-        }),
-    })
+            let is_known = |id| known.iter().any(|object| object.id == id);
+            !placeholders.is_empty() && placeholders.iter().all(|(_, id)| is_known(*id))
+        })
+        .map(|row| row.row)
+        .collect())
 }

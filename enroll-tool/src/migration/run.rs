@@ -3,28 +3,34 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use strongroom::error::Error;
-use strongroom::object::{Label, Metadata, NewObject, ORIGIN, ObjectId, TokenName};
+use strongroom::object::{
+    CERTIFICATE, Kind, Label, Metadata, NewObject, ORIGIN, ObjectId, TokenName,
+};
 use strongroom::vault::BackupReport;
 use strongroom::{Result, Secret, Unlocked};
 
-use super::plan::{Credential, Item, Plan};
+use super::classes::{self, Form, Successor, placeholder};
+use super::plan::{Item, Plan};
 use crate::cli::Class;
 use crate::truenas::credentials;
-use crate::truenas::database::Database;
+use crate::truenas::database::{Change, Database};
 use crate::truenas::pwenc::PwencSecret;
 
 /// What became of an item.
+#[derive(Clone, Debug)]
 pub(crate) enum Outcome {
-    /// Sealed, and its row cleared.
+    /// Sealed, and its value cleared.
     Moved {
         id: ObjectId,
         /// Whether an earlier run had sealed it already.
         before: bool,
     },
-    /// Sealed, but its row was edited meanwhile and left as it is.
+    /// Sealed, but its value was edited meanwhile and left as it is.
     Changed { id: ObjectId },
-    /// Not sealed; its row was left as it is.
+    /// Not sealed; its value was left as it is.
     Failed { reason: String },
 }
 
@@ -39,12 +45,14 @@ impl Outcome {
 }
 
 /// Seals every item, or finds the object that an earlier run made of it. Clears nothing.
+/// `refused`: by place, the items that are not to be sealed, and why.
 ///
 /// # Errors
-/// What stops the whole run, such as a policy that refuses; what is wrong with one row is its
+/// What stops the whole run, such as a policy that refuses; what is wrong with one value is its
 /// outcome.
 pub(crate) fn seal(
     plan: &mut Plan,
+    refused: &BTreeMap<usize, String>,
     vault: &mut Unlocked,
     known: &[Metadata],
     mut progress: impl FnMut(),
@@ -54,9 +62,15 @@ pub(crate) fn seal(
     for NewObject { token, label, .. } in plan.items.iter().map(|item| &item.object) {
         *rows.entry((token.clone(), label.clone())).or_default() += 1;
     }
-    for item in &mut plan.items {
+    for (place, item) in plan.items.iter_mut().enumerate() {
         let name = (item.object.token.clone(), item.object.label.clone());
-        let outcome = match seal_one(item, rows[&name] == 1, vault, known) {
+        let sealed = match refused.get(&place) {
+            Some(reason) => Ok(Outcome::Failed {
+                reason: reason.clone(),
+            }),
+            None => seal_one(item, rows[&name] == 1, vault, known),
+        };
+        let outcome = match sealed {
             Ok(outcome) => outcome,
             Err(
                 error
@@ -86,45 +100,68 @@ pub(crate) fn check_backup(backup: &BackupReport, outcomes: &[Outcome]) -> Resul
     }
 }
 
-/// Clears the old places, one transaction for each class, and scrubs the file.
+/// Clears the old places of what is sealed, one transaction for each class, of which `done` is told
+/// afterwards.
 pub(crate) fn clear(
     plan: &Plan,
     outcomes: &mut [Outcome],
-    mut database: Database,
+    database: &mut Database,
     secret: &PwencSecret,
+    mut done: impl FnMut(Class) -> Result<()>,
 ) -> Result<()> {
-    let sealed = |class| {
-        plan.of(class)
-            .filter(|(place, _)| outcomes[*place].id().is_some())
-    };
-    let datasets: Vec<_> = sealed(Class::Datasets)
-        .map(|(_, item)| (item.row, item.ciphertext.clone()))
-        .collect();
-    let mut credentials = Vec::new();
-    for (place, item) in sealed(Class::Credentials) {
-        if let (Some(credential), Some(id)) = (&item.credential, outcomes[place].id()) {
-            let column = placeholders(credential, id, secret).map_err(|reason| {
-                Error::input(
-                    format!("cloud credential {}", item.name),
-                    reason.to_string(),
-                )
-            })?;
-            credentials.push((item.row, item.ciphertext.clone(), column));
+    for class in Class::ALL {
+        let mut places = Vec::new();
+        let mut changes = Vec::new();
+        for (place, item) in plan.of(class) {
+            if let Some(id) = outcomes[place].id() {
+                places.push(place);
+                changes.push(change(item, id, secret)?);
+            }
         }
+        if changes.is_empty() {
+            continue;
+        }
+        for missed in database.replace(&changes)? {
+            let place = places[missed];
+            if let Some(id) = outcomes[place].id() {
+                outcomes[place] = Outcome::Changed { id };
+            }
+        }
+        done(class)?;
     }
-    let changed = database.clear_datasets(&datasets)?;
-    mark(plan, outcomes, Class::Datasets, &changed);
-    let changed = database.replace_credentials(&credentials)?;
-    mark(plan, outcomes, Class::Credentials, &changed);
+    Ok(())
+}
 
-    let gone: Vec<String> = plan
-        .items
+/// The ciphertexts of what was moved: none of them may be left in the database's files.
+pub(crate) fn gone<'a>(
+    plan: &'a Plan,
+    outcomes: &'a [Outcome],
+) -> impl Iterator<Item = String> + use<'a> {
+    plan.items
         .iter()
-        .zip(outcomes.iter())
+        .zip(outcomes)
         .filter(|(_, outcome)| matches!(outcome, Outcome::Moved { .. }))
         .map(|(item, _)| item.ciphertext.clone())
-        .collect();
-    database.scrub(&gone)
+}
+
+/// What takes an item's place.
+fn change(item: &Item, id: ObjectId, secret: &PwencSecret) -> Result<Change> {
+    let new = match &item.successor {
+        Successor::Nothing => None,
+        Successor::Placeholder => Some(secret.encrypt(placeholder(id).as_bytes(), item.padding)),
+        Successor::Fields(fields) => {
+            let attributes = fields
+                .with_placeholders(id)
+                .map_err(|reason| unusable(item, reason.to_string()))?;
+            Some(secret.encrypt(attributes.expose(), item.padding))
+        }
+    };
+    Ok(Change {
+        cell: item.cell.clone(),
+        expected: Some(item.ciphertext.clone()),
+        new,
+        kmip_uid: (item.class == Class::Datasets).then_some(None),
+    })
 }
 
 /// `alone`: no other row has a secret of the same name.
@@ -135,13 +172,35 @@ fn seal_one(
     known: &[Metadata],
 ) -> Result<Outcome> {
     complete(item, vault)?;
+    if let Some(object) = newest_of(item, alone, known) {
+        if holds(object, item, vault)? {
+            check_fields(item, object.id, &item.payload)?;
+            keep_certificate(item, object.id, vault, known)?;
+            return Ok(Outcome::Moved {
+                id: object.id,
+                before: true,
+            });
+        }
+    }
+    let id = match &item.form {
+        Form::Sealed => vault.seal(item.object.clone(), &item.payload)?,
+        Form::PrivateKey { .. } => vault.import_key(item.object.clone(), &item.payload)?,
+    };
+    keep_certificate(item, id, vault, known)?;
+    if matches!(item.successor, Successor::Fields(_)) {
+        check_fields(item, id, &vault.unseal(id)?)?;
+    }
+    Ok(Outcome::Moved { id, before: false })
+}
+
+/// What an earlier run may have made of an item: the newest alone, the one that its name means. A key
+/// that was changed back is sealed again, though an older version would hold it.
+fn newest_of<'a>(item: &Item, alone: bool, known: &'a [Metadata]) -> Option<&'a Metadata> {
     let origin = item.object.attributes.get(ORIGIN).map(String::as_str);
     // A dataset's key is the dataset's, whichever row it is in: rows are made anew. Two rows of one
-    // name, and credentials, each have their own.
+    // name, and all else, each have their own.
     let by_name = item.class == Class::Datasets && alone;
-    // The newest alone: it is the one that its name means. A key that was changed back is sealed
-    // again, though an older version would hold it.
-    let newest = known
+    known
         .iter()
         .filter(|object| {
             object.kind == item.object.kind
@@ -149,94 +208,113 @@ fn seal_one(
                 && object.label == item.object.label
                 && (by_name || object.origin() == origin)
         })
-        .max_by_key(|object| object.generation);
-    if let Some(object) = newest {
-        let same = match vault.unseal(object) {
-            Ok(payload) => payload.same_as(item.payload.expose()),
-            // No help, and nothing to stop for: the secret is sealed anew.
-            Err(Error::ObjectDamaged { .. }) => false,
-            Err(error) => return Err(error),
-        };
-        if same {
-            check_credential(item, object.id, &item.payload)?;
-            return Ok(Outcome::Moved {
-                id: object.id,
-                before: true,
-            });
-        }
+        .max_by_key(|object| object.generation)
+}
+
+/// Whether an object holds an item's secret, and opens.
+fn holds(object: &Metadata, item: &Item, vault: &mut Unlocked) -> Result<bool> {
+    let opened = match item.form {
+        Form::Sealed => vault
+            .unseal(object)
+            .map(|payload| payload.same_as(item.payload.expose())),
+        Form::PrivateKey { .. } if !classes::is_key_of(object, &item.payload) => return Ok(false),
+        Form::PrivateKey { .. } => vault
+            .load_key(object)
+            .and_then(|key| vault.unload_key(key))
+            .map(|()| true),
+    };
+    match opened {
+        // No help, and nothing to stop for: the secret is sealed anew.
+        Err(Error::ObjectDamaged { .. } | Error::KeyLost { .. }) => Ok(false),
+        other => other,
     }
-    let id = vault.seal(item.object.clone(), &item.payload)?;
-    if item.credential.is_some() {
-        check_credential(item, id, &vault.unseal(id)?)?;
+}
+
+/// Puts the certificate that belongs to a private key beside it, for whoever looks for one by the
+/// other.
+fn keep_certificate(
+    item: &Item,
+    key: ObjectId,
+    vault: &mut Unlocked,
+    known: &[Metadata],
+) -> Result<()> {
+    let Form::PrivateKey {
+        certificate: Some(der),
+    } = &item.form
+    else {
+        return Ok(());
+    };
+    let certificate = certificate_of(item, key, der);
+    // Of a run that was killed between the two there is but one.
+    let is_there = known.iter().any(|object| {
+        object.kind == Kind::Certificate && object.attributes == certificate.attributes
+    });
+    if !is_there {
+        vault.store(certificate)?;
     }
-    Ok(Outcome::Moved { id, before: false })
+    Ok(())
+}
+
+fn certificate_of(item: &Item, key: ObjectId, der: &[u8]) -> NewObject {
+    let object = &item.object;
+    let mut certificate = NewObject::new(
+        object.token.clone(),
+        object.label.clone(),
+        Kind::Certificate,
+    )
+    .with_attribute(CERTIFICATE, BASE64.encode(der))
+    // What PKCS#11 calls CKA_ID is the private key's identity, where nobody gave another.
+    .with_attribute("cka.id", hex::encode(key.as_bytes()));
+    if let Some(origin) = object.attributes.get(ORIGIN) {
+        certificate = certificate.with_attribute(ORIGIN, origin);
+    }
+    certificate
 }
 
 /// A credential that was migrated before, and of which someone typed a field anew, still has
 /// placeholders in the others. One object takes all of its fields, so that none depends on an
 /// object that looks obsolete.
 fn complete(item: &mut Item, vault: &mut Unlocked) -> Result<()> {
-    let Some(credential) = &mut item.credential else {
+    let Successor::Fields(fields) = &mut item.successor else {
         return Ok(());
     };
-    let older: BTreeSet<ObjectId> = credentials::placeholders(&credential.attributes)
+    let older: BTreeSet<ObjectId> = credentials::placeholders(&fields.attributes)
         .into_iter()
         .map(|(_, id)| id)
         .collect();
     if older.is_empty() {
         return Ok(());
     }
-    let unusable = |reason: credentials::AttributesError| {
-        Error::input(
-            format!("cloud credential {}", item.name),
-            reason.to_string(),
-        )
-    };
+    let what = format!("{} {}", item.class.singular(), item.name);
+    let unusable = |reason: credentials::AttributesError| Error::input(&what, reason.to_string());
     for id in older {
-        let fields = vault.unseal(id)?;
-        credential.attributes =
-            credentials::restore(&credential.attributes, id, &fields).map_err(unusable)?;
+        let payload = vault.unseal(id)?;
+        fields.attributes =
+            credentials::restore(&fields.attributes, id, &payload).map_err(unusable)?;
     }
-    item.payload = credentials::split(&credential.provider, &credential.attributes)
+    item.payload = credentials::split(&fields.provider, &fields.attributes)
         .map_err(unusable)?
         .secret_fields();
     Ok(())
 }
 
 /// Sees that the column with placeholders and the object together give the column as it was.
-fn check_credential(item: &Item, id: ObjectId, unsealed: &Secret) -> Result<()> {
-    let Some(credential) = &item.credential else {
+fn check_fields(item: &Item, id: ObjectId, unsealed: &Secret) -> Result<()> {
+    let Successor::Fields(fields) = &item.successor else {
         return Ok(());
     };
-    let unusable = |reason: String| Error::input(format!("cloud credential {}", item.name), reason);
-    let split = credentials::split(&credential.provider, &credential.attributes)
-        .map_err(|reason| unusable(reason.to_string()))?;
-    let restored = credentials::restore(&split.with_placeholders(id), id, unsealed)
-        .map_err(|reason| unusable(reason.to_string()))?;
-    if restored.same_as(credential.attributes.expose()) {
-        Ok(())
-    } else {
-        Err(unusable(
-            "its secret fields and placeholders would not give it back as it was".to_owned(),
-        ))
+    let replaced = fields
+        .with_placeholders(id)
+        .map_err(|reason| unusable(item, reason.to_string()))?;
+    let restored = credentials::restore(&replaced, id, unsealed)
+        .map_err(|reason| unusable(item, reason.to_string()))?;
+    if restored.same_as(fields.attributes.expose()) {
+        return Ok(());
     }
+    let reason = "its secret fields and placeholders would not give it back as it was";
+    Err(unusable(item, reason.to_owned()))
 }
 
-/// The new column: the attributes with placeholders, encrypted as the old one was.
-fn placeholders(
-    credential: &Credential,
-    id: ObjectId,
-    secret: &PwencSecret,
-) -> Result<String, credentials::AttributesError> {
-    let split = credentials::split(&credential.provider, &credential.attributes)?;
-    let attributes = split.with_placeholders(id);
-    Ok(secret.encrypt(attributes.expose(), credential.padding))
-}
-
-fn mark(plan: &Plan, outcomes: &mut [Outcome], class: Class, changed: &[i64]) {
-    for (place, item) in plan.of(class) {
-        if let (true, Some(id)) = (changed.contains(&item.row), outcomes[place].id()) {
-            outcomes[place] = Outcome::Changed { id };
-        }
-    }
+fn unusable(item: &Item, reason: String) -> Error {
+    Error::input(format!("{} {}", item.class.singular(), item.name), reason)
 }

@@ -56,8 +56,12 @@ impl Column {
             "id"
         };
         let name = match table {
-            "storage_encrypteddataset" | "system_cloudcredentials" | "system_keychaincredential"
-            | "system_acmednsauthenticator" | "account_api_key" | "app_registry" => Some("name"),
+            "storage_encrypteddataset"
+            | "system_cloudcredentials"
+            | "system_keychaincredential"
+            | "system_acmednsauthenticator"
+            | "account_api_key"
+            | "app_registry" => Some("name"),
             "system_certificate" | "system_certificateauthority" => Some("cert_name"),
             "storage_replication" => Some("repl_name"),
             "tasks_cloudsync" | "tasks_cloud_backup" => Some("description"),

@@ -1,4 +1,5 @@
-//! Cloud credentials: which fields of their attributes are secret, and placeholders for these.
+//! Cloud credentials, and entries of the keychain: which fields of their attributes are secret, and
+//! placeholders for these.
 //!
 //! A credential's attributes are a JSON object. [`split`] finds its secret fields, which become
 //! one object of the vault; what stays in the database has the placeholder `strongroom:v1:ID` in
@@ -159,7 +160,8 @@ pub(crate) enum AttributesError {
     Missing(String),
 }
 
-const PLACEHOLDER: &str = "strongroom:v1:";
+/// What a placeholder begins with; the object's identity ends it.
+pub(crate) const PLACEHOLDER: &str = "strongroom:v1:";
 
 /// The secret fields of each provider: what the middleware's own forms show as a password.
 ///
@@ -177,10 +179,12 @@ fn known_fields(provider: &str) -> Option<&'static [&'static str]> {
         "FTP" | "MEGA" | "WEBDAV" => &["pass"],
         // A `private_key` is the number of a key pair in another table; one that is text is a key.
         "SFTP" => &["pass", "private_key"],
+        // Of the keychain. A connection has the number of a key pair.
+        "SSH_KEY_PAIR" => &["private_key"],
         "GOOGLE_CLOUD_STORAGE" => &["service_account_credentials"],
         "OPENSTACK_SWIFT" => &["key", "auth_token", "application_credential_secret"],
-        // Nothing but a URL.
-        "HTTP" => &[],
+        // Nothing but a URL; of the keychain, a connection by the number of a key pair.
+        "HTTP" | "SSH_CREDENTIALS" => &[],
         _ => return None,
     })
 }

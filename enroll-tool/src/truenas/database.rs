@@ -1,14 +1,14 @@
-//! The TrueNAS database: what it holds of dataset keys and cloud credentials, and their removal.
+//! The TrueNAS database: the values of its encrypted columns, and what takes their place.
 //!
-//! Reading never changes a row, and a row that cannot be read is described, never fatal. Writing
-//! is one transaction per call, and each row is written only if it still holds what the caller
-//! read and sealed. [`Database::scrub`] then makes sure of the files: what left the rows must not
+//! Reading never changes a row, and a value that is no text is bent into some, never fatal. Writing
+//! is one transaction per call, and each value is written only if it still is what the caller
+//! read. [`Database::scrub`] then makes sure of the files: what left the rows must not
 //! live on in free pages, the WAL or a journal.
 //!
 //! The middleware keeps rows in memory and writes them back: whoever writes here stops it first,
 //! or lets it know.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -17,9 +17,10 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior};
-use strongroom::{Error, Result, Secret};
+use strongroom::{Error, Result};
 
-use super::pwenc::{PwencError, PwencSecret};
+use super::columns::Column;
+use super::pwenc::PwencSecret;
 
 /// An open TrueNAS database, `/data/freenas-v1.db`.
 pub(crate) struct Database {
@@ -77,40 +78,87 @@ impl Database {
         }
     }
 
-    /// Every row for an encryption root, in the order of ids. Names may repeat.
+    /// Every value of a column, in the order of primary keys, with the columns `beside` it. Names may
+    /// repeat.
     ///
     /// # Errors
-    /// [`Error::Input`] if the table cannot be read.
-    pub(crate) fn dataset_rows(&self) -> Result<Vec<DatasetRow>> {
-        self.rows(
-            "SELECT id, name, encryption_key, kmip_uid FROM storage_encrypteddataset ORDER BY id",
-            |row| {
-                Ok(DatasetRow {
-                    id: row.get(0)?,
-                    name: text(row, 1)?.unwrap_or_default(),
-                    ciphertext: text(row, 2)?,
-                    kmip_uid: text(row, 3)?,
-                })
-            },
-        )
+    /// [`Error::Input`] if one of the columns is not there or the table cannot be read.
+    pub(crate) fn values(&self, column: &Column, beside: &[&str]) -> Result<Vec<Value>> {
+        let (key, name) = Column::keys_of(column.table);
+        let name = match name {
+            Some(name) if self.has(column.table, name)? => format!("\"{name}\""),
+            _ => "NULL".to_owned(),
+        };
+        let mut sql = format!("SELECT \"{key}\", {name}, \"{}\"", column.name);
+        for other in beside {
+            sql += &format!(", \"{other}\"");
+        }
+        sql += &format!(" FROM \"{}\" ORDER BY \"{key}\"", column.table);
+        self.rows(&sql, |row| {
+            Ok(Value {
+                row: text(row, 0)?.unwrap_or_default(),
+                name: text(row, 1)?.unwrap_or_default(),
+                column: text(row, 2)?,
+                beside: (3..3 + beside.len())
+                    .map(|place| text(row, place))
+                    .collect::<rusqlite::Result<_>>()?,
+            })
+        })
     }
 
-    /// Every cloud credential, in the order of ids.
+    /// Whether the database has a column.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the schema cannot be read.
+    pub(crate) fn has(&self, table: &str, column: &str) -> Result<bool> {
+        Ok(self.columns_of(table)?.iter().any(|name| name == column))
+    }
+
+    /// Every table, with its columns.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the schema cannot be read.
+    pub(crate) fn tables(&self) -> Result<Vec<(String, Vec<String>)>> {
+        let names: Vec<String> = self.rows(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite^_%' \
+             ESCAPE '^' ORDER BY name",
+            |row| row.get(0),
+        )?;
+        names
+            .into_iter()
+            .map(|table| {
+                let columns = self.columns_of(&table)?;
+                Ok((table, columns))
+            })
+            .collect()
+    }
+
+    /// The texts of at least `len` characters in any column, whatever it is called.
     ///
     /// # Errors
     /// [`Error::Input`] if the table cannot be read.
-    pub(crate) fn credential_rows(&self) -> Result<Vec<CredentialRow>> {
-        self.rows(
-            "SELECT id, name, provider, attributes FROM system_cloudcredentials ORDER BY id",
-            |row| {
-                Ok(CredentialRow {
-                    id: row.get(0)?,
-                    name: text(row, 1)?.unwrap_or_default(),
-                    provider: text(row, 2)?.unwrap_or_default(),
-                    ciphertext: text(row, 3)?.unwrap_or_default(),
-                })
-            },
-        )
+    pub(crate) fn texts(&self, table: &str, column: &str, len: usize) -> Result<Vec<String>> {
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        let (table, column) = (quoted(table), quoted(column));
+        let sql = format!(
+            "SELECT {column} FROM {table} WHERE typeof({column}) = 'text' AND length({column}) >= {len}"
+        );
+        let texts = self.rows(&sql, |row| text(row, 0))?;
+        Ok(texts.into_iter().flatten().collect())
+    }
+
+    /// What the middleware calls the state of the schema: its release's last migration.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the table is there and cannot be read.
+    pub(crate) fn revision(&self) -> Result<Option<String>> {
+        if !self.has("alembic_version", "version_num")? {
+            return Ok(None);
+        }
+        let rows = self.rows("SELECT version_num FROM alembic_version", |row| {
+            text(row, 0)
+        })?;
+        Ok(rows.into_iter().flatten().next())
     }
 
     /// Makes sure that the database can be written, so that a refusal comes before anything is
@@ -128,52 +176,33 @@ impl Database {
         })
     }
 
-    /// Takes the keys out of dataset rows `(id, ciphertext that was read)`, all of them or, on an
-    /// error, none. The rows stay, without a key and a KMIP uid: TrueNAS needs them.
-    ///
-    /// Gives back the ids of rows that hold something else by now; these are left alone.
+    /// Writes values, all of them or, on an error, none. Gives back the places in `changes` of those
+    /// that are something else by now than was read, or gone; these are left alone.
     ///
     /// # Errors
     /// [`Error::Input`] if the database cannot be written.
-    pub(crate) fn clear_datasets(&mut self, rows: &[(i64, String)]) -> Result<Vec<i64>> {
+    pub(crate) fn replace(&mut self, changes: &[Change]) -> Result<Vec<usize>> {
         self.write(|transaction| {
-            let mut clear = transaction.prepare(
-                "UPDATE storage_encrypteddataset SET encryption_key = NULL, kmip_uid = NULL \
-                 WHERE id = ?1 AND encryption_key = ?2",
-            )?;
-            let mut changed = Vec::new();
-            for (id, expected) in rows {
-                if clear.execute((id, expected))? == 0 {
-                    changed.push(*id);
+            let mut missed = Vec::new();
+            for (place, change) in changes.iter().enumerate() {
+                let Cell { table, column, row } = &change.cell;
+                let (key, _) = Column::keys_of(table);
+                let besides = change.kmip_uid.as_ref().map_or("", |_| ", kmip_uid = ?4");
+                let sql = format!(
+                    "UPDATE \"{table}\" SET \"{column}\" = ?3{besides} \
+                     WHERE \"{key}\" = ?1 AND \"{column}\" IS ?2"
+                );
+                let mut write = transaction.prepare_cached(&sql)?;
+                let (old, new) = (&change.expected, &change.new);
+                let written = match &change.kmip_uid {
+                    Some(uid) => write.execute((row, old, new, uid)),
+                    None => write.execute((row, old, new)),
+                }?;
+                if written == 0 {
+                    missed.push(place);
                 }
             }
-            Ok(Outcome::Commit(changed))
-        })
-    }
-
-    /// Puts new ciphertext into credential rows `(id, ciphertext that was read, new ciphertext)`,
-    /// into all of them or, on an error, none.
-    ///
-    /// Gives back the ids of rows that hold something else by now; these are left alone.
-    ///
-    /// # Errors
-    /// [`Error::Input`] if the database cannot be written.
-    pub(crate) fn replace_credentials(
-        &mut self,
-        rows: &[(i64, String, String)],
-    ) -> Result<Vec<i64>> {
-        self.write(|transaction| {
-            let mut replace = transaction.prepare(
-                "UPDATE system_cloudcredentials SET attributes = ?3 \
-                 WHERE id = ?1 AND attributes = ?2",
-            )?;
-            let mut changed = Vec::new();
-            for (id, expected, ciphertext) in rows {
-                if replace.execute((id, expected, ciphertext))? == 0 {
-                    changed.push(*id);
-                }
-            }
-            Ok(Outcome::Commit(changed))
+            Ok(Outcome::Commit(missed))
         })
     }
 
@@ -248,21 +277,24 @@ impl Database {
         Ok(())
     }
 
+    /// Whether it is TrueNAS's at all. That a release lacks other columns, whoever reads them says.
     fn check_schema(&self) -> Result<()> {
-        for (table, columns) in SCHEMA {
-            let sql = format!("SELECT name FROM pragma_table_info('{table}')");
-            let found: Vec<String> = self.rows(&sql, |row| row.get(0))?;
-            if let Some(missing) = columns
-                .iter()
-                .find(|column| !found.iter().any(|name| name == *column))
-            {
-                return Err(self.unusable(format!(
-                    "it has no column {table}.{missing}, as TrueNAS 24.10 to 27 have: it is no \
-                     TrueNAS database, or of an unknown release; nothing was changed"
-                )));
-            }
+        let (table, column) = ("system_settings", "stg_pwenc_check");
+        if self.has(table, column)? {
+            return Ok(());
         }
-        Ok(())
+        Err(self.unusable(format!(
+            "it has no column {table}.{column}, as TrueNAS 24.10 to 27 have: it is no TrueNAS \
+             database, or of an unknown release; nothing was changed"
+        )))
+    }
+
+    fn columns_of(&self, table: &str) -> Result<Vec<String>> {
+        let table = table.replace('\'', "''");
+        self.rows(
+            &format!("SELECT name FROM pragma_table_info('{table}')"),
+            |row| row.get(0),
+        )
     }
 
     fn rows<T>(
@@ -300,102 +332,47 @@ impl Database {
     }
 }
 
-/// A row of `storage_encrypteddataset`: an encryption root.
+/// A value of an encrypted column, as it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DatasetRow {
-    /// The row.
-    pub(crate) id: i64,
-    /// The dataset. Two rows may have the same.
+pub(crate) struct Value {
+    /// The row's primary key.
+    pub(crate) row: String,
+    /// What people call the row; may be empty.
     pub(crate) name: String,
-    /// The column `encryption_key` as it stands.
-    pub(crate) ciphertext: Option<String>,
-    /// The key's name on a KMIP server.
-    pub(crate) kmip_uid: Option<String>,
+    /// The column.
+    pub(crate) column: Option<String>,
+    /// The columns that were asked for beside it.
+    pub(crate) beside: Vec<Option<String>>,
 }
 
-impl DatasetRow {
-    /// What the row holds, under the database's own secret.
-    pub(crate) fn state(&self, secret: &PwencSecret) -> DatasetState {
-        match (self.ciphertext.as_deref(), self.kmip_uid.as_deref()) {
-            // Where there is no key, the middleware looks for one from KMIP.
-            (None | Some(""), Some(uid)) if !uid.is_empty() => DatasetState::Kmip,
-            (None, _) => DatasetState::Null,
-            (Some(""), _) => DatasetState::Empty,
-            (Some(column), _) => match secret.decrypt(column) {
-                Err(error) => DatasetState::Undecryptable(error),
-                Ok(key) => match not_a_key(key.expose()) {
-                    Some(reason) => DatasetState::NotAKey(reason),
-                    None => DatasetState::Key(key),
-                },
-            },
+/// Where a value is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub(crate) struct Cell {
+    pub(crate) table: &'static str,
+    pub(crate) column: &'static str,
+    /// The row's primary key, as text.
+    pub(crate) row: String,
+}
+
+impl Cell {
+    pub(crate) fn new(column: &Column, row: &str) -> Self {
+        Self {
+            table: column.table,
+            column: column.name,
+            row: row.to_owned(),
         }
     }
 }
 
-/// What a dataset's row holds. All but a key is left alone.
-pub(crate) enum DatasetState {
-    /// A key: 64 hexadecimal digits, in the case that they are stored in.
-    Key(Secret),
-    /// No key: a passphrase's dataset, or one whose key was migrated.
-    Null,
-    /// No key, because a KMIP server has it.
-    Kmip,
-    /// The empty text.
-    Empty,
-    /// A column that cannot be decrypted.
-    Undecryptable(PwencError),
-    /// Text that is no key.
-    NotAKey(String),
-}
-
-impl DatasetState {
-    /// Why there is nothing to migrate; none for a key.
-    pub(crate) fn left_alone_because(&self) -> Option<String> {
-        Some(match self {
-            Self::Key(_) => return None,
-            Self::Null => "the row has no key".to_owned(),
-            Self::Kmip => "the key is on a KMIP server".to_owned(),
-            Self::Empty => "the key is the empty text".to_owned(),
-            Self::Undecryptable(error) => error.to_string(),
-            Self::NotAKey(reason) => reason.clone(),
-        })
-    }
-}
-
-/// A row of `system_cloudcredentials`.
+/// A value to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct CredentialRow {
-    /// The row.
-    pub(crate) id: i64,
-    /// The name that the admin gave it.
-    pub(crate) name: String,
-    /// The provider, such as `S3`.
-    pub(crate) provider: String,
-    /// The column `attributes` as it stands.
-    pub(crate) ciphertext: String,
-}
-
-impl CredentialRow {
-    /// What the row holds, under the database's own secret.
-    pub(crate) fn state(&self, secret: &PwencSecret) -> CredentialState {
-        if self.ciphertext.is_empty() {
-            return CredentialState::Empty;
-        }
-        match secret.decrypt(&self.ciphertext) {
-            Ok(attributes) => CredentialState::Attributes(attributes),
-            Err(error) => CredentialState::Undecryptable(error),
-        }
-    }
-}
-
-/// What a credential's row holds.
-pub(crate) enum CredentialState {
-    /// Text; whether it is a credential, [`super::credentials::split`] tells.
-    Attributes(Secret),
-    /// The empty text.
-    Empty,
-    /// A column that cannot be decrypted.
-    Undecryptable(PwencError),
+pub(crate) struct Change {
+    pub(crate) cell: Cell,
+    /// What must be there, or nothing is written.
+    pub(crate) expected: Option<String>,
+    pub(crate) new: Option<String>,
+    /// What `storage_encrypteddataset.kmip_uid` of the row becomes; only for rows of that table.
+    pub(crate) kmip_uid: Option<Option<String>>,
 }
 
 /// How long to wait for another process's transaction. The middleware's take milliseconds.
@@ -403,19 +380,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What `stg_pwenc_check` decrypts to.
 const CHECK_VALUE: &[u8] = b"Donuts!";
-
-/// The tables and columns that this file touches; the same in releases 24.10 to 27.0.
-const SCHEMA: [(&str, &[&str]); 3] = [
-    (
-        "storage_encrypteddataset",
-        &["id", "name", "encryption_key", "kmip_uid"],
-    ),
-    (
-        "system_cloudcredentials",
-        &["id", "name", "provider", "attributes"],
-    ),
-    ("system_settings", &["id", "stg_pwenc_check"]),
-];
 
 const READ_ONLY: &str =
     "it cannot be written: the file or its filesystem is read-only. Run as root, or on a copy";
@@ -494,19 +458,6 @@ fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
     })
 }
 
-/// Why `key` is not 64 hexadecimal digits; nothing of it is said but its length.
-fn not_a_key(key: &[u8]) -> Option<String> {
-    if key.len() == 64 && key.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    Some(if key.iter().all(|byte| matches!(byte, b' '..=b'~')) {
-        let len = key.len();
-        format!("it decrypts to {len} characters that are not a key of 64 hexadecimal digits")
-    } else {
-        PwencError::NotUtf8.to_string()
-    })
-}
-
 /// Writes the database anew, and where it has a WAL, empties that.
 fn rewrite(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("VACUUM")?;
@@ -544,19 +495,24 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 /// How many of the ciphertexts in `gone` have left at least a fragment in `bytes`.
 ///
 /// A long text is spread over pages, and a freed one is partly overwritten, so any whole piece of
-/// 16 characters (96 random bits) counts. No column with a secret in it is shorter than that.
+/// 16 characters (96 random bits) counts. A shorter text, at least 12 characters, counts as a whole.
 fn traces(bytes: &[u8], gone: &[String]) -> usize {
     const PIECE: usize = 16;
-    let mut owners = HashMap::new();
+    let mut owners: HashMap<&[u8], usize> = HashMap::new();
+    let mut lengths = BTreeSet::from([PIECE]);
     for (owner, text) in gone.iter().enumerate() {
-        for piece in text.as_bytes().chunks_exact(PIECE) {
-            owners.insert(piece, owner);
+        let text = text.as_bytes();
+        if text.len() < PIECE {
+            lengths.insert(text.len());
+            owners.insert(text, owner);
         }
+        owners.extend(text.chunks_exact(PIECE).map(|piece| (piece, owner)));
     }
+    lengths.remove(&0);
     let mut found = vec![false; gone.len()];
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
     for run in bytes.split(|byte| !is_base64(byte)) {
-        for piece in run.windows(PIECE) {
+        for piece in lengths.iter().flat_map(|length| run.windows(*length)) {
             if let Some(&owner) = owners.get(piece) {
                 found[owner] = true;
             }
@@ -665,78 +621,68 @@ mod tests {
         text
     }
 
-    #[test]
-    fn each_row_is_told_for_what_it_is() {
-        let bench = Bench::new();
-        let garbage = bench.other.encrypt(KEY.as_bytes(), Padding::None);
-        let uid = Some("uid");
-        for (column, kmip_uid, expected) in [
-            (Some(bench.column(KEY)), None, None),
-            (Some(bench.column(KEY)), uid, None),
-            (None, None, Some("no key")),
-            (None, uid, Some("KMIP")),
-            (Some(String::new()), uid, Some("KMIP")),
-            (Some(String::new()), None, Some("empty")),
-            (Some("c2hvcnQ".to_owned()), None, Some("not base64")),
-            (Some("MTIzNDU2Nw==".to_owned()), None, Some("too short")),
-            (Some(garbage), None, Some("another pwenc secret")),
-            (
-                Some(bench.column("no\u{1}key")),
-                None,
-                Some("another pwenc secret"),
-            ),
-            (Some(bench.column(&KEY[2..])), None, Some("62 characters")),
-            (
-                Some(bench.column(&KEY.replace('a', "g"))),
-                None,
-                Some("64 characters"),
-            ),
-        ] {
-            let row = DatasetRow {
-                id: 1,
-                name: "tank".to_owned(),
-                ciphertext: column,
-                kmip_uid: kmip_uid.map(str::to_owned),
-            };
-            let state = row.state(&bench.own);
-            match (expected, &state) {
-                (None, DatasetState::Key(key)) => assert!(key.same_as(KEY.as_bytes())),
-                (Some(expected), _) => {
-                    let reason = state.left_alone_because().expect("no key");
-                    assert!(reason.contains(expected), "{reason}, not {expected}");
-                }
-                (None, _) => panic!("no key in {row:?}"),
-            }
+    fn datasets(database: &Database) -> Vec<Value> {
+        let column = Column::of("storage_encrypteddataset", "encryption_key");
+        let values = database.values(column.expect("catalogued"), &["kmip_uid"]);
+        values.expect("read")
+    }
+
+    fn credentials(database: &Database) -> Vec<Value> {
+        let column = Column::of("system_cloudcredentials", "attributes");
+        let values = database.values(column.expect("catalogued"), &["provider"]);
+        values.expect("read")
+    }
+
+    fn change(table: &'static str, row: i64, expected: &str, new: Option<&str>) -> Change {
+        let (column, kmip_uid) = match table {
+            "storage_encrypteddataset" => ("encryption_key", Some(None)),
+            _ => ("attributes", None),
+        };
+        Change {
+            cell: Cell {
+                table,
+                column,
+                row: row.to_string(),
+            },
+            expected: Some(expected.to_owned()),
+            new: new.map(str::to_owned),
+            kmip_uid,
         }
     }
 
+    fn cleared(row: i64, expected: &str) -> Change {
+        change("storage_encrypteddataset", row, expected, None)
+    }
+
     #[test]
-    fn rows_are_read_in_order_and_whatever_they_hold() {
+    fn values_are_read_in_order_and_whatever_they_hold() {
         let bench = Bench::new();
         let column = bench.column(KEY);
         bench.add_dataset("tank/My Media", Some(&column), None);
         bench.add_dataset("tank/My Media", None, Some("uid"));
         bench.sql("INSERT INTO storage_encrypteddataset VALUES (9, 7, X'FF00', 1.5)");
-        let rows = bench.database().dataset_rows().expect("read");
-        assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), [1, 2, 9]);
-        assert_eq!(rows[0].ciphertext.as_ref(), Some(&column));
+        let values = datasets(&bench.database());
+        let rows: Vec<_> = values.iter().map(|value| value.row.as_str()).collect();
+        assert_eq!(rows, ["1", "2", "9"]);
+        assert_eq!(values[0].column.as_ref(), Some(&column));
         assert_eq!(
-            (&*rows[1].name, rows[1].kmip_uid.as_deref()),
+            (&*values[1].name, values[1].beside[0].as_deref()),
             ("tank/My Media", Some("uid"))
         );
-        assert!(rows[2].state(&bench.own).left_alone_because().is_some());
+        assert_eq!(&*values[2].name, "7");
+        assert!(
+            bench
+                .own
+                .decrypt(values[2].column.as_ref().expect("text"))
+                .is_err()
+        );
 
         bench.add_credential("aws", &bench.column("{\"a\": 1}"));
-        bench.add_credential("none", "");
-        bench.add_credential("corrupt", "AAAA====");
-        let rows = bench.database().credential_rows().expect("read");
-        assert_eq!((&*rows[0].name, &*rows[0].provider), ("aws", "S3"));
-        let is_it = |row: &CredentialRow| match row.state(&bench.own) {
-            CredentialState::Attributes(text) => text.same_as(b"{\"a\": 1}"),
-            CredentialState::Empty => row.name == "none",
-            CredentialState::Undecryptable(error) => error == PwencError::NotBase64,
-        };
-        assert!(rows.iter().all(is_it));
+        let values = credentials(&bench.database());
+        assert_eq!(
+            (&*values[0].name, values[0].beside[0].as_deref()),
+            ("aws", Some("S3"))
+        );
     }
 
     #[test]
@@ -753,8 +699,8 @@ mod tests {
     fn what_is_no_truenas_database_is_refused_and_nothing_is_made() {
         let bench = Bench::new();
         let path = bench.path();
-        bench.sql("ALTER TABLE storage_encrypteddataset RENAME COLUMN kmip_uid TO uid");
-        assert!(refusal(bench.open()).contains("storage_encrypteddataset.kmip_uid"));
+        bench.sql("ALTER TABLE system_settings RENAME COLUMN stg_pwenc_check TO other");
+        assert!(refusal(bench.open()).contains("system_settings.stg_pwenc_check"));
         for (content, expected) in [
             (&b""[..], "not a SQLite database"),
             (b"SQLite format 3\0 and no more", "damaged"),
@@ -796,7 +742,7 @@ mod tests {
             return; // Root writes what it likes.
         }
         let mut database = bench.database();
-        assert!(database.dataset_rows().is_ok());
+        datasets(&database);
         assert!(refusal(database.check_writable()).contains("read-only"));
     }
 
@@ -815,31 +761,28 @@ mod tests {
         let first = bench.add_dataset("tank", Some(&old), Some("uid"));
         let second = bench.add_dataset("tank", Some(&new), None);
         let mut database = bench.database();
-        let changed = database
-            .clear_datasets(&[
-                (first, old.clone()),
-                (second, old.clone()),
-                (99, old.clone()),
+        let missed = database
+            .replace(&[
+                cleared(first, &old),
+                cleared(second, &old),
+                cleared(99, &old),
             ])
             .expect("written");
-        assert_eq!(changed, [second, 99]);
-        let rows = database.dataset_rows().expect("read");
-        assert_eq!((&rows[0].ciphertext, &rows[0].kmip_uid), (&None, &None));
-        assert_eq!(rows[1].ciphertext, Some(new.clone()));
+        assert_eq!(missed, [1, 2]);
+        let rows = datasets(&database);
+        assert_eq!((&rows[0].column, &rows[0].beside[0]), (&None, &None));
+        assert_eq!(rows[1].column, Some(new.clone()));
 
         let first = bench.add_credential("a", &old);
         let second = bench.add_credential("b", &new);
-        let replacement = "replaced".to_owned();
-        let changed = database
-            .replace_credentials(&[
-                (first, old.clone(), replacement.clone()),
-                (second, old, replacement.clone()),
-            ])
+        let replaced = |row| change("system_cloudcredentials", row, &old, Some("replaced"));
+        let missed = database
+            .replace(&[replaced(first), replaced(second)])
             .expect("written");
-        assert_eq!(changed, [second]);
-        let rows = database.credential_rows().expect("read");
-        assert_eq!(rows[0].ciphertext, replacement);
-        assert_eq!(rows[1].ciphertext, new);
+        assert_eq!(missed, [1]);
+        let rows = credentials(&database);
+        assert_eq!(rows[0].column.as_deref(), Some("replaced"));
+        assert_eq!(rows[1].column, Some(new));
     }
 
     #[test]
@@ -852,13 +795,13 @@ mod tests {
              BEGIN SELECT RAISE(ABORT, 'no'); END",
         );
         let mut database = bench.database();
-        let rows = ids.map(|id| (id, column.clone()));
-        assert!(database.clear_datasets(&rows).is_err());
-        let kept = database.dataset_rows().expect("read");
         assert!(
-            kept.iter()
-                .all(|row| row.ciphertext.as_ref() == Some(&column))
+            database
+                .replace(&ids.map(|id| cleared(id, &column)))
+                .is_err()
         );
+        let kept = datasets(&database);
+        assert!(kept.iter().all(|row| row.column.as_ref() == Some(&column)));
     }
 
     /// Fills, frees and clears rows, some over a page long, and gives back their ciphertexts:
@@ -884,15 +827,13 @@ mod tests {
             "the old text is in the files"
         );
         let mut database = bench.database();
-        let rows: Vec<_> = database
-            .dataset_rows()
-            .expect("read")
-            .into_iter()
-            .filter_map(|row| Some((row.id, row.ciphertext?)))
+        let rows = datasets(&database).into_iter();
+        let changes: Vec<_> = rows
+            .filter_map(|row| Some(cleared(row.row.parse().ok()?, &row.column?)))
             .collect();
         assert_eq!(
-            database.clear_datasets(&rows).expect("cleared"),
-            Vec::<i64>::new()
+            database.replace(&changes).expect("cleared"),
+            Vec::<usize>::new()
         );
         (gone, database)
     }
@@ -914,7 +855,7 @@ mod tests {
             assert_eq!(traces(&bench.bytes(), &gone), 0);
             assert_eq!(journal_mode(&bench), mode);
             let database = bench.database();
-            assert_eq!(database.dataset_rows().expect("read").len(), 30);
+            assert_eq!(datasets(&database).len(), 30);
             database.scrub(&gone).expect("and again");
         }
     }
@@ -949,6 +890,10 @@ mod tests {
         let column = bench.column(KEY);
         bench.add_dataset("tank", Some(&column), None);
         let error = refusal(bench.database().scrub(&[bench.column(KEY), column]));
+        assert!(error.contains("1 old ciphertexts are left"), "{error}");
+        let short = bench.own.encrypt(b"!", Padding::None);
+        bench.add_credential("short", &short);
+        let error = refusal(bench.database().scrub(&[short]));
         assert!(error.contains("1 old ciphertexts are left"), "{error}");
     }
 }

@@ -4,8 +4,8 @@
 //! opens and closes their columns, and [`credentials`] tells the secret fields of a cloud credential
 //! from the others. None of them knows a vault or a TPM, and none decides what is migrated.
 
-#[allow(dead_code)] // Until all of migration goes by it.
 pub(crate) mod columns;
 pub(crate) mod credentials;
 pub(crate) mod database;
+pub(crate) mod holders;
 pub(crate) mod pwenc;

@@ -7,9 +7,11 @@ use p256::pkcs8::{DecodePublicKey, EncodePublicKey};
 use rsa::traits::PublicKeyParts;
 use rsa::{BigUint, RsaPublicKey};
 
+use super::private::PrivateKey;
 use super::{Curve, KeyAlgorithm, PUBLIC_KEY, is_rsa_size};
 use crate::error::{Error, Result};
 use crate::object::Metadata;
+use crate::secret::Secret;
 
 /// A public key of an algorithm that the vault has private keys of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +44,14 @@ impl PublicKey {
         RsaPublicKey::from_public_key_der(der)
             .map_err(|_| unusable())
             .and_then(|key| Self::of_rsa(&key))
+    }
+
+    /// The public half of a private key that is to be imported.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for what [`Unlocked::import_key`](crate::Unlocked::import_key) does not take.
+    pub fn of_pkcs8(pkcs8: &Secret) -> Result<Self> {
+        PrivateKey::from_pkcs8(pkcs8)?.public()
     }
 
     /// The public half of a private key in the vault, as its object says.
