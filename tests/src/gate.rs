@@ -69,6 +69,13 @@ impl Gate {
         self.open();
     }
 
+    /// Lets `commands` more pass, answers the next `times` with a response code in the TPM's place,
+    /// and lets everything pass from then on.
+    pub fn answer_after(&self, commands: usize, code: u32, times: usize) {
+        self.latch
+            .set(Some(commands), Beyond::Answered(code, times));
+    }
+
     /// Lets everything pass, first of all what is held.
     pub fn open(&self) {
         self.latch.set(None, Beyond::Held);
@@ -91,6 +98,15 @@ enum Beyond {
     #[default]
     Held,
     Cut,
+    /// With a response code, so many times.
+    Answered(u32, usize),
+}
+
+/// Whether a command may pass.
+enum Verdict {
+    Pass,
+    Cut,
+    Answer(u32),
 }
 
 #[derive(Default)]
@@ -122,13 +138,17 @@ impl Latch {
         self.changed.notify_all();
     }
 
-    /// Waits until a command may pass; whether it may.
-    fn pass(&self) -> bool {
+    /// Waits until it is known whether a command may pass.
+    fn pass(&self) -> Verdict {
         let mut rule = self.lock();
         loop {
             match (rule.left, rule.beyond) {
-                (None, _) => return true,
-                (Some(0), Beyond::Cut) => return false,
+                (None, _) | (Some(0), Beyond::Answered(_, 0)) => return Verdict::Pass,
+                (Some(0), Beyond::Cut) => return Verdict::Cut,
+                (Some(0), Beyond::Answered(code, times)) => {
+                    rule.beyond = Beyond::Answered(code, times.saturating_sub(1));
+                    return Verdict::Answer(code);
+                }
                 (Some(0), Beyond::Held) => {
                     rule.waiting += 1;
                     rule = self
@@ -139,7 +159,7 @@ impl Latch {
                 }
                 (Some(left), _) => {
                     rule.left = Some(left - 1);
-                    return true;
+                    return Verdict::Pass;
                 }
             }
         }
@@ -150,8 +170,16 @@ impl Latch {
 fn relay(mut client: UnixStream, tpm: &Path, latch: &Latch) -> io::Result<()> {
     let mut tpm = UnixStream::connect(tpm)?;
     while let Some(request) = read_message(&mut client)? {
-        if !latch.pass() {
-            break;
+        match latch.pass() {
+            Verdict::Pass => {}
+            Verdict::Cut => break,
+            Verdict::Answer(code) => {
+                // A response without sessions: tag, size, code (Part 1, section 18.2).
+                let mut response = vec![0x80, 0x01, 0, 0, 0, 10];
+                response.extend(code.to_be_bytes());
+                client.write_all(&response)?;
+                continue;
+            }
         }
         let pause = latch.lock().pause;
         thread::sleep(pause);

@@ -98,6 +98,19 @@ impl Nas {
             .args(self.migrate_args())
     }
 
+    /// `strongroom migrate rollback`, with `--json`.
+    pub fn roll_back(&self) -> Run {
+        self.on_the_database(&["migrate", "rollback", "--yes", "--json"])
+    }
+
+    /// The same with the recovery kit, and without a TPM.
+    pub fn roll_back_by_recovery(&self) -> Run {
+        self.roll_back()
+            .arg("--recovery")
+            .arg(self.vault.recovery())
+            .env("STRONGROOM_TCTI", "swtpm:path=/nowhere/tpm")
+    }
+
     fn migrate_args(&self) -> Vec<OsString> {
         let mut args: Vec<OsString> = ["migrate", "--yes", "--json"].map(Into::into).into();
         for (option, file) in [

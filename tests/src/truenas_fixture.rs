@@ -85,6 +85,9 @@ pub struct CredentialNow {
     pub attributes: Option<Value>,
 }
 
+/// Where a value is: table, the row's primary key as text, column.
+pub type Place = (String, String, String);
+
 impl Fixture {
     /// Makes a database in `dir` with every kind of row, and `datasets` more good keys. The same
     /// `seed` makes the same content.
@@ -264,6 +267,61 @@ impl Fixture {
         }
     }
 
+    /// Every value of every table as the middleware reads it: what it decrypts to, where it does, and
+    /// else as it stands.
+    ///
+    /// # Panics
+    /// If the database or its secret cannot be read.
+    pub fn readings(&self) -> BTreeMap<Place, Option<String>> {
+        let secret = self.secret();
+        let connection = self.connect();
+        let mut readings = BTreeMap::new();
+        let tables = rows(
+            &connection,
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'",
+            |row| shown(&row[0]),
+        );
+        for table in tables {
+            let sql = format!("SELECT name FROM pragma_table_info('{table}')");
+            let columns = rows(&connection, &sql, |row| shown(&row[0]));
+            let sql = format!("SELECT * FROM \"{table}\"");
+            for row in rows(&connection, &sql, |row| {
+                let as_text = |cell: &Cell| match cell {
+                    Cell::Integer(number) => Some(number.to_string()),
+                    other => optional(other),
+                };
+                row.iter().map(as_text).collect::<Vec<_>>()
+            }) {
+                // SQLite compares a number's text with the number.
+                let key = row[0].clone().unwrap_or_default();
+                for (column, value) in columns.iter().zip(row) {
+                    let read = value
+                        .as_deref()
+                        .and_then(|text| decrypt(&secret, text))
+                        .or(value);
+                    readings.insert((table.clone(), key.clone(), column.clone()), read);
+                }
+            }
+        }
+        readings
+    }
+
+    /// A value as it stands.
+    ///
+    /// # Panics
+    /// If there is no such column.
+    pub fn column(&self, (table, row, column): &Place) -> Option<String> {
+        let connection = self.connect();
+        let key = rows(
+            &connection,
+            &format!("SELECT name FROM pragma_table_info('{table}')"),
+            |row| shown(&row[0]),
+        )
+        .swap_remove(0);
+        let sql = format!("SELECT \"{column}\" FROM \"{table}\" WHERE \"{key}\" = '{row}'");
+        rows(&connection, &sql, |row| optional(&row[0])).pop()?
+    }
+
     /// How many of the ghosts the database's files still hold.
     ///
     /// # Panics
@@ -314,6 +372,13 @@ pub fn contains(bytes: &[u8], text: &[u8]) -> bool {
     false
 }
 
+const RSA_KEY: &str = include_str!("../fixtures/certificates/rsa.pem");
+const RSA_CERTIFICATE: &str = include_str!("../fixtures/certificates/rsa.crt");
+const EC_KEY: &str = include_str!("../fixtures/certificates/ec.pem");
+const EC_CERTIFICATE: &str = include_str!("../fixtures/certificates/ec.crt");
+const ED25519_KEY: &str = include_str!("../fixtures/certificates/ed25519.pem");
+const ED25519_CERTIFICATE: &str = include_str!("../fixtures/certificates/ed25519.crt");
+
 const DATASETS: &str = "storage_encrypteddataset";
 const CREDENTIALS: &str = "system_cloudcredentials";
 
@@ -329,7 +394,8 @@ impl Builder {
         let generation = match self.writer.generation {
             Generation::V24_10 => {
                 "CREATE TABLE system_certificateauthority (id INTEGER NOT NULL PRIMARY KEY \
-                    AUTOINCREMENT, cert_name VARCHAR(120) NOT NULL, cert_privatekey TEXT);\
+                    AUTOINCREMENT, cert_name VARCHAR(120) NOT NULL, cert_certificate TEXT, \
+                    cert_privatekey TEXT);\
                  CREATE TABLE directoryservice_ldap (id INTEGER NOT NULL PRIMARY KEY \
                     AUTOINCREMENT, ldap_hostname VARCHAR(120) NOT NULL, ldap_bindpw TEXT NOT NULL);"
             }
@@ -355,7 +421,8 @@ impl Builder {
                     AUTOINCREMENT, name VARCHAR(100) NOT NULL, provider VARCHAR(50) NOT NULL, \
                     attributes TEXT NOT NULL);\
                  CREATE TABLE system_settings (id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, \
-                    stg_timezone VARCHAR(120) NOT NULL, stg_pwenc_check VARCHAR(100) NOT NULL);\
+                    stg_timezone VARCHAR(120) NOT NULL, stg_pwenc_check VARCHAR(100) NOT NULL, \
+                    stg_guicertificate_id INTEGER);\
                  CREATE TABLE system_advanced (id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, \
                     adv_consolemenu BOOLEAN NOT NULL, adv_sed_passwd VARCHAR(120) NOT NULL);\
                  CREATE TABLE system_certificate (id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, \
@@ -368,6 +435,11 @@ impl Builder {
                     description VARCHAR(150) NOT NULL, encryption_password VARCHAR(256) NOT NULL, \
                     encryption_salt VARCHAR(256) NOT NULL, credential_id INTEGER NOT NULL \
                     REFERENCES system_cloudcredentials (id));\
+                 CREATE TABLE tasks_cloud_backup (id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, \
+                    description VARCHAR(150) NOT NULL, password TEXT NOT NULL, credential_id \
+                    INTEGER NOT NULL REFERENCES system_cloudcredentials (id));\
+                 CREATE TABLE storage_replication (id INTEGER NOT NULL PRIMARY KEY \
+                    AUTOINCREMENT, repl_name VARCHAR(120) NOT NULL, repl_encryption_key TEXT);\
                  CREATE TABLE storage_disk (disk_identifier VARCHAR(42) NOT NULL PRIMARY KEY, \
                     disk_passwd VARCHAR(120) NOT NULL);\
                  {generation}"
@@ -480,15 +552,41 @@ impl Builder {
         let sealed = |builder: &mut Self, plaintext: &str| builder.writer.column(plaintext);
         let check = sealed(self, "Donuts!");
         self.insert(
-            "INSERT INTO system_settings VALUES (1, 'UTC', ?1)",
+            "INSERT INTO system_settings VALUES (1, 'UTC', ?1, 1)",
             (check,),
         );
         self.insert("INSERT INTO system_advanced VALUES (1, 1, '')", ());
-        let column = sealed(self, &pem);
+        let [ui, rsa, ec, ed25519] =
+            [EC_KEY, RSA_KEY, EC_KEY.trim_end(), ED25519_KEY].map(|key| sealed(self, key));
+        let garbled = sealed(self, &pem);
         self.insert(
-            "INSERT INTO system_certificate (cert_name, cert_privatekey, \
-             cert_domains_authenticators) VALUES ('truenas_default', ?1, NULL), ('ca', NULL, NULL), \
-             ('broken', 'not!base64', NULL)",
+            "INSERT INTO system_certificate (cert_name, cert_certificate, cert_privatekey, \
+             cert_domains_authenticators) VALUES ('truenas_default', ?5, ?1, NULL), \
+             ('nas.example', ?6, ?2, NULL), ('apps.example', ?5, ?3, NULL), \
+             ('ed.example', ?7, ?4, NULL), ('ca', ?6, NULL, NULL), \
+             ('broken', NULL, 'not!base64', NULL), ('garbled', NULL, ?8, NULL)",
+            (
+                ui,
+                rsa,
+                ec,
+                ed25519,
+                EC_CERTIFICATE,
+                format!("{RSA_CERTIFICATE}{EC_CERTIFICATE}"),
+                ED25519_CERTIFICATE,
+                garbled,
+            ),
+        );
+        let columns = [self.writer.random.hex(32), "remote passphrase".to_owned()]
+            .map(|key| sealed(self, &key));
+        self.insert(
+            "INSERT INTO storage_replication (repl_name, repl_encryption_key) VALUES ('hex', ?1), \
+             ('passphrase', ?2), ('inherits', NULL), ('broken', 'AAAA')",
+            columns,
+        );
+        let column = sealed(self, "restic password");
+        self.insert(
+            "INSERT INTO tasks_cloud_backup (description, password, credential_id) VALUES \
+             ('documents', ?1, 1)",
             (column,),
         );
         let pair = format!(
@@ -519,10 +617,10 @@ impl Builder {
         );
         match self.writer.generation {
             Generation::V24_10 => {
-                let (key, password) = (sealed(self, &pem), sealed(self, "bind password"));
+                let (key, password) = (sealed(self, RSA_KEY), sealed(self, "bind password"));
                 self.insert(
-                    "INSERT INTO system_certificateauthority VALUES (1, 'own_ca', ?1)",
-                    (key,),
+                    "INSERT INTO system_certificateauthority VALUES (1, 'own_ca', ?2, ?1)",
+                    (key, RSA_CERTIFICATE),
                 );
                 self.insert(
                     "INSERT INTO directoryservice_ldap VALUES (1, 'ldap.example', ?1)",

@@ -13,7 +13,7 @@ use strongroom::error::Error;
 use strongroom::object::ObjectId;
 use strongroom::{Result, Vault};
 
-use super::plan::{Item, Plan};
+use super::plan::{Item, Plan, Wanted};
 use super::run::Outcome;
 use crate::cli::Class;
 
@@ -90,27 +90,29 @@ impl Stage {
 }
 
 impl Journal {
-    /// A migration that begins now.
+    /// A migration that begins now, or goes on where `former` was cut short.
     pub(crate) fn begin(
+        former: Option<Self>,
         database: &Path,
         pwenc_secret: &Path,
         backup: &Path,
-        only: &[Class],
-        ui_certificate: bool,
+        wanted: &Wanted,
     ) -> Self {
         // Whoever resumes it may stand in another folder.
         let absolute = |file: &Path| std::path::absolute(file).unwrap_or(file.to_owned());
+        let database = absolute(database);
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let former = former.filter(|former| former.is_unfinished() && former.database == database);
         Self {
             format: FORMAT,
-            database: absolute(database),
             pwenc_secret: absolute(pwenc_secret),
             backup: absolute(backup),
-            only: only.to_vec(),
-            ui_certificate,
-            begun: now.map_or(0, |now| now.as_secs()),
+            only: wanted.classes.clone(),
+            ui_certificate: wanted.ui_certificate,
+            begun: (former.as_ref()).map_or(now.map_or(0, |now| now.as_secs()), |it| it.begun),
             stage: Stage::Sealing,
-            values: Vec::new(),
+            values: former.map(|former| former.values).unwrap_or_default(),
+            database,
         }
     }
 

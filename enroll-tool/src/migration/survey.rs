@@ -9,7 +9,7 @@ use super::plan::{Plan, Unknown, Wanted};
 use crate::cli::Class;
 use crate::truenas::columns::{COLUMNS, Column, Form};
 use crate::truenas::database::{Cell, Database};
-use crate::truenas::pwenc::PwencSecret;
+use crate::truenas::pwenc::{PwencError, PwencSecret};
 
 /// All that a database has.
 #[derive(Serialize)]
@@ -55,8 +55,10 @@ pub(crate) enum State {
     Empty,
     /// It decrypts to a form that it must not have.
     Unusable,
-    /// It does not decrypt: it is corrupt, in clear, or under another secret.
+    /// It does not decrypt: it is corrupt, or under another secret.
     Undecryptable,
+    /// It is no ciphertext: never encrypted, or corrupt.
+    NotEncrypted,
     /// In the vault already.
     InVault,
 }
@@ -79,6 +81,7 @@ impl State {
             Self::Empty => "empty",
             Self::Unusable => "not of its form",
             Self::Undecryptable => "does not decrypt",
+            Self::NotEncrypted => "is not encrypted",
             Self::InVault => "in the vault",
         }
     }
@@ -163,6 +166,7 @@ fn classify(
                 State::Unusable
             }
         }
+        (_, Some(Err(PwencError::NotBase64))) => State::NotEncrypted,
         (_, Some(Err(_)) | None) => State::Undecryptable,
     };
     let is_wanted = column

@@ -11,6 +11,7 @@ use crate::migration::survey::{Known, State, Survey};
 use crate::output::{self, say};
 
 pub(super) fn run(place: &Place, args: &MigratePlan) -> Result<(), Failure> {
+    let in_use = check_unused(&args.database, false).err();
     let (database, secret) = open(&args.database, &args.pwenc_secret)?;
     database.leave_as_it_is()?;
     let vault = match place.vault() {
@@ -28,9 +29,6 @@ pub(super) fn run(place: &Place, args: &MigratePlan) -> Result<(), Failure> {
     };
     let survey = Survey::read(&database, &secret, &wanted, &known, vault.as_ref())?;
     output::show(place.json, &survey, || {
-        let shown: Vec<_> = (survey.values.iter())
-            .filter(|value| args.all || !is_nothing(value))
-            .collect();
         output::table(
             [
                 "VALUE",
@@ -38,30 +36,10 @@ pub(super) fn run(place: &Place, args: &MigratePlan) -> Result<(), Failure> {
                 "NAME",
                 "STATE",
                 "GOES TO",
-                "WHY NOT, OR WHO READS IT",
+                "READ BY, OR WHY IT STAYS",
             ],
-            shown.iter().map(|value| {
-                [
-                    format!("{}.{}", value.cell.table, value.cell.column),
-                    value.cell.row.clone(),
-                    value.name.clone(),
-                    value.state.describe().to_owned(),
-                    value.goes.clone().unwrap_or_else(|| "stays".to_owned()),
-                    match &value.reason {
-                        Some(reason) => reason.clone(),
-                        None => format!(
-                            "read by {}; leaves {}",
-                            value.reader,
-                            value.leaves.unwrap_or("it as it is")
-                        ),
-                    },
-                ]
-            }),
+            lines(&survey, args.all),
         );
-        let hidden = survey.values.len() - shown.len();
-        if hidden > 0 {
-            say!("{hidden} values are empty and not shown; --all shows them.");
-        }
         for unknown in &survey.unknown_columns {
             say!(
                 "Not known here: {}.{} holds {} encrypted value(s); they stay.",
@@ -77,6 +55,14 @@ pub(super) fn run(place: &Place, args: &MigratePlan) -> Result<(), Failure> {
                 unknown.reason
             );
         }
+        let hidden = survey
+            .values
+            .iter()
+            .filter(|value| is_nothing(value))
+            .count();
+        if hidden > 0 && !args.all {
+            say!("{hidden} values are empty and not shown; --all shows them.");
+        }
         let goes = survey.values.iter().filter(|value| value.goes.is_some());
         let bad = survey
             .values
@@ -89,11 +75,50 @@ pub(super) fn run(place: &Place, args: &MigratePlan) -> Result<(), Failure> {
             survey.values.len(),
             bad.count()
         );
-        if let Err(failure) = check_unused(&args.database, false) {
+        if let Some(failure) = &in_use {
             say!("Before a run: {failure}.");
         }
     });
     Ok(())
+}
+
+/// A line for each value that moves or could; of columns that stay as a whole, one for each state that
+/// their values are in.
+fn lines(survey: &Survey, all: bool) -> Vec<[String; 6]> {
+    let mut lines = Vec::new();
+    let mut values = survey
+        .values
+        .iter()
+        .filter(|value| all || !is_nothing(value))
+        .peekable();
+    while let Some(value) = values.next() {
+        let mut count = 1;
+        let is_like = |other: &&Known| {
+            value.class.is_none()
+                && (other.cell.table, other.cell.column, other.state)
+                    == (value.cell.table, value.cell.column, value.state)
+        };
+        while !all && values.next_if(is_like).is_some() {
+            count += 1;
+        }
+        let (row, name) = match count {
+            1 => (value.cell.row.clone(), value.name.clone()),
+            count => (format!("{count} rows"), format!("{}, ...", value.name)),
+        };
+        lines.push([
+            format!("{}.{}", value.cell.table, value.cell.column),
+            row,
+            name,
+            value.state.describe().to_owned(),
+            value.goes.clone().unwrap_or_else(|| "stays".to_owned()),
+            match (&value.reason, value.leaves) {
+                (Some(reason), _) => reason.clone(),
+                (None, Some(leaves)) => format!("{}; leaves {leaves}", value.reader),
+                (None, None) => value.reader.to_owned(),
+            },
+        ]);
+    }
+    lines
 }
 
 fn is_nothing(value: &Known) -> bool {

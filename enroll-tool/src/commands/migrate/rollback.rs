@@ -17,8 +17,8 @@ use crate::migration::rollback::{Opener, Returns};
 use crate::output::{self, say};
 
 pub(super) fn run(place: &Place, args: &Rollback) -> Result<(), Failure> {
-    let (mut database, secret) = open(&args.database, &args.pwenc_secret)?;
     check_unused(&args.database, args.while_in_use)?;
+    let (mut database, secret) = open(&args.database, &args.pwenc_secret)?;
     database.check_writable()?;
     let classes = args.only.clone().unwrap_or(Class::ALL.to_vec());
     // Dropped after what was read from it.

@@ -10,7 +10,7 @@ use strongroom::{Unlocked, Vault};
 
 use super::super::{Place, backup};
 use super::{check_unused, open};
-use crate::cli::MigrateRun;
+use crate::cli::{Class, MigrateRun};
 use crate::disk;
 use crate::failure::Failure;
 use crate::migration::journal::{Journal, Stage};
@@ -27,6 +27,9 @@ const ROUNDS: usize = 4;
 
 pub(super) fn run(place: &Place, args: &MigrateRun) -> Result<(), Failure> {
     let asked = Asked::new(place, args)?;
+    if !args.dry_run {
+        check_unused(&asked.database, args.while_in_use)?;
+    }
     let (mut database, secret) = open(&asked.database, &asked.pwenc_secret)?;
     if args.dry_run {
         database.leave_as_it_is()?;
@@ -41,7 +44,6 @@ pub(super) fn run(place: &Place, args: &MigrateRun) -> Result<(), Failure> {
     };
     let backup_file = &Vault::backup_place(backup_file)?;
     check_backup_place(place, args, backup_file)?;
-    check_unused(&asked.database, args.while_in_use)?;
     database.check_writable()?;
     let lock = place.vault()?.lock()?;
     // As it is now that nobody else writes.
@@ -60,14 +62,22 @@ pub(super) fn run(place: &Place, args: &MigrateRun) -> Result<(), Failure> {
     }
     let mut unlocked = vault.unlock(&place.tcti()?)?.holding(lock);
     unlocked.check_backup_file(backup_file)?;
-    let journal = Journal::begin(
-        &asked.database,
-        &asked.pwenc_secret,
-        backup_file,
-        &asked.wanted.classes,
-        asked.wanted.ui_certificate,
-    );
-    journal.write(&vault)?;
+    // One that cannot be read is not needed.
+    let former = Journal::read(&vault).ok().flatten();
+    // A run that finds nothing to do has nothing to note, unless one was cut short before.
+    let noted = !plan.items.is_empty() || former.as_ref().is_some_and(Journal::is_unfinished);
+    let journal = noted.then(|| {
+        Journal::begin(
+            former,
+            &asked.database,
+            &asked.pwenc_secret,
+            backup_file,
+            &asked.wanted,
+        )
+    });
+    if let Some(journal) = &journal {
+        journal.write(&vault)?;
+    }
     let mut migration = Migration {
         vault: &vault,
         unlocked: &mut unlocked,
@@ -135,7 +145,8 @@ struct Migration<'a> {
     unlocked: &'a mut Unlocked,
     secret: &'a PwencSecret,
     backup: &'a Path,
-    journal: Journal,
+    /// Where there is something to note.
+    journal: Option<Journal>,
     /// How long nobody else could write the database.
     locked: Duration,
 }
@@ -176,11 +187,9 @@ impl Migration<'_> {
         });
         bar.finish_and_clear();
         let mut outcomes = sealed?;
-        self.journal
-            .note(self.vault, Stage::Sealing, &plan, &outcomes, |_| false)?;
+        self.note(Stage::Sealing, &plan, &outcomes, &[])?;
         run::check_backup(&self.unlocked.backup(self.backup)?, &outcomes)?;
-        self.journal
-            .note(self.vault, Stage::Clearing, &plan, &outcomes, |_| false)?;
+        self.note(Stage::Clearing, &plan, &outcomes, &[])?;
         let mut cleared = Vec::new();
         let begun = Instant::now();
         run::clear(&plan, &mut outcomes, database, self.secret, |class| {
@@ -188,10 +197,7 @@ impl Migration<'_> {
             Ok(())
         })?;
         self.locked += begun.elapsed();
-        self.journal
-            .note(self.vault, Stage::Scrubbing, &plan, &outcomes, |item| {
-                cleared.contains(&item.class)
-            })?;
+        self.note(Stage::Scrubbing, &plan, &outcomes, &cleared)?;
         Ok(Done {
             checked_by_zfs: checked.right,
             locked: self.locked,
@@ -203,8 +209,28 @@ impl Migration<'_> {
     fn scrub(&mut self, database: Database, done: &Done) -> Result<(), Failure> {
         let gone: Vec<_> = run::gone(&done.plan, &done.outcomes).collect();
         database.scrub(&gone)?;
-        self.journal.stage = Stage::Done;
-        Ok(self.journal.write(self.vault)?)
+        match &mut self.journal {
+            Some(journal) => {
+                journal.stage = Stage::Done;
+                Ok(journal.write(self.vault)?)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn note(
+        &mut self,
+        stage: Stage,
+        plan: &Plan,
+        outcomes: &[Outcome],
+        cleared: &[Class],
+    ) -> Result<(), Failure> {
+        match &mut self.journal {
+            Some(journal) => Ok(journal.note(self.vault, stage, plan, outcomes, |item| {
+                cleared.contains(&item.class)
+            })?),
+            None => Ok(()),
+        }
     }
 }
 
