@@ -203,8 +203,24 @@ impl Nas {
         assert_eq!(ended.code(), None, "it was not killed: {ended}");
     }
 
+    /// Runs it under strace, which has something happen to a call of a name: `fault` and `place` in
+    /// strace's words, such as `error=ENOSPC` and `7`, or from then on `7+`.
+    pub fn faulted_by_strace(&self, call: &str, place: &str, fault: &str, args: &[&str]) -> Output {
+        self.vault
+            .run("strace")
+            .args(["-f", "-qq", "-o", "/dev/null", "-e"])
+            .arg(format!("trace={call}"))
+            .arg("-e")
+            .arg(format!("inject={call}:{fault}:when={place}"))
+            .arg(self.vault.programs().strongroom())
+            .args(self.migrate_args())
+            .args(args)
+            .timeout(Duration::from_secs(60))
+            .finish()
+    }
+
     /// How many calls of these names an undisturbed run makes.
-    pub fn count_calls(&self, calls: &[&str]) -> BTreeMap<String, u64> {
+    pub fn count_calls(&self, calls: &[&str], args: &[&str]) -> BTreeMap<String, u64> {
         let log = self.vault.folder().join("strace");
         self.vault
             .run("strace")
@@ -213,6 +229,7 @@ impl Nas {
             .args(["-e", &format!("trace={}", calls.join(","))])
             .arg(self.vault.programs().strongroom())
             .args(self.migrate_args())
+            .args(args)
             .ok();
         let log = fs::read_to_string(log).expect("strace wrote it");
         let mut counts = BTreeMap::new();

@@ -687,7 +687,7 @@ fn a_run_killed_at_a_change_of_a_file_can_be_repeated() {
     let mut kills = 0;
     for (generation, changes) in CHANGES {
         let killed = Killed::new(generation);
-        let counts = killed.nas.count_calls(changes);
+        let counts = killed.nas.count_calls(changes, &[]);
         for (call, count) in counts {
             // Evenly, and the last.
             let sample: BTreeSet<u64> = (0..=points)
