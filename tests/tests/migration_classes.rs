@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use strongroom_tests::nas::{Nas, content, list, text};
 use strongroom_tests::truenas_fixture::{Fixture, Generation, Place, contains};
-use strongroom_tests::{Gate, Output};
+use strongroom_tests::{Gate, Output, StandInDataset, ZfsStandIn};
 
 const GENERATIONS: [Generation; 4] = [
     Generation::V24_10,
@@ -381,6 +381,67 @@ fn one_migration_waits_for_no_other() {
     let second: Output = second.expect("it ran");
     second.fails_with(5).says("another process is writing");
     nas.is_migrated(&before, strongroom_tests::nas::By::Recovery);
+}
+
+/// Where the pool is there, ZFS says whose key it is: one that is not its dataset's is not sealed under
+/// its name, and not taken away from where it is.
+#[test]
+fn a_key_that_zfs_does_not_take_is_left() {
+    let nas = Nas::new(Generation::V26, 0);
+    let zfs = ZfsStandIn::new();
+    zfs.pool("tank", 7);
+    let (right, right_name, key) = nas.key_of("tank/vm/zvol0");
+    let (wrong, wrong_name, other) = nas.key_of("tank");
+    let wrapping = hex::decode(&key).expect("hexadecimal");
+    // TrueNAS keeps the keys of raw datasets in hexadecimal digits too.
+    zfs.dataset(&right_name, 8, &StandInDataset::raw(&right_name, &wrapping));
+    let dataset = StandInDataset::raw(&wrong_name, &[9; 32]).with_format("hex");
+    zfs.dataset(&wrong_name, 9, &dataset);
+    let report = zfs.around(nas.migrate()).fails_with(1).json();
+    let item = |row: i64| {
+        let mut items = list(&report["items"]).iter();
+        items
+            .find(|item| item["class"] == "datasets" && item["row"] == row)
+            .cloned()
+            .expect("it is reported")
+    };
+    assert_eq!(report["checked-by-zfs"], 1);
+    assert_eq!(item(right)["outcome"], "moved");
+    assert_eq!(item(wrong)["id"], Value::Null);
+    assert!(
+        text(&item(wrong)["outcome"]).contains("not the dataset's key"),
+        "{report}"
+    );
+    let now = nas.fixture.read_back();
+    assert_eq!(now.datasets[&wrong].key.as_ref(), Some(&other));
+    assert_eq!(now.datasets[&right].key, None);
+    assert!(!zfs.calls().contains(&key));
+
+    let check = |name: &str, key: &[u8]| {
+        let run = nas.vault.run(nas.vault.programs().zfs_keyprovider());
+        zfs.around(run.args(["check", name])).stdin(key)
+    };
+    check(&right_name, key.as_bytes()).ok();
+    check(&right_name, &wrapping).ok();
+    check(&wrong_name, "09".repeat(32).as_bytes()).ok();
+    check(&wrong_name, other.as_bytes())
+        .fails_with(7)
+        .says("not the dataset's key");
+    check(&wrong_name, b"short").fails_with(7);
+    check("tank/nothing", key.as_bytes()).fails_with(6);
+    zfs.dataset("tank/plain", 10, &StandInDataset::plain());
+    check("tank/plain", key.as_bytes())
+        .fails_with(7)
+        .says("not encrypted");
+    zfs.dataset(
+        "tank/vm/zvol0/below",
+        11,
+        &StandInDataset::raw(&right_name, &wrapping),
+    );
+    check("tank/vm/zvol0/below", key.as_bytes())
+        .fails_with(7)
+        .says("its encryption root is tank/vm/zvol0");
+    assert_eq!(zfs.read(&right_name, "keystatus"), "unavailable");
 }
 
 /// Migrates all classes of a box, checks that nothing else changed and that nothing of it is left, and

@@ -27,6 +27,9 @@ pub(crate) fn run(args: &Check) -> Result<(), Failure> {
         return Err(Failure::dataset(name, reason));
     }
     let key = in_form_of(&dataset, key)?;
+    if let Some(format) = dataset.key_format {
+        format.check(&key)?;
+    }
     match Keys::open().check(&dataset, &key) {
         Ok(()) => {
             say!("It is the key of {name}.");
