@@ -444,6 +444,58 @@ fn a_key_that_zfs_does_not_take_is_left() {
     assert_eq!(zfs.read(&right_name, "keystatus"), "unavailable");
 }
 
+/// What a secret costs: Create and its policy, and the five commands of the check.
+#[test]
+#[ignore = "takes minutes; make test-all runs it"]
+fn a_thousand_keys_and_two_hundred_credentials() {
+    let cost = |datasets: usize, credentials: usize| {
+        let nas = Nas::with(|dir| {
+            let fixture = Fixture::build(dir, Generation::V26, 1, datasets);
+            let connection = fixture.connect();
+            for number in 0..credentials {
+                let attributes = json!({"access_key_id": format!("AKIA{number}"),
+                    "secret_access_key": format!("{number:040x}"), "endpoint": ""});
+                let nonce = u64::try_from(number).expect("few").to_be_bytes();
+                let column = fixture.encrypt(&attributes.to_string(), false, nonce);
+                connection
+                    .execute(
+                        "INSERT INTO system_cloudcredentials (name, provider, attributes) VALUES \
+                         (?1, 'S3', ?2)",
+                        (format!("more {number}"), column),
+                    )
+                    .expect("a new row");
+            }
+            drop(connection);
+            fixture
+        });
+        nas.vault.recorder().take();
+        let output = nas
+            .migrate()
+            .timeout(std::time::Duration::from_secs(900))
+            .ok();
+        let locked = output.json()["database-locked-ms"]
+            .as_u64()
+            .expect("a number");
+        let moved = list(&output.json()["items"]).len();
+        println!(
+            "{moved} secrets in {:?}, the database locked for {locked} ms",
+            output.took
+        );
+        nas.vault.recorder().counts()
+    };
+    let total = |counts: &BTreeMap<&str, usize>| counts.values().sum::<usize>();
+    let (none, all) = (cost(0, 0), cost(1000, 200));
+    let each: BTreeMap<_, _> = (all.iter())
+        .map(|(name, count)| (*name, count - none.get(name).copied().unwrap_or(0)))
+        .filter(|(_, more)| *more > 0)
+        .collect();
+    println!("1,200 secrets more: {each:?}");
+    // Create under PolicyPCR and PolicyAuthorizeNV, after a PolicyRestart; the same for Load; Unseal,
+    // FlushContext.
+    assert_eq!(each["Create"], 1200);
+    assert!(total(&all) - total(&none) <= 1200 * 9, "{each:?}");
+}
+
 /// Migrates all classes of a box, checks that nothing else changed and that nothing of it is left, and
 /// gives all back.
 #[track_caller]

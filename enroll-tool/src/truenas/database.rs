@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
@@ -211,14 +211,18 @@ impl Database {
     /// too, and can be repeated at will. Out of its reach is what the filesystem keeps: snapshots,
     /// boot environments, blocks that are free but not overwritten. Against these, rotate.
     ///
+    /// Gives back how long the database was locked for it.
+    ///
     /// It closes the database for good, because the files are read at the end: closing a file of
     /// SQLite's in this process drops the locks that SQLite holds on it.
     ///
     /// # Errors
     /// [`Error::Input`] if another process is in the way, or ciphertext is left.
-    pub(crate) fn scrub(self, gone: &[String]) -> Result<()> {
+    pub(crate) fn scrub(self, gone: &[String]) -> Result<Duration> {
         let Self { connection, path } = self;
+        let begun = Instant::now();
         rewrite(&connection).map_err(|error| unscrubbed(&path, &describe(&error)))?;
+        let locked = begun.elapsed();
         connection
             .close()
             .map_err(|(_, error)| unscrubbed(&path, &describe(&error)))?;
@@ -234,7 +238,7 @@ impl Database {
                 return Err(unscrubbed(&path, &reason));
             }
         }
-        Ok(())
+        Ok(locked)
     }
 
     fn open_patiently(path: &Path, patience: Duration) -> Result<Self> {

@@ -86,8 +86,8 @@ pub(super) fn run(place: &Place, args: &MigrateRun) -> Result<(), Failure> {
         journal,
         locked: Duration::ZERO,
     };
-    let done = migration.run(&mut database, &asked.wanted, plan, known)?;
-    migration.scrub(database, &done)?;
+    let mut done = migration.run(&mut database, &asked.wanted, plan, known)?;
+    migration.scrub(database, &mut done)?;
     report(place, &asked, false, &done);
     done.failure()
 }
@@ -206,9 +206,9 @@ impl Migration<'_> {
         })
     }
 
-    fn scrub(&mut self, database: Database, done: &Done) -> Result<(), Failure> {
+    fn scrub(&mut self, database: Database, done: &mut Done) -> Result<(), Failure> {
         let gone: Vec<_> = run::gone(&done.plan, &done.outcomes).collect();
-        database.scrub(&gone)?;
+        done.locked += database.scrub(&gone)?;
         match &mut self.journal {
             Some(journal) => {
                 journal.stage = Stage::Done;
