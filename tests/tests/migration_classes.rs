@@ -210,6 +210,57 @@ fn a_task_does_not_move_before_its_credential() {
     assert_eq!(list(&only("tasks")["items"]).len(), 3);
 }
 
+/// The middleware obscures a task's password for rclone, whatever it is, and the launcher finds it.
+#[test]
+fn a_cloud_syncs_encryption_goes_on_through_the_launcher() {
+    let nas = Nas::new(Generation::V25_10, 0);
+    let of = |column: &str| {
+        let readings = nas.fixture.readings();
+        readings[&place("tasks_cloudsync", "1", column)]
+            .clone()
+            .expect("there is one")
+    };
+    let plain = [of("encryption_password"), of("encryption_salt")];
+    migrate(&nas).ok();
+    let placeholders = [of("encryption_password"), of("encryption_salt")];
+    let (folder, remote) = (
+        nas.vault.folder().join("rclone"),
+        nas.vault.folder().join("remote"),
+    );
+    std::fs::create_dir(&folder).expect("the test's own folder");
+    let config = |name: &str, values: &[String; 2]| {
+        let obscured = |text: &str| {
+            let obscure = nas.vault.run("rclone").args(["obscure", text]);
+            obscure.ok().text().trim().to_owned()
+        };
+        let file = folder.join(name);
+        let text = format!(
+            "[encrypted]\ntype = crypt\nremote = {}\npassword = {}\npassword2 = {}\n",
+            remote.display(),
+            obscured(&values[0]),
+            obscured(&values[1])
+        );
+        std::fs::write(&file, text).expect("the test's own folder");
+        file
+    };
+    let (with_placeholders, with_passwords) = (
+        config("task.conf", &placeholders),
+        config("before.conf", &plain),
+    );
+    let file = folder.join("photo");
+    std::fs::write(&file, "a photo").expect("the test's own folder");
+    nas.vault
+        .run(nas.vault.programs().credential_provider())
+        .args(["rclone", "--", "--config"])
+        .arg(&with_placeholders)
+        .arg("copyto")
+        .arg(&file)
+        .arg("encrypted:photo")
+        .ok();
+    let cat = nas.vault.run("rclone").arg("--config").arg(&with_passwords);
+    assert_eq!(cat.args(["cat", "encrypted:photo"]).ok().text(), "a photo");
+}
+
 #[test]
 fn a_plan_says_what_each_value_is_and_changes_nothing() {
     for generation in GENERATIONS {

@@ -237,7 +237,16 @@ fn whole(row: &Value, way: &Way<'_>, opener: &mut dyn Opener) -> Result<Option<G
         return Ok(None);
     };
     match placeholder_in(text.expose()) {
-        Some(id) => Ok(Some(Given::text(opener.open(way.object(id)?)?))),
+        Some(id) => {
+            let payload = opener.open(way.object(id)?)?;
+            let text = classes::of_field(&payload).ok_or_else(|| {
+                Error::input(
+                    format!("object {id}"),
+                    "it is not one field of a credential",
+                )
+            })?;
+            Ok(Some(Given::text(text)))
+        }
         None => Ok(None),
     }
 }

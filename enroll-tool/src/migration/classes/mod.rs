@@ -25,6 +25,7 @@ use crate::truenas::pwenc::{Padding, PwencSecret};
 pub(crate) use self::certificates::{is_of as is_key_of, pem};
 pub(crate) use self::credentials::Fields;
 pub(crate) use self::datasets::check as check_dataset_key;
+pub(crate) use self::passwords::of_field;
 
 /// What a class's values are read with.
 pub(crate) struct Reading<'a> {
