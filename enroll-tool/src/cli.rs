@@ -9,6 +9,8 @@ use strongroom::object::{Kind, Label, ObjectId, TokenLabel, TokenName};
 use strongroom::policy::{Fence, PcrSelection, Phase};
 use strongroom::uri::Selector;
 
+use crate::truenas::middleware::SOCKET;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
@@ -142,6 +144,15 @@ pub(crate) enum Command {
     /// Move secrets out of a TrueNAS database, see what is there, give them back
     #[command(after_help = MIGRATE_HELP)]
     Migrate(Migrate),
+
+    /// Hand TrueNAS's middleware the dataset keys, into its memory, before it imports pools
+    #[command(after_help = "\
+Example:
+  strongroom hand-over --wait 60
+
+ix-zfs.service runs it before it imports pools (systemd/ix-zfs.service.d). The middleware's own unlock
+then finds the keys; nothing of them is written anywhere. Keys that are in its memory already stay.")]
+    HandOver(HandOver),
 
     /// Allow the present boot, or one more, with one write to the TPM
     #[command(
@@ -477,6 +488,17 @@ impl Class {
         Self::Replication,
         Self::Tasks,
     ];
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HandOver {
+    /// The middleware's local socket
+    #[arg(long, value_name = "FILE", default_value = SOCKET)]
+    pub(crate) socket: PathBuf,
+
+    /// How many seconds to wait for it
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) wait: u64,
 }
 
 #[derive(Debug, Args)]

@@ -19,6 +19,7 @@ pub mod host;
 pub mod kernel_image;
 pub mod keyfs;
 pub mod machine;
+pub mod middleware;
 pub mod nas;
 pub mod nginx;
 pub mod openssl;

@@ -4,6 +4,7 @@ mod backup;
 mod boots;
 mod commit;
 mod doctor;
+mod hand_over;
 mod init;
 mod list;
 mod migrate;
@@ -41,6 +42,7 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
     match &cli.command {
         Command::Init(args) => init::run(&place, args),
         Command::Doctor => doctor::run(&place),
+        Command::HandOver(args) => hand_over::run(&place, args),
         Command::Status => status::run(&place),
         Command::List => list::run(&place),
         Command::Seal(args) => seal::run(&place, args),

@@ -8,4 +8,5 @@ pub(crate) mod columns;
 pub(crate) mod credentials;
 pub(crate) mod database;
 pub(crate) mod holders;
+pub(crate) mod middleware;
 pub(crate) mod pwenc;
