@@ -7,7 +7,7 @@ use strongroom::error::Error;
 use strongroom::policy::Branch;
 use strongroom::vault::BootState;
 
-use super::{Place, boots};
+use super::{Place, boots, pair};
 use crate::failure::Failure;
 use crate::output::{self, say};
 
@@ -23,6 +23,7 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
     for object in &listing.objects {
         *tokens.entry(object.token.to_string()).or_default() += 1;
     }
+    let seconds = vault.seconds()?;
     let boot = place.tcti().and_then(|tcti| vault.boot_state(&tcti));
     let (allowed, boot_words) = match &boot {
         Ok(state) => match &state.refusal {
@@ -46,6 +47,8 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
             "refusal": boot.as_ref().ok().and_then(|state| state.refusal.as_ref()),
         },
         "tokens": tokens,
+        "second": boot.as_ref().ok().and_then(|state| state.second).map(|id| id.to_string()),
+        "seconds": seconds.iter().map(pair::report).collect::<Vec<_>>(),
         "damaged": output::damaged(&listing.damaged),
         "unreadable": listing.unreadable,
     });
@@ -67,6 +70,14 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
                      `strongroom commit`, or `strongroom suspend --end`",
                     branch.pcrs.selection()
                 );
+            }
+        }
+        if let Some(id) = boot.as_ref().ok().and_then(|state| state.second) {
+            say!("Machine  second machine {id} of this vault");
+        }
+        for second in &seconds {
+            for line in pair::words(second) {
+                say!("{line}");
             }
         }
         if !counts.is_empty() {
