@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use strongroom::Tcti;
 use strongroom::dataset_key::KeyFormat;
 use strongroom::object::{Kind, Label, ObjectId, TokenLabel, TokenName};
+use strongroom::peer::{Fingerprint, PeerId};
 use strongroom::policy::{Fence, PcrSelection, Phase};
 use strongroom::uri::Selector;
 
@@ -77,6 +78,18 @@ Examples:
 
 Without a file it allows the present boot in its other phases. What cannot be predicted from this
 boot's event log is refused, with the reason; nothing is changed then.";
+
+const PAIR_HELP: &str = "\
+Example, A being the vault's own machine and B the second:
+  A  rsync /var/lib/strongroom/vault.json B:/var/lib/strongroom/
+  B  strongroom pair export --out b.export
+  A  strongroom pair add b.export                        # type the fingerprint that B has shown
+  A  rsync -a --exclude 'policy*.json' --exclude 'event-logs*' --exclude '.*' \\
+       /var/lib/strongroom/ B:/var/lib/strongroom/
+  B  strongroom pair settle --vault-key-sha256 HEX       # the one that A has shown
+
+After later changes on A only the last two steps are needed, and of the last the SHA-256 no more. Nothing
+of B's own must be copied over: policy-*.json, vault-key-*.json, event-logs-*.";
 
 /// Keeps this box's keys sealed to its TPM, bound to its measured boot.
 #[derive(Debug, Parser)]
@@ -199,6 +212,14 @@ Nothing is written where nothing is to be dropped. strongroom-commit.service run
         /// What to do
         #[command(subcommand)]
         action: TokenAction,
+    },
+
+    /// Let a second machine open the vault beside its own: a controller, a spare mainboard
+    #[command(after_help = PAIR_HELP)]
+    Pair {
+        /// What to do
+        #[command(subcommand)]
+        action: PairAction,
     },
 
     /// Make the vault open on this TPM with the recovery kit: after a new mainboard, a cleared TPM,
@@ -675,6 +696,88 @@ has copied before, they still have.")]
         /// The token
         token: TokenName,
     },
+}
+
+/// What to do with a second machine.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PairAction {
+    /// On the second machine: make it ready, bound to its present boot, and say what is public of it
+    #[command(after_help = "\
+Examples:
+  strongroom pair export --out b.export
+  strongroom pair export --out b.export --pcrs 7
+
+The vault's folder must hold a copy of its vault.json. The fingerprint that is shown is what the vault's own
+machine believes the export by: carry it there by another way than the file.")]
+    Export(PairExport),
+
+    /// On the vault's own machine: give every object to a second machine, and all that is sealed later
+    #[command(after_help = "\
+Examples:
+  strongroom pair add b.export
+  strongroom pair add b.export --fingerprint '3f5a 0c1e ...' --yes
+
+Cut short, run it again. Private keys in this TPM and what is behind a PIN are left out, and named.")]
+    Add(PairAdd),
+
+    /// On the second machine: seal again, under its own boot, what was sent to it
+    #[command(after_help = "\
+Examples:
+  strongroom pair settle --vault-key-sha256 HEX    # the first time
+  strongroom pair settle                           # after every copy of the vault
+
+The first time, the SHA-256 of the vault key tells that it is the owner's vault and not a stranger's, and
+seals that key under this machine's boot. Until an object is settled it opens all the same, with some TPM
+commands more. Cut short, run it again.")]
+    Settle,
+
+    /// List the second machines, and what each opens; needs no TPM
+    #[command(after_help = "Example:\n  strongroom pair list --json")]
+    List,
+
+    /// On the vault's own machine: seal nothing more for a second machine
+    #[command(after_help = "\
+Example:
+  strongroom pair remove 0d3c1b7e-5f0b-4f52-9f3e-0d6a3b1c2d4e --yes
+
+What that machine's copy of the vault holds it still opens: change the keys themselves where it is not
+yours any more.")]
+    Remove(PairRemove),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PairExport {
+    /// Write the export into this new file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+
+    /// The PCRs to bind this machine to [default: those of 7,9,11 that are extended here]
+    #[arg(long, value_name = "N,N,...")]
+    pub(crate) pcrs: Option<PcrSelection>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PairAdd {
+    /// What `strongroom pair export` has written on the second machine
+    pub(crate) export: PathBuf,
+
+    /// The fingerprint that it has shown there; asked for otherwise
+    #[arg(long, value_name = "HEX")]
+    pub(crate) fingerprint: Option<Fingerprint>,
+
+    /// Do not ask
+    #[arg(long, requires = "fingerprint")]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PairRemove {
+    /// Which, as `strongroom pair list` shows it
+    pub(crate) id: PeerId,
+
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

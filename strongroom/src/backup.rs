@@ -12,7 +12,7 @@ use crate::encoding::Base64;
 use crate::envelope::{Purpose, VaultKey};
 use crate::error::{Error, Result};
 use crate::manifest::{self, Manifest};
-use crate::object::{OBJECT_FORMAT, ObjectFile};
+use crate::object::{NEWEST_OBJECT_FORMAT, ObjectFile};
 use crate::recovery::RecoveryKit;
 use crate::store;
 
@@ -121,7 +121,7 @@ impl Backup {
             &[
                 ("/format", FORMAT),
                 ("/manifest/format", manifest::FORMAT),
-                ("/objects/*/metadata/format", OBJECT_FORMAT),
+                ("/objects/*/metadata/format", NEWEST_OBJECT_FORMAT),
             ],
         )?;
         backup.check().map_err(|reason| Error::VaultDamaged {

@@ -164,7 +164,7 @@ impl Dek {
     fn payload_keys(&self, vault_key: &VaultKey, metadata: &Metadata) -> PayloadKeys {
         let ikm = Secret::concat(&[self.0.expose(), vault_key.0.expose()]);
         let mut info = b"strongroom v1 payload".to_vec();
-        info.extend_from_slice(&Sha256::digest(canonical(metadata)));
+        info.extend_from_slice(&Sha256::digest(canonical(&metadata.of_one_tpm())));
         let mut okm = Zeroizing::new([0; 2 * KEY_LEN]);
         Hkdf::<Sha256>::new(None, ikm.expose())
             .expand(&info, okm.as_mut())

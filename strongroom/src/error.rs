@@ -164,6 +164,14 @@ pub enum Error {
         file: PathBuf,
     },
 
+    /// A second machine that has not been told which vault it belongs to.
+    #[error(
+        "this machine is a second one of the vault in {0}, and has not sealed its vault key yet: run \
+         `strongroom pair settle --vault-key-sha256 HEX` here once, with the SHA-256 that `strongroom pair \
+         add` has shown and the recovery kit names"
+    )]
+    SecondUnsettled(PathBuf),
+
     /// The vault was written by a newer Strongroom.
     #[error(
         "{file} has format {found}, and this Strongroom knows formats up to {known}; use the newer program"
@@ -361,6 +369,7 @@ impl Error {
             | Self::VaultDamaged { .. }
             | Self::VaultForged { .. }
             | Self::OtherVault { .. }
+            | Self::SecondUnsettled(_)
             | Self::VaultNewer { .. }
             | Self::ObjectDamaged { .. }
             | Self::KeyLost { .. }

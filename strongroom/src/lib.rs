@@ -15,6 +15,7 @@ pub mod key;
 pub mod logging;
 mod manifest;
 pub mod object;
+pub mod peer;
 pub mod pin;
 pub mod policy;
 pub mod prediction;

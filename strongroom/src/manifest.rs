@@ -10,6 +10,7 @@ use crate::encoding::Base64;
 use crate::envelope::{Purpose, VaultKey};
 use crate::error::{Error, Result};
 use crate::object::{TokenLabel, TokenName};
+use crate::peer::{PeerId, PeerRecord};
 use crate::policy::{Fence, PcrSelection};
 use crate::recovery::{RecoveryKit, RecoveryRecipient};
 use crate::store;
@@ -20,9 +21,9 @@ use crate::tpm::root_key::RootKeyRecord;
 use crate::tpm::writer::Writers;
 
 /// The newest format that this library reads. A manifest is written in the oldest that has all of
-/// it: 3 where some token has a fence, 2 where some has a PIN, a label or a word on its protection, 1
+/// it: 4 where there is a second TPM, 3 where some token has a fence, 2 where some has a PIN, a label or a word on its protection, 1
 /// otherwise.
-pub(crate) const FORMAT: u64 = 3;
+pub(crate) const FORMAT: u64 = 4;
 
 /// The manifest. Parsed, but not to be believed before [`Manifest::authenticate`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +45,28 @@ pub(crate) struct Manifest {
     /// K_vault in its two slots.
     pub(crate) vault_key: VaultKeySlots,
     pub(crate) tokens: BTreeMap<TokenName, TokenRecord>,
+    /// Second TPMs, each with an N and storage keys of its own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) peers: BTreeMap<PeerId, PeerRecord>,
     pub(crate) mac: Base64,
+}
+
+/// What of a manifest is of one machine: the vault's own, or a second one.
+#[derive(Clone, Copy)]
+pub(crate) struct Seat<'a> {
+    pub(crate) pcrs: &'a PcrSelection,
+    pub(crate) root_key: &'a RootKeyRecord,
+    pub(crate) writers: &'a Writers,
+    pub(crate) storage_key: &'a Base64,
+    index: IndexHandle,
+    vault_id: &'a str,
+}
+
+impl Seat<'_> {
+    /// The machine's N.
+    pub(crate) fn index(&self) -> Result<Index> {
+        self.writers.index(self.index, self.vault_id)
+    }
 }
 
 /// K_vault: sealed to the TPM, and encrypted to the recovery recipient.
@@ -115,6 +137,7 @@ impl Manifest {
         recipient: RecoveryRecipient,
         recovery_slot: Base64,
         on_tpm: OnTpm,
+        peers: BTreeMap<PeerId, PeerRecord>,
         key: &VaultKey,
     ) -> Self {
         let manifest = Self {
@@ -131,14 +154,37 @@ impl Manifest {
                 recovery: recovery_slot,
             },
             tokens: on_tpm.tokens,
+            peers,
             mac: Base64::default(),
         };
         manifest.authenticated(key)
     }
 
-    /// The same, bound to other PCRs.
-    pub(crate) fn with_pcrs(mut self, pcrs: PcrSelection, key: &VaultKey) -> Self {
-        self.pcrs = pcrs;
+    /// The same, with a machine of it bound to other PCRs.
+    pub(crate) fn with_pcrs(
+        mut self,
+        machine: Option<PeerId>,
+        pcrs: PcrSelection,
+        key: &VaultKey,
+    ) -> Self {
+        match machine {
+            None => self.pcrs = pcrs,
+            Some(peer) => {
+                if let Some(record) = self.peers.get_mut(&peer) {
+                    record.pcrs = pcrs;
+                }
+            }
+        }
+        self.authenticated(key)
+    }
+
+    /// The same with other second machines.
+    pub(crate) fn with_peers(
+        mut self,
+        change: impl FnOnce(&mut BTreeMap<PeerId, PeerRecord>),
+        key: &VaultKey,
+    ) -> Self {
+        change(&mut self.peers);
         self.authenticated(key)
     }
 
@@ -197,6 +243,9 @@ impl Manifest {
 
     /// The oldest format that has all of it.
     fn least_format(&self) -> u64 {
+        if !self.peers.is_empty() {
+            return 4;
+        }
         let tokens = self.tokens.values().map(TokenRecord::least_format);
         tokens.max().unwrap_or(1)
     }
@@ -245,9 +294,49 @@ impl Manifest {
         Ok(key)
     }
 
-    /// N as this manifest has it.
-    pub(crate) fn index(&self) -> Result<Index> {
-        self.writers.index(self.index, &self.id)
+    /// What is of one machine: the vault's own, or a second one.
+    pub(crate) fn seat(&self, machine: Option<PeerId>) -> Result<Seat<'_>> {
+        Ok(match machine {
+            None => Seat {
+                pcrs: &self.pcrs,
+                root_key: &self.root_key,
+                writers: &self.writers,
+                storage_key: &self.storage_key,
+                index: self.index,
+                vault_id: &self.id,
+            },
+            Some(peer) => {
+                let record = self.peer(peer)?;
+                Seat {
+                    pcrs: &record.pcrs,
+                    root_key: &record.root_key,
+                    writers: &record.writers,
+                    storage_key: &record.storage_key,
+                    index: record.index,
+                    vault_id: &self.id,
+                }
+            }
+        })
+    }
+
+    /// What is kept of a second machine.
+    pub(crate) fn peer(&self, peer: PeerId) -> Result<&PeerRecord> {
+        self.peers.get(&peer).ok_or_else(|| {
+            Error::input(
+                format!("second TPM {peer}"),
+                "the vault has none of this id; `strongroom pair list` shows those that it has",
+            )
+        })
+    }
+
+    /// All machines but one: the vault's own as `None`.
+    pub(crate) fn machines_but(
+        &self,
+        this: Option<PeerId>,
+    ) -> impl Iterator<Item = Option<PeerId>> + '_ {
+        std::iter::once(None)
+            .chain(self.peers.keys().copied().map(Some))
+            .filter(move |machine| *machine != this)
     }
 
     /// What a token is made of.
@@ -270,14 +359,21 @@ impl Manifest {
             .transpose()
     }
 
-    /// A token's storage key: the one behind its PIN, or the other.
+    /// A token's storage key on a machine: the one behind its PIN, or the other.
     pub(crate) fn token_key(
         &self,
+        machine: Option<PeerId>,
         token: &TokenName,
         behind_pin: bool,
         file: &Path,
     ) -> Result<KeyFile> {
         let record = self.token(token)?;
+        if let Some(peer) = machine {
+            let key = self
+                .peer_key(peer, token, behind_pin)?
+                .ok_or_else(|| not_at_second(token, behind_pin))?;
+            return key_file(key, file);
+        }
         let key = match (&record.pins, behind_pin) {
             (_, false) => &record.storage_key,
             (Some(pins), true) => &pins.storage_key,
@@ -290,6 +386,31 @@ impl Manifest {
         };
         key_file(key, file)
     }
+}
+
+impl Manifest {
+    /// The storage key that a second machine has for objects of a token; `None` where it has none: for
+    /// what is behind a PIN, and for a token that was made after the machine's export.
+    pub(crate) fn peer_key(
+        &self,
+        peer: PeerId,
+        token: &TokenName,
+        behind_pin: bool,
+    ) -> Result<Option<&Base64>> {
+        let record = self.peer(peer)?;
+        let token = record.tokens.get(token).filter(|_| !behind_pin);
+        Ok(token.map(|token| &token.storage_key))
+    }
+}
+
+fn not_at_second(token: &TokenName, behind_pin: bool) -> Error {
+    let reason = if behind_pin {
+        "what is behind a PIN opens on the vault's own TPM and with the recovery kit, not on this second \
+         TPM"
+    } else {
+        "this second TPM was paired before the token was made; pair it again (`strongroom pair export`)"
+    };
+    Error::input(format!("token {token}"), reason)
 }
 
 /// Whether a label says nothing that the token's name does not say.

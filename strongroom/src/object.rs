@@ -12,9 +12,15 @@ use uuid::Uuid;
 
 use crate::encoding::Base64;
 use crate::error::{Error, Result};
+use crate::peer::PeerId;
+use crate::tpm::duplicate::SealedDuplicate;
 
-/// The newest object format that this library reads, and the one that it writes.
+/// The format of an object of one TPM.
 pub const OBJECT_FORMAT: u64 = 1;
+
+/// The newest object format that this library reads: of an object with slots of a second TPM, or for
+/// one. It says nothing of the metadata but for itself.
+pub(crate) const NEWEST_OBJECT_FORMAT: u64 = 2;
 
 /// The longest payload, in bytes (1 MiB).
 pub const MAX_PAYLOAD: usize = 1 << 20;
@@ -355,7 +361,7 @@ impl NewObject {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Metadata {
-    /// Format version, [`OBJECT_FORMAT`].
+    /// Format version of the whole file: [`OBJECT_FORMAT`], or the next where there is a second TPM.
     pub format: u64,
     /// The object's identity and the name of its file.
     pub id: ObjectId,
@@ -409,6 +415,15 @@ impl Metadata {
             return Err(format!("generation {} is out of range", self.generation));
         }
         Ok(())
+    }
+
+    /// The same of an object of one TPM: slots of others change what the file is, and nothing of what
+    /// is known of the object. Payload keys are derived from this.
+    pub(crate) fn of_one_tpm(&self) -> Self {
+        Self {
+            format: OBJECT_FORMAT,
+            ..self.clone()
+        }
     }
 
     /// Where the object came from, as its attribute [`ORIGIN`] says.
@@ -485,6 +500,13 @@ impl ObjectFile {
     /// What the types do not say.
     pub(crate) fn check(&self) -> Result<(), String> {
         self.metadata.check()?;
+        let least = self.least_format();
+        if self.metadata.format != least {
+            return Err(format!(
+                "it says that it has format {}, and what it holds is format {least}",
+                self.metadata.format
+            ));
+        }
         let payload = self.payload.as_ref();
         let Some(before) = payload.and_then(|payload| payload.encrypted_as.as_deref()) else {
             return Ok(());
@@ -502,6 +524,28 @@ impl ObjectFile {
             Ok(())
         } else {
             Err("its payload was encrypted as another object's".to_owned())
+        }
+    }
+
+    /// The same, in the oldest format that has all of it.
+    pub(crate) fn in_least_format(mut self) -> Self {
+        let format = self.least_format();
+        self.metadata.format = format;
+        let before = self
+            .payload
+            .as_mut()
+            .and_then(|it| it.encrypted_as.as_mut());
+        if let Some(before) = before {
+            before.format = format;
+        }
+        self
+    }
+
+    fn least_format(&self) -> u64 {
+        if self.slots.iter().any(Slot::is_of_format_2) {
+            NEWEST_OBJECT_FORMAT
+        } else {
+            OBJECT_FORMAT
         }
     }
 }
@@ -535,6 +579,17 @@ pub(crate) enum Slot {
     Tpm {
         /// The key file.
         key_file: Base64,
+        /// The second TPM whose it is; the vault's own otherwise.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<PeerId>,
+    },
+    /// The DEK, encrypted to a TPM's storage key, which has not sealed it yet.
+    TpmDuplicate {
+        /// The second TPM whose it is; the vault's own otherwise.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<PeerId>,
+        /// What that imports.
+        duplicate: SealedDuplicate,
     },
     /// A private key in the TPM, as a TSS2 key file. It gives no DEK: it is the object itself.
     TpmKey {
@@ -549,8 +604,36 @@ pub(crate) enum Slot {
 }
 
 impl Slot {
-    /// Whether one TPM alone opens it.
+    /// Whether the vault's own TPM alone opens it.
     pub(crate) fn is_of_a_tpm(&self) -> bool {
-        matches!(self, Self::Tpm { .. } | Self::TpmKey { .. })
+        match self {
+            Self::Tpm { peer, .. } | Self::TpmDuplicate { peer, .. } => peer.is_none(),
+            Self::TpmKey { .. } => true,
+            Self::Recovery { .. } => false,
+        }
+    }
+
+    /// The second TPM that alone opens it.
+    pub(crate) fn peer(&self) -> Option<PeerId> {
+        match self {
+            Self::Tpm { peer, .. } | Self::TpmDuplicate { peer, .. } => *peer,
+            Self::TpmKey { .. } | Self::Recovery { .. } => None,
+        }
+    }
+
+    /// Whether it gives the DEK to the vault's own TPM, or to a second one.
+    pub(crate) fn is_dek_of(&self, machine: Option<PeerId>) -> bool {
+        match self {
+            Self::Tpm { peer, .. } | Self::TpmDuplicate { peer, .. } => *peer == machine,
+            Self::TpmKey { .. } | Self::Recovery { .. } => false,
+        }
+    }
+
+    fn is_of_format_2(&self) -> bool {
+        match self {
+            Self::Tpm { peer, .. } => peer.is_some(),
+            Self::TpmDuplicate { .. } => true,
+            Self::TpmKey { .. } | Self::Recovery { .. } => false,
+        }
     }
 }

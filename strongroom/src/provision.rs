@@ -125,6 +125,49 @@ impl Machine {
         }
     }
 
+    /// Makes the storage keys of a second machine, which does not have K_vault yet. If it cannot, what was
+    /// begun is removed again.
+    pub(crate) fn complete_as_second(
+        self,
+        tpm: &mut Tpm,
+        request: &Request<'_>,
+        tokens: impl IntoIterator<Item = TokenPlan>,
+    ) -> Result<SecondOnTpm> {
+        let index = self.gate.index;
+        let maker = Maker {
+            root: self.root,
+            session: self.gate.session,
+            boot: index.index.policy(),
+            vault_id: request.vault_id,
+            k_rec: request.k_rec,
+        };
+        let storage_key = StorageKey::create(tpm, self.root, self.gate.session, maker.boot)
+            .and_then(|key| key.to_der(self.root.persistent));
+        let made = storage_key.and_then(|storage_key| {
+            let made: Result<BTreeMap<_, _>> = tokens
+                .into_iter()
+                .map(|plan| Ok((plan.name.clone(), maker.token(tpm, &plan)?)))
+                .collect();
+            Ok((storage_key, made?))
+        });
+        match made {
+            Ok((storage_key, tokens)) => Ok(SecondOnTpm {
+                pcrs: self.gate.branches.all_pcrs(),
+                root_key: self.root_key,
+                index: index.index,
+                writers: self.writers,
+                storage_key,
+                tokens,
+            }),
+            Err(error) => {
+                if let Err(left) = index.undefine(tpm) {
+                    log::warn!("an NV index of what could not be finished stays behind: {left}");
+                }
+                Err(error)
+            }
+        }
+    }
+
     /// A storage key, and K_vault sealed under it.
     fn make_vault_key(&self, tpm: &mut Tpm, key: &VaultKey) -> Result<(Base64, Base64)> {
         let policy = self.gate.index.index.policy();
@@ -137,6 +180,16 @@ impl Machine {
             sealed?.to_der(PARENT_UNNAMED)?,
         ))
     }
+}
+
+/// What was made on a second machine.
+pub(crate) struct SecondOnTpm {
+    pub(crate) pcrs: PcrSelection,
+    pub(crate) root_key: RootKeyRecord,
+    pub(crate) index: Index,
+    pub(crate) writers: Writers,
+    pub(crate) storage_key: Base64,
+    pub(crate) tokens: BTreeMap<TokenName, TokenRecord>,
 }
 
 /// A token to be made.

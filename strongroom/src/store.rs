@@ -5,6 +5,9 @@
 //! VAULT/policy.json                 the list of allowed boots
 //! VAULT/objects/TOKEN/ID.json       one file for each object
 //! VAULT/event-logs/                 what was measured in the allowed boots
+//! VAULT/policy-PEER.json            on a second machine, its own list, and
+//! VAULT/event-logs-PEER/            its own logs,
+//! VAULT/vault-key-PEER.json         and the vault's key as it has sealed it
 //! ```
 //!
 //! A file is written beside its place, synced, renamed, and its folder synced: readers need no
@@ -26,7 +29,8 @@ use serde_json::Value;
 
 use crate::encoding::Strict;
 use crate::error::{Error, Result};
-use crate::object::{MAX_PAYLOAD, Metadata, OBJECT_FORMAT, ObjectFile, ObjectId, TokenName};
+use crate::object::{MAX_PAYLOAD, Metadata, NEWEST_OBJECT_FORMAT, ObjectFile, ObjectId, TokenName};
+use crate::peer::PeerId;
 
 pub use access::TokenAccess;
 
@@ -87,8 +91,12 @@ impl Store {
         self.dir.join("vault.json")
     }
 
-    pub(crate) fn policy_file(&self) -> PathBuf {
-        self.dir.join("policy.json")
+    /// A machine's list of allowed boots: the vault's own, or a second one's.
+    pub(crate) fn policy_file(&self, machine: Option<PeerId>) -> PathBuf {
+        match machine {
+            None => self.dir.join("policy.json"),
+            Some(peer) => self.dir.join(format!("policy-{peer}.json")),
+        }
     }
 
     /// Where whoever moves secrets in notes how far it is.
@@ -96,9 +104,17 @@ impl Store {
         self.dir.join("migration.json")
     }
 
-    /// Where the event logs of the allowed boots are kept.
-    pub(crate) fn event_logs(&self) -> PathBuf {
-        self.dir.join("event-logs")
+    /// K_vault as a second machine has sealed it under its own boot.
+    pub(crate) fn vault_key_file(&self, peer: PeerId) -> PathBuf {
+        self.dir.join(format!("vault-key-{peer}.json"))
+    }
+
+    /// Where the event logs of a machine's allowed boots are kept.
+    pub(crate) fn event_logs(&self, machine: Option<PeerId>) -> PathBuf {
+        match machine {
+            None => self.dir.join("event-logs"),
+            Some(peer) => self.dir.join(format!("event-logs-{peer}")),
+        }
     }
 
     pub(crate) fn object_file(&self, token: &TokenName, id: ObjectId) -> PathBuf {
@@ -313,7 +329,7 @@ fn parse_object(read: Result<Vec<u8>>, file: &Path) -> Result<ObjectFile> {
         other => other?,
     };
     let object: ObjectFile =
-        match parse_json_at(&bytes, file, &[("/metadata/format", OBJECT_FORMAT)]) {
+        match parse_json_at(&bytes, file, &[("/metadata/format", NEWEST_OBJECT_FORMAT)]) {
             Err(Error::VaultDamaged { reason, .. }) => return Err(damaged(reason)),
             other => other?,
         };

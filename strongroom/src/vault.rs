@@ -14,6 +14,7 @@ mod finding;
 mod keys;
 mod making;
 mod opening;
+mod pairing;
 mod pins;
 mod proving;
 mod rebinding;
@@ -32,6 +33,7 @@ use crate::error::{Error, Result};
 use crate::event_log::{EventLog, Recording};
 use crate::manifest::Manifest;
 use crate::object::{Meant, Metadata, NewObject, ObjectId, TokenName};
+use crate::peer::PeerId;
 use crate::pin::PinAuth;
 use crate::policy::{Branches, Fence, PcrSelection, PcrValues, Refusal};
 use crate::prediction::Forecast;
@@ -46,6 +48,7 @@ use crate::tpm::storage::StorageKey;
 use crate::tpm::{Tcti, Tpm};
 
 pub use self::fencing::close_fences;
+pub use self::pairing::{Aligned, LeftOut, Peer, Reason, Settled};
 pub use self::pins::LoggedIn;
 pub use self::tokens::{NewToken, Token};
 
@@ -63,6 +66,8 @@ pub struct Vault {
     expected: Option<[u8; 32]>,
     /// The event log of the present boot, where the owner has named a file.
     event_log: Option<PathBuf>,
+    /// As which machine it is seen: the vault's own, or a second one. [`Vault::here`] finds out.
+    machine: Option<PeerId>,
 }
 
 /// A vault that an allowed boot has opened. Its TPM session ends when it is dropped.
@@ -149,6 +154,8 @@ pub struct BootState {
     pub refusal: Option<Refusal>,
     /// For a suspended policy, how often the TPM was reset so far.
     pub resets: Option<u32>,
+    /// Which second machine of the vault this is; `None` for its own.
+    pub second: Option<PeerId>,
 }
 
 /// What a recovery came to.
@@ -233,6 +240,7 @@ impl Vault {
             manifest,
             expected: None,
             event_log: None,
+            machine: None,
         })
     }
 
@@ -412,8 +420,8 @@ impl Vault {
         Ok(())
     }
 
-    /// Whether a TPM is the one that the vault is on, by its root key: whatever else it has lost,
-    /// `recover` brings back in place. One command.
+    /// Whether a TPM is the vault's own, by its root key: whatever else it has lost, `recover` brings
+    /// back in place. One command.
     pub fn is_on(&self, tcti: &Tcti) -> Result<bool> {
         let turn = self.turn(tcti)?;
         let opened = Tpm::with_room(&turn, || {
@@ -429,8 +437,10 @@ impl Vault {
     /// How the present boot stands to the policy. Three TPM commands and a PCR_Read, and ReadClock where
     /// the policy is suspended.
     pub fn boot_state(&self, tcti: &Tcti) -> Result<BootState> {
-        let mut connection = self.connect(&self.turn(tcti)?)?;
-        let branches = self.branches(&connection.in_force)?;
+        let turn = self.turn(tcti)?;
+        let vault = self.here(&turn)?;
+        let mut connection = vault.connect(&turn)?;
+        let branches = vault.branches(&connection.in_force)?;
         let present = connection.tpm.pcr_values(&branches.all_pcrs())?;
         let resets = match branches.suspensions().next() {
             Some(_) => Some(connection.tpm.resets()?),
@@ -439,12 +449,13 @@ impl Vault {
         let allowed = branches
             .iter()
             .any(|branch| branch.allows(&present, resets.unwrap_or_default()));
-        let refusal = (!allowed).then(|| self.boot_logs(tcti).explain(&present, &branches));
+        let refusal = (!allowed).then(|| vault.boot_logs(tcti).explain(&present, &branches));
         Ok(BootState {
             branches,
             present,
             refusal,
             resets,
+            second: vault.machine,
         })
     }
 
@@ -453,9 +464,11 @@ impl Vault {
     /// # Errors
     /// Those of [`Vault::rebind`] before it writes.
     pub fn foresee(&self, tcti: &Tcti, change: &Change) -> Result<Rebound> {
-        let mut connection = self.connect(&self.turn(tcti)?)?;
-        let old = self.branches(&connection.in_force)?;
-        let branches = self.new_branches(&mut connection.tpm, Some(&old), change)?;
+        let turn = self.turn(tcti)?;
+        let vault = self.here(&turn)?;
+        let mut connection = vault.connect(&turn)?;
+        let old = vault.branches(&connection.in_force)?;
+        let branches = vault.new_branches(&mut connection.tpm, Some(&old), change)?;
         Ok(Rebound {
             branches,
             written: false,
@@ -471,9 +484,10 @@ impl Vault {
         let _lock = self.lock()?;
         let vault = self.reread()?;
         let turn = vault.turn(tcti)?;
+        let vault = vault.here(&turn)?;
         if vault.expected.is_some() {
             // What the owner has named, only K_vault shows; without it, it need not be unsealed.
-            vault.unlock_in(&turn)?;
+            vault.unlock_here(&turn)?;
         }
         let rebound = Tpm::with_room(&turn, || vault.try_rebind(&turn, change))?;
         vault.keep_event_log(tcti);
@@ -493,6 +507,7 @@ impl Vault {
         let _lock = self.lock()?;
         let vault = self.reread()?;
         let turn = vault.turn(tcti)?;
+        let vault = vault.here(&turn)?;
         let rebound = Tpm::with_room(&turn, || vault.rebind_locked(&turn, kit, change))?;
         vault.keep_event_log(tcti);
         Ok(rebound)
@@ -564,6 +579,11 @@ impl Unlocked {
         &self.vault
     }
 
+    /// SHA-256(K_vault), which tells this vault from another.
+    pub fn vault_key_sha256(&self) -> [u8; 32] {
+        self.key.fingerprint()
+    }
+
     /// Whether others may be waiting for the TPM until this is dropped, because nothing shares it
     /// out.
     pub fn keeps_tpm_from_others(&self) -> bool {
@@ -601,16 +621,7 @@ impl Unlocked {
     pub fn unseal<'a>(&mut self, object: impl Into<Meant<'a>>) -> Result<Secret> {
         let object = self.vault.read_genuine(&self.key, object.into())?;
         Content::of(&object).check_secret(&object.metadata)?;
-        let dek = match self.dek(&object) {
-            // Behind a resource manager, others' use of the TPM can cost this vault what it had
-            // there; it begins anew.
-            Err(error) if self.tpm.turn().is_disturbed(&error) => {
-                log::info!("{error}; the vault is opened again");
-                self.reopen()?;
-                self.dek(&object)?
-            }
-            other => other?,
-        };
+        let dek = self.dek_undisturbed(&object)?;
         self.vault.open_payload(&self.key, &object, &dek)
     }
 

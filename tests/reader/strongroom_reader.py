@@ -36,9 +36,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-# The newest formats: of lists of boots, objects and backups, and of manifests.
+# The newest formats: of backups and recovery copies, of objects, of manifests, and of lists of boots.
 FORMAT = 1
-MANIFEST_FORMAT = 3
+OBJECT_FORMAT = 2
+MANIFEST_FORMAT = 4
 POLICY_FORMAT = 2
 MAX_FILE = 2 << 20
 MAX_BACKUP = 4 << 30
@@ -46,8 +47,14 @@ MAX_KIT = 64 << 10
 # The first and the last line of an age file in letters.
 ARMOR = ("-----BEGIN AGE ENCRYPTED FILE-----", "-----END AGE ENCRYPTED FILE-----")
 MAX_INTEGER = (1 << 53) - 1
-# The member of a slot beside its type.
-SLOTS = {"tpm": "key-file", "tpm-key": "key-file", "recovery": "age"}
+# The member of a slot beside its type, and beside `peer` where it may have that.
+SLOTS = {
+    "tpm": "key-file",
+    "tpm-duplicate": "duplicate",
+    "tpm-key": "key-file",
+    "recovery": "age",
+}
+SLOTS_OF_PEERS = ("tpm", "tpm-duplicate")
 # The attributes that say what a private key is.
 KEY_ATTRIBUTES = ("public-key", "algorithm", "residence", "local")
 KINDS = ("dataset-key", "credential", "secret-key", "private-key", "certificate")
@@ -278,27 +285,11 @@ def check_manifest(manifest, where):
         where,
         ["format", "id", "recovery-recipient", "pcrs", "root-key", "index", "writers"]
         + ["storage-key", "vault-key", "tokens", "mac"],
+        ["peers"],
     )
     string(manifest["id"], f"{where}: id", UUID)
     string(manifest["recovery-recipient"], f"{where}: recipient", re.compile("age1[0-9a-z]{58}"))
-    pcrs = string(manifest["pcrs"], f"{where}: pcrs")
-    if not pcrs or pcrs != ",".join(str(pcr) for pcr in PCRS if str(pcr) in pcrs.split(",")):
-        raise Refused(f"{where} is damaged: pcrs {pcrs!r}")
-    root = members(manifest["root-key"], f"{where}: root-key", ["handle", "template", "public"])
-    integer(root["handle"], f"{where}: handle", 0x81000001, 0x8100000F)
-    unbase64(root["template"], f"{where}: template", 90)
-    unbase64(root["public"], f"{where}: public")
-    integer(manifest["index"], f"{where}: index", 0x01800000, 0x01BFFFFF)
-    writers = members(
-        manifest["writers"], f"{where}: writers", ["x", "k-x", "k-x-signature", "k-rec"]
-    )
-    unbase64(writers["x"], f"{where}: x")
-    unbase64(writers["k-x"], f"{where}: k-x", 65)
-    unbase64(writers["k-x-signature"], f"{where}: k-x-signature", 64)
-    k_rec = members(writers["k-rec"], f"{where}: k-rec", ["public", "private"])
-    unbase64(k_rec["public"], f"{where}: k-rec", 65)
-    unbase64(k_rec["private"], f"{where}: k-rec")
-    unbase64(manifest["storage-key"], f"{where}: storage-key")
+    check_machine(manifest, where)
     vault_key = members(manifest["vault-key"], f"{where}: vault-key", ["tpm", "recovery"])
     unbase64(vault_key["tpm"], f"{where}: vault-key")
     unbase64(vault_key["recovery"], f"{where}: vault-key")
@@ -307,11 +298,69 @@ def check_manifest(manifest, where):
     for name, token in manifest["tokens"].items():
         string(name, f"{where}: token", TOKEN)
         check_token(name, token, f"{where}: token {name}")
+    if "peers" in manifest:
+        if not isinstance(manifest["peers"], dict) or not manifest["peers"]:
+            raise Refused(f"{where} is damaged: peers")
+        for peer, record in manifest["peers"].items():
+            check_peer(string(peer, f"{where}: peers", UUID), record, f"{where}: peer {peer}")
     there = {name for token in manifest["tokens"].values() for name in token}
     least = 3 if there & set(FORMAT_3) else 2 if there & set(FORMAT_2) else 1
+    if "peers" in manifest:
+        least = 4
     if manifest["format"] != least:
         raise Refused(f"{where} is damaged: its format is not the oldest that has all of it")
     unbase64(manifest["mac"], f"{where}: mac", 32)
+
+
+def check_machine(record, where):
+    """What is of one machine, the vault's own or a second one."""
+    pcrs = string(record["pcrs"], f"{where}: pcrs")
+    if not pcrs or pcrs != ",".join(str(pcr) for pcr in PCRS if str(pcr) in pcrs.split(",")):
+        raise Refused(f"{where} is damaged: pcrs {pcrs!r}")
+    root = members(record["root-key"], f"{where}: root-key", ["handle", "template", "public"])
+    integer(root["handle"], f"{where}: handle", 0x81000001, 0x8100000F)
+    unbase64(root["template"], f"{where}: template", 90)
+    unbase64(root["public"], f"{where}: public")
+    integer(record["index"], f"{where}: index", 0x01800000, 0x01BFFFFF)
+    writers = members(
+        record["writers"], f"{where}: writers", ["x", "k-x", "k-x-signature", "k-rec"]
+    )
+    unbase64(writers["x"], f"{where}: x")
+    unbase64(writers["k-x"], f"{where}: k-x", 65)
+    unbase64(writers["k-x-signature"], f"{where}: k-x-signature", 64)
+    k_rec = members(writers["k-rec"], f"{where}: k-rec", ["public", "private"])
+    unbase64(k_rec["public"], f"{where}: k-rec", 65)
+    unbase64(k_rec["private"], f"{where}: k-rec")
+    unbase64(record["storage-key"], f"{where}: storage-key")
+
+
+def check_peer(peer, record, where):
+    """What the manifest has of a second machine."""
+    members(
+        record,
+        where,
+        ["pcrs", "root-key", "index", "writers", "storage-key", "vault-key", "tokens"],
+    )
+    check_machine(record, where)
+    check_duplicate(record["vault-key"], f"{where}: vault-key")
+    if not isinstance(record["tokens"], dict):
+        raise Refused(f"{where} is damaged: tokens")
+    for name, token in record["tokens"].items():
+        string(name, f"{where}: token", TOKEN)
+        unbase64(members(token, where, ["storage-key"])["storage-key"], f"{where}: token {name}")
+
+
+def check_duplicate(duplicate, where):
+    """32 bytes on their way into a TPM: all but what its storage key alone opens."""
+    members(duplicate, where, ["public", "private", "seed"])
+    public = unbase64(duplicate["public"], where, 46)
+    if public[:14] != bytes.fromhex("0008 000b 00000444 0000 0010 0020"):
+        raise Refused(f"{where} is damaged: its public area")
+    # An HMAC, and encrypted: the type, no auth, a seed of 32 bytes and as many of data.
+    private = unbase64(duplicate["private"], where, 34 + 2 + 2 + 2 + 34 + 34)
+    seed = unbase64(duplicate["seed"], where, 68)
+    if private[:2] != b"\x00\x20" or seed[:2] != b"\x00\x20" or seed[34:36] != b"\x00\x20":
+        raise Refused(f"{where} is damaged: its lengths")
 
 
 def check_token(name, token, where):
@@ -359,7 +408,7 @@ def check_object(found, where):
     """The format and the shape of an object."""
     if not isinstance(found, dict):
         raise Refused(f"{where} is damaged: it is not an object")
-    check_format(found.get("metadata"), where)
+    check_format(found.get("metadata"), where, OBJECT_FORMAT)
     members(found, where, ["metadata", "slots", "mac"], ["payload"])
     check_metadata(found["metadata"], where)
     if "payload" in found:
@@ -371,8 +420,16 @@ def check_object(found, where):
         member = SLOTS.get(kind) if isinstance(kind, str) else None
         if member is None:
             raise Refused(f"{where} is damaged: a slot of unknown type")
-        members(slot, f"{where}: slot", ["type", member])
-        unbase64(slot[member], f"{where}: slot")
+        members(slot, f"{where}: slot", ["type", member], ["peer"] * (kind in SLOTS_OF_PEERS))
+        if "peer" in slot:
+            string(slot["peer"], f"{where}: slot", UUID)
+        if kind == "tpm-duplicate":
+            check_duplicate(slot[member], f"{where}: slot")
+        else:
+            unbase64(slot[member], f"{where}: slot")
+    newer = [slot for slot in found["slots"] if slot["type"] == "tpm-duplicate" or "peer" in slot]
+    if found["metadata"]["format"] != (2 if newer else 1):
+        raise Refused(f"{where} is damaged: its format is not the oldest that has all of it")
     unbase64(found["mac"], f"{where}: mac", 32)
 
 
@@ -437,9 +494,14 @@ def encrypted_as(found):
     return found["payload"].get("encrypted-as", found["metadata"])
 
 
+def of_format_1(metadata):
+    """The metadata that keys are derived from: slots of other machines change nothing of it."""
+    return {**metadata, "format": 1}
+
+
 def payload_keys(dek, k_vault, metadata):
     """The key of the payload, and its commitment."""
-    info = b"strongroom v1 payload" + sha256(canonical(metadata))
+    info = b"strongroom v1 payload" + sha256(canonical(of_format_1(metadata)))
     okm = hkdf(dek + k_vault, info, 64)
     return okm[:32], okm[32:]
 
@@ -518,7 +580,7 @@ class Vault:
             raise Refused(f"{where} is damaged: objects")
         for place, found in enumerate(inner):
             metadata = found.get("metadata") if isinstance(found, dict) else None
-            check_format(metadata, f"{where}: object {place}")
+            check_format(metadata, f"{where}: object {place}", OBJECT_FORMAT)
         members(backup, where, ["format", "manifest", "objects", "mac"])
         self.manifest = backup["manifest"]
         check_manifest(self.manifest, f"{where}: manifest")
@@ -780,49 +842,8 @@ def list_digest(branches):
 
 def check_policies(vault):
     """Every digest and Name of the TPM's part, checked wherever the vault holds it too."""
-    manifest, steps = vault.manifest, {}
-    writers = manifest["writers"]
-    points = {
-        "K_x": unbase64(writers["k-x"], "k-x"),
-        "K_rec": unbase64(writers["k-rec"]["public"], "k-rec"),
-    }
-    names = {}
-    for key, point in points.items():
-        names[key] = name_of(verifying_key(point, key))
-        steps[f"Name of {key}"] = names[key]
-    steps["PolicyAuthorize(K_x)"] = policy_authorize(names["K_x"])
-    x_policy = policy_password(steps["PolicyAuthorize(K_x)"])
-    steps["policy of X"] = x_policy
-    root_handle = manifest["root-key"]["handle"]
-    x = key_file(writers["x"], root_handle, "x")
-    check_public(x, "00000492", x_policy, "x")
-    steps["Name of X"] = name_of(x)
-    steps["PolicySecret(X)"] = policy_secret(ZERO, name_of(x))
-    steps["A"] = policy_command_code(steps["PolicySecret(X)"], NV_WRITE)
-    ref = manifest["id"].encode()
-    steps["PolicySigned(K_rec)"] = policy_signed(ZERO, names["K_rec"], ref)
-    steps["B"] = policy_command_code(steps["PolicySigned(K_rec)"], NV_WRITE)
-    steps["write policy of N"] = policy_or([steps["A"], steps["B"]])
-
-    def index_area(attributes):
-        head = code(manifest["index"]) + bytes.fromhex("000b" + attributes + "0020")
-        return head + steps["write policy of N"] + bytes.fromhex("0022")
-
-    steps["Name of N before its first write"] = name_of(index_area("02040008"))
-    steps["TPMS_NV_PUBLIC of N"] = index_area("22040008")
-    steps["Name of N"] = name_of(index_area("22040008"))
-    steps["policy of P"] = policy_authorize_nv(steps["Name of N"])
-    storage_keys = {"storage-key": (manifest["storage-key"], steps["policy of P"])}
-    for token, record in manifest["tokens"].items():
-        policy = steps["policy of P"]
-        if "fence" in record:
-            policy = policy_pcr({str(record["fence"]): ZERO.hex()}, policy)
-            steps[f"policy of P of {token}, behind its fence"] = policy
-        storage_keys[f"token {token}"] = (record["storage-key"], policy)
-        if "pins" in record:
-            steps.update(check_pins(manifest, token, names["K_rec"], policy))
-    for where, (text, policy) in storage_keys.items():
-        check_public(key_file(text, root_handle, where), "000304b2", policy, where)
+    manifest = vault.manifest
+    steps = check_machine_policies(manifest, manifest)
     sealed = [("vault-key", manifest["vault-key"]["tpm"])]
     for which, found in vault.objects.items():
         metadata = found["metadata"]
@@ -838,8 +859,76 @@ def check_policies(vault):
             if slot["type"] == "tpm-key":
                 where = f"object {which}"
                 check_private_key(key_file(slot["key-file"], RH_NULL, where), found, where)
-    root = unbase64(manifest["root-key"]["public"], "root-key")
-    template = unbase64(manifest["root-key"]["template"], "root-key")
+    for peer, record in manifest.get("peers", {}).items():
+        of_peer = check_machine_policies(record, manifest)
+        steps.update({f"{name}, of {peer}": value for name, value in of_peer.items()})
+    if vault.folder:
+        steps.update(check_policy_file(os.path.join(vault.folder, "policy.json")))
+        for peer in manifest.get("peers", {}):
+            # On that machine alone.
+            where = os.path.join(vault.folder, f"policy-{peer}.json")
+            if os.path.exists(where):
+                of_peer = check_policy_file(where)
+                steps.update({f"{name}, of {peer}": value for name, value in of_peer.items()})
+            where = os.path.join(vault.folder, f"vault-key-{peer}.json")
+            if os.path.exists(where):
+                own = parse(read(where, MAX_FILE), where)
+                check_format(own, where)
+                members(own, where, ["format", "vault-key"])
+                check_public(key_file(own["vault-key"], RH_NULL, where), "00000456", b"", where)
+    return steps
+
+
+def check_machine_policies(record, manifest):
+    """The same of one machine: the manifest itself has what is of the vault's own."""
+    steps, is_own = {}, record is manifest
+    writers = record["writers"]
+    points = {
+        "K_x": unbase64(writers["k-x"], "k-x"),
+        "K_rec": unbase64(writers["k-rec"]["public"], "k-rec"),
+    }
+    names = {}
+    for key, point in points.items():
+        names[key] = name_of(verifying_key(point, key))
+        steps[f"Name of {key}"] = names[key]
+    steps["PolicyAuthorize(K_x)"] = policy_authorize(names["K_x"])
+    x_policy = policy_password(steps["PolicyAuthorize(K_x)"])
+    steps["policy of X"] = x_policy
+    root_handle = record["root-key"]["handle"]
+    x = key_file(writers["x"], root_handle, "x")
+    check_public(x, "00000492", x_policy, "x")
+    steps["Name of X"] = name_of(x)
+    steps["PolicySecret(X)"] = policy_secret(ZERO, name_of(x))
+    steps["A"] = policy_command_code(steps["PolicySecret(X)"], NV_WRITE)
+    ref = manifest["id"].encode()
+    steps["PolicySigned(K_rec)"] = policy_signed(ZERO, names["K_rec"], ref)
+    steps["B"] = policy_command_code(steps["PolicySigned(K_rec)"], NV_WRITE)
+    steps["write policy of N"] = policy_or([steps["A"], steps["B"]])
+
+    def index_area(attributes):
+        head = code(record["index"]) + bytes.fromhex("000b" + attributes + "0020")
+        return head + steps["write policy of N"] + bytes.fromhex("0022")
+
+    steps["Name of N before its first write"] = name_of(index_area("02040008"))
+    steps["TPMS_NV_PUBLIC of N"] = index_area("22040008")
+    steps["Name of N"] = name_of(index_area("22040008"))
+    steps["policy of P"] = policy_authorize_nv(steps["Name of N"])
+    storage_keys = {"storage-key": (record["storage-key"], steps["policy of P"])}
+    for token, its in record["tokens"].items():
+        policy = steps["policy of P"]
+        # A token that was removed may have left a storage key with a second machine.
+        fence = manifest["tokens"].get(token, {}).get("fence")
+        if fence is not None:
+            policy = policy_pcr({str(fence): ZERO.hex()}, policy)
+            steps[f"policy of P of {token}, behind its fence"] = policy
+        if token in manifest["tokens"]:
+            storage_keys[f"token {token}"] = (its["storage-key"], policy)
+        if is_own and "pins" in its:
+            steps.update(check_pins(manifest, token, names["K_rec"], policy))
+    for where, (text, policy) in storage_keys.items():
+        check_public(key_file(text, root_handle, where), "000304b2", policy, where)
+    root = unbase64(record["root-key"]["public"], "root-key")
+    template = unbase64(record["root-key"]["template"], "root-key")
     check_public(root, "00030472", b"", "root-key")
     if template != root[:22] + (b"\x00\x20" + ZERO) * 2:
         raise Refused("root-key: its template is not as the document says")
@@ -848,8 +937,6 @@ def check_policies(vault):
     steps["what K_x signed"] = a_hash
     signature = unbase64(writers["k-x-signature"], "k-x")
     check_signature(points["K_x"], signature, a_hash, "k-x-signature")
-    if vault.folder:
-        steps.update(check_policy_file(os.path.join(vault.folder, "policy.json")))
     return steps
 
 
@@ -943,7 +1030,7 @@ def trace(vault, which):
     found, k_vault = vault.find(which), vault.k_vault
     if "payload" not in found:
         raise NothingToOpen(f"{which} has no payload")
-    metadata, payload = encrypted_as(found), found["payload"]
+    metadata, payload = of_format_1(encrypted_as(found)), found["payload"]
     dek = open_dek(found, vault.kit, which)
     metadata_digest = sha256(canonical(metadata))
     info = b"strongroom v1 payload" + metadata_digest

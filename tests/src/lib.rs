@@ -13,6 +13,7 @@
 pub mod abrmd;
 pub mod conversation;
 pub mod daemon;
+pub mod duplicate;
 pub mod event_logs;
 pub mod gate;
 pub mod host;

@@ -3,7 +3,7 @@
 //! refuse, and the document's own example checks out. And what was written once stays readable: one
 //! frozen vault, and one test, for each version of the format.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use strongroom::recovery::RecoveryKit;
 use strongroom::vault::{NewToken, Recovered};
 use strongroom::{Secret, Tcti, Unlocked, Vault};
 use strongroom_tests::truenas_fixture::{Fixture, Generation};
-use strongroom_tests::vault_files::KeyFile;
+use strongroom_tests::vault_files::{KeyFile, snapshot};
 use strongroom_tests::{Output, Run, Swtpm, TestVault};
 
 /// The PINs of the token `guarded`.
@@ -1080,8 +1080,8 @@ fn what_is_newer_is_called_newer() {
     let good = read_json(&backup);
     for (part, format) in [
         ("/format", 2),
-        ("/manifest/format", 4),
-        ("/objects/0/metadata/format", 2),
+        ("/manifest/format", 5),
+        ("/objects/0/metadata/format", 3),
     ] {
         // Authentic, and with a member that only a newer program can know.
         let newer = with(&good, part, json!(format));
@@ -1112,9 +1112,9 @@ fn what_is_newer_is_called_newer() {
         (
             format!("objects/credentials/{id}.json"),
             "/metadata/format",
-            2,
+            3,
         ),
-        ("vault.json".to_owned(), "/format", 4),
+        ("vault.json".to_owned(), "/format", 5),
     ] {
         let file = vault.dir().join(file);
         let newer = with(&read_json(&file), part, json!(format));
@@ -1281,6 +1281,113 @@ fn a_vault_of_format_3_is_recovered_with_every_byte_the_same() {
     assert!(steps.contains_key("policy of P of datasets, behind its fence"));
 }
 
+#[test]
+fn a_vault_of_format_4_is_recovered_with_every_byte_the_same() {
+    let frozen = Frozen::version_4();
+    let vault = recovered_with_pins(&frozen);
+    let manifest = read_json(&vault.dir().join("vault.json"));
+    assert_eq!(manifest["format"], 4, "its second machine is still one");
+    let formats: BTreeSet<u64> = frozen
+        .metadata()
+        .iter()
+        .filter_map(|metadata| metadata["format"].as_u64())
+        .collect();
+    assert_eq!(
+        formats,
+        [1, 2].into(),
+        "what is behind a PIN is for one machine"
+    );
+    let read = Reader {
+        kit: frozen.kit(),
+        source: frozen.backup(),
+    };
+    let peers = manifest["peers"].as_object().expect("machines");
+    let (peer, _) = peers.iter().next().expect("one");
+    let steps = read.policy();
+    let of_peer = format!("policy of P of datasets, behind its fence, of {peer}");
+    assert!(steps.contains_key(&of_peer), "{of_peer}");
+}
+
+/// On either machine, settled there and not: what each TPM holds is what the document says.
+#[test]
+fn a_stranger_reads_a_vault_of_two_machines() {
+    let vault = TestVault::new();
+    let id = vault.seal("credentials", "offsite", b"for both");
+    let second = pair(&vault);
+    fs::copy(vault.recovery(), second.recovery()).expect("copy the kit for the reader");
+    for (machine, settle) in [(&vault, false), (&second, false), (&second, true)] {
+        if settle {
+            let kit = fs::read_to_string(vault.recovery()).expect("the kit");
+            let line = kit
+                .lines()
+                .find_map(|line| line.strip_prefix("# vault key SHA-256: "));
+            let named = [
+                "pair",
+                "settle",
+                "--vault-key-sha256",
+                line.expect("its line"),
+            ];
+            machine.strongroom(&named).ok();
+            assert_eq!(machine.unseal_id(&id), b"for both");
+        }
+        let read = Reader::of(machine, &machine.dir());
+        assert_eq!(read.show(&id), b"for both");
+        read.policy();
+    }
+    let manifest = read_json(&second.dir().join("vault.json"));
+    let peers = manifest["peers"].as_object().expect("machines");
+    let (peer, record) = peers.iter().next().expect("one");
+    let steps = Reader::of(&second, &second.dir()).policy();
+    let handle = format!("{:#x}", record["index"].as_u64().expect("a handle"));
+    let tpm2 = |args: &[&str]| second.tpm().tpm2(args).ok();
+    let public = tpm2(&["nvreadpublic", &handle]).text();
+    assert!(
+        public.contains(&steps[&format!("Name of N, of {peer}")]),
+        "{public}"
+    );
+    let root = tpm2(&["readpublic", "-c", "0x81000001"]).text();
+    assert!(
+        root.contains(&steps[&format!("Name of the root key, of {peer}")]),
+        "{root}"
+    );
+    let content = tpm2(&["nvread", &handle, "-C", &handle, "-s", "34"]).stdout;
+    let expected = &steps[&format!("content of N for current, of {peer}")];
+    assert_eq!(hex::encode(content), *expected);
+}
+
+/// Another machine, which is a second one of the vault from now on, and has a copy of it.
+fn pair(vault: &TestVault) -> TestVault {
+    let second = TestVault::without_init(Swtpm::measured());
+    fs::create_dir(second.dir()).expect("a folder");
+    let manifest = "vault.json";
+    fs::copy(vault.dir().join(manifest), second.dir().join(manifest)).expect("copy vault.json");
+    let export = second.folder().join("export");
+    let shown = second
+        .strongroom(&["pair", "export", "--json", "--out"])
+        .arg(&export)
+        .ok();
+    let shown = shown.json()["fingerprint"]
+        .as_str()
+        .expect("shown")
+        .to_owned();
+    vault
+        .strongroom(&["pair", "add", "--yes", "--fingerprint", &shown])
+        .arg(&export)
+        .ok();
+    for file in snapshot(&vault.dir()).into_keys() {
+        let name = file.strip_prefix(vault.dir()).expect("in the folder");
+        if name == Path::new(manifest)
+            || name.starts_with("objects")
+            || name == Path::new("policy.json")
+        {
+            let copy = second.dir().join(name);
+            fs::create_dir_all(copy.parent().expect("a folder")).expect("make folders");
+            fs::copy(&file, copy).expect("copy");
+        }
+    }
+    second
+}
+
 /// A vault with a guarded token, recovered: by the kit without a PIN, all of it; and by the TPM once
 /// the kit has set the PIN.
 fn recovered_with_pins(frozen: &Frozen) -> TestVault {
@@ -1358,6 +1465,8 @@ fn freeze_a_vault_of_the_present_format() {
         }
     }
     drop(unlocked);
+    // A second machine, which nobody will have again.
+    drop(pair(&vault));
 
     let objects: Vec<Value> = listed(&vault)
         .into_iter()
@@ -1606,6 +1715,10 @@ impl Frozen {
 
     fn version_3() -> Self {
         Self::of("fixtures/vault-v3")
+    }
+
+    fn version_4() -> Self {
+        Self::of("fixtures/vault-v4")
     }
 
     fn of(folder: &str) -> Self {

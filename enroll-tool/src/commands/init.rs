@@ -4,7 +4,6 @@ use std::io::{self, IsTerminal};
 
 use serde_json::json;
 use strongroom::error::Error;
-use strongroom::event_log::{self, Recording};
 use strongroom::object::TokenName;
 use strongroom::process;
 use strongroom::recovery::RecoveryKit;
@@ -37,7 +36,7 @@ pub(super) fn run(place: &Place, args: &Init) -> Result<(), Failure> {
     let options = InitOptions {
         fence: args.fence,
         pcrs: args.pcrs.clone(),
-        event_log: event_log(place)?,
+        event_log: place.recording()?,
         tokens: vec![
             TokenName::datasets(),
             TokenName::credentials(),
@@ -92,18 +91,6 @@ pub(super) fn run(place: &Place, args: &Init) -> Result<(), Failure> {
         }
     });
     Ok(())
-}
-
-/// The log that was named, or else the kernel's, which may be missing or unreadable.
-fn event_log(place: &Place) -> Result<Option<Recording>, Failure> {
-    let log = place.event_log();
-    match log.read() {
-        Err(error) if !matches!(log, event_log::Place::File(_)) => {
-            log::warn!("the PCRs are not compared with this boot's event log: {error}");
-            Ok(None)
-        }
-        read => Ok(read?),
-    }
 }
 
 fn show_kit(kit: &RecoveryKit) -> strongroom::Result<()> {

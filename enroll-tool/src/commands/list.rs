@@ -2,16 +2,19 @@
 
 use serde_json::json;
 
-use super::Place;
+use super::{Place, pair};
 use crate::failure::Failure;
 use crate::output::{self, say};
 
 pub(super) fn run(place: &Place) -> Result<(), Failure> {
-    let listing = place.vault()?.list()?;
+    let vault = place.vault()?;
+    let listing = vault.list()?;
+    let seconds = vault.seconds()?;
     let report = json!({
         "objects": listing.objects,
         "damaged": output::damaged(&listing.damaged),
         "unreadable": listing.unreadable,
+        "seconds": seconds.iter().map(pair::report).collect::<Vec<_>>(),
     });
     output::show(place.json, &report, || {
         output::table(
@@ -25,6 +28,9 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
                 ]
             }),
         );
+        for line in seconds.iter().flat_map(pair::words) {
+            say!("{line}");
+        }
         for bad in &listing.damaged {
             say!("damaged: {}: {}", bad.file.display(), bad.reason);
         }

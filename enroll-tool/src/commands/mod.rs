@@ -8,6 +8,7 @@ mod hand_over;
 mod init;
 mod list;
 mod migrate;
+mod pair;
 mod prepare;
 mod rebind;
 mod recover;
@@ -24,7 +25,7 @@ use std::path::PathBuf;
 
 use clap::CommandFactory;
 use strongroom::error::Error;
-use strongroom::event_log;
+use strongroom::event_log::{self, Recording};
 use strongroom::{Tcti, Unlocked, Vault, vault_dir};
 
 use crate::cli::{Cli, Command};
@@ -54,6 +55,7 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Suspend(args) => suspend::run(&place, args),
         Command::Backup { file } => backup::run(&place, file),
         Command::Remove(args) => remove::run(&place, args),
+        Command::Pair { action } => pair::run(&place, action),
         Command::Token { action } => token::run(&place, action),
         Command::Recover(args) => recover::run(&place, args),
         Command::RecoveryKit(args) => recovery_kit::run(&place, args),
@@ -90,6 +92,18 @@ impl Place {
     fn event_log(&self) -> event_log::Place {
         let is_kernels = self.tcti().map_or(true, |tcti| tcti.is_kernels());
         event_log::Place::new(self.event_log.as_deref(), is_kernels)
+    }
+
+    /// The log that was named, or else the kernel's, which may be missing or unreadable.
+    fn recording(&self) -> Result<Option<Recording>, Failure> {
+        let log = self.event_log();
+        match log.read() {
+            Err(error) if !matches!(log, event_log::Place::File(_)) => {
+                log::warn!("the PCRs are not compared with this boot's event log: {error}");
+                Ok(None)
+            }
+            read => Ok(read?),
+        }
     }
 
     /// Whichever vault the owner has named, if any, and with the event log that they named.

@@ -7,7 +7,7 @@ use strongroom::error::Error;
 use strongroom::policy::Branch;
 use strongroom::vault::BootState;
 
-use super::{Place, boots};
+use super::{Place, boots, pair};
 use crate::failure::Failure;
 use crate::migration::journal::{Journal, State};
 use crate::output::{self, say};
@@ -29,6 +29,7 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
         log::warn!("{error}");
         None
     });
+    let seconds = vault.seconds()?;
     let boot = place.tcti().and_then(|tcti| vault.boot_state(&tcti));
     let (allowed, boot_words) = match &boot {
         Ok(state) => match &state.refusal {
@@ -53,6 +54,8 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
         },
         "tokens": tokens,
         "migration": migration,
+        "second": boot.as_ref().ok().and_then(|state| state.second).map(|id| id.to_string()),
+        "seconds": seconds.iter().map(pair::report).collect::<Vec<_>>(),
         "damaged": output::damaged(&listing.damaged),
         "unreadable": listing.unreadable,
     });
@@ -85,6 +88,14 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
                 sealed.count(),
                 journal.database.display()
             );
+        }
+        if let Some(id) = boot.as_ref().ok().and_then(|state| state.second) {
+            say!("Machine  second machine {id} of this vault");
+        }
+        for second in &seconds {
+            for line in pair::words(second) {
+                say!("{line}");
+            }
         }
         if !counts.is_empty() {
             say!("Objects  {}", counts.join(", "));

@@ -70,7 +70,7 @@ impl Store {
         for dir in self.folders() {
             change_mode(&dir, |mode| mode | THROUGH)?;
         }
-        for file in [self.manifest_file(), self.policy_file()] {
+        for file in self.read_by_all() {
             change_mode(&file, |mode| mode | READ)?;
         }
         sync_dir(&self.dir)
@@ -96,7 +96,7 @@ impl Store {
                 return Ok(());
             }
         }
-        for file in [self.manifest_file(), self.policy_file()] {
+        for file in self.read_by_all() {
             change_mode(&file, |mode| mode & CLOSED_FILE)?;
         }
         for dir in self.folders() {
@@ -124,10 +124,33 @@ impl Store {
         lock.is_ok() && may(&self.token_dir(token), change).is_ok()
     }
 
+    /// What every reader needs: the manifest, the list of allowed boots, and on a second machine its
+    /// own files.
+    fn read_by_all(&self) -> Vec<PathBuf> {
+        let always = [self.manifest_file(), self.policy_file(None)];
+        let of_a_second_machine = fs::read_dir(&self.dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.file_name().to_str().is_some_and(is_read_by_all))
+            .map(|entry| entry.path())
+            .filter(|file| !always.contains(file));
+        let others: Vec<_> = of_a_second_machine.collect();
+        always.into_iter().chain(others).collect()
+    }
+
     /// The folders that every reader goes through. Either may be a link to where it really is.
     fn folders(&self) -> [PathBuf; 2] {
         [self.dir.join("objects/."), self.dir.join(".")]
     }
+}
+
+/// Whether a file beside the manifest is one that goes with it.
+fn is_read_by_all(name: &str) -> bool {
+    let Some(stem) = name.strip_suffix(".json") else {
+        return false;
+    };
+    stem == "policy" || stem.starts_with("policy-") || stem.starts_with("vault-key-")
 }
 
 /// The mode of a file that is about to be written: never wider than that of what it replaces, or
@@ -139,7 +162,7 @@ pub(super) fn mode_for(file: &Path) -> Mode {
     };
     let beside = match file.file_name().and_then(|name| name.to_str()) {
         Some("vault.json") => Some("policy.json"),
-        Some("policy.json") => Some("vault.json"),
+        Some(name) if is_read_by_all(name) => Some("vault.json"),
         _ => None,
     };
     let open = match beside {

@@ -3,13 +3,6 @@
 //!
 //! Loading one has cost its parent's policy, so its own auth is empty, and a use costs one command.
 
-use aes::Aes128;
-use cfb_mode::cipher::{AsyncStreamCipher, KeyIvInit};
-use hmac::{Hmac, Mac};
-use p256::ecdh::EphemeralSecret;
-use p256::elliptic_curve::sec1::ToEncodedPoint;
-use rsa::rand_core::OsRng;
-use sha2::{Digest as _, Sha256};
 use tss_esapi::Context;
 use tss_esapi::attributes::ObjectAttributesBuilder;
 use tss_esapi::handles::KeyHandle;
@@ -23,8 +16,8 @@ use tss_esapi::structures::{
     RsaExponent, RsaScheme, Signature, SignatureScheme, SymmetricDefinitionObject,
 };
 
-use super::key_file::{KeyFile, sized};
-use super::name::Name;
+use super::duplicate::{Duplicate, Sensitive};
+use super::key_file::KeyFile;
 use super::session::{Encrypt, Gate};
 use super::storage::StorageKey;
 use super::{Answer, Tpm, answer};
@@ -129,7 +122,8 @@ impl StorageKey {
         const OPERATION: &str = "Import(private key)";
         let public =
             template(key.algorithm(), Some(key)).map_err(|e| answer::error(OPERATION, e))?;
-        let duplicate = Duplicate::new(parent, &public, key.algorithm(), sensitive)?;
+        let sensitive = Sensitive::private_key(key.algorithm(), sensitive);
+        let duplicate = Duplicate::new(parent, &public, sensitive)?;
         let private = self.pass(tpm, gate, OPERATION, Encrypt::Nothing, |tpm| {
             tpm.import(
                 self.handle().into(),
@@ -278,109 +272,6 @@ impl KeyFile {
     }
 }
 
-/// A private key on its way into a TPM: what TPM2_Duplicate would have made of it (Part 1, section
-/// 23.3), encrypted to its new parent and to nobody else. There is no inner wrapper.
-struct Duplicate {
-    /// TPM2B_PRIVATE without its size: the outer HMAC, and the encrypted TPM2B_SENSITIVE.
-    private: Vec<u8>,
-    /// TPM2B_ENCRYPTED_SECRET without its size: an ephemeral point.
-    seed: Vec<u8>,
-}
-
-impl Duplicate {
-    fn new(
-        parent: &Public,
-        public: &Public,
-        algorithm: KeyAlgorithm,
-        sensitive: &Secret,
-    ) -> Result<Self> {
-        let name = Name::of_object(public)?;
-        let (seed, secret) = share_seed(parent)?;
-        let key = kdfa(&seed, b"STORAGE", name.as_bytes(), 128);
-        let mut area = sensitive_area(algorithm, sensitive);
-        cfb_mode::Encryptor::<Aes128>::new_from_slices(key.expose(), &[0; 16])
-            .expect("the key is 16 bytes, and so is the IV")
-            .encrypt(area.expose_mut());
-        let key = kdfa(&seed, b"INTEGRITY", &[], 256);
-        let integrity = <Hmac<Sha256> as Mac>::new_from_slice(key.expose())
-            .expect("HMAC takes keys of any length")
-            .chain_update(area.expose())
-            .chain_update(name.as_bytes())
-            .finalize()
-            .into_bytes();
-        Ok(Self {
-            private: [&sized(&integrity), area.expose()].concat(),
-            seed: secret,
-        })
-    }
-}
-
-/// TPM2B_SENSITIVE (Part 2, section 12.3.2.4) with empty auth and no seed.
-fn sensitive_area(algorithm: KeyAlgorithm, sensitive: &Secret) -> Secret {
-    let kind: [u8; 2] = match algorithm {
-        KeyAlgorithm::Rsa(_) => [0x00, 0x01],
-        KeyAlgorithm::Ec(_) => [0x00, 0x23],
-    };
-    let len = |len: usize| {
-        u16::try_from(len)
-            .expect("a key's numbers are below 64 KiB")
-            .to_be_bytes()
-    };
-    Secret::concat(&[
-        &len(2 + 2 + 2 + 2 + sensitive.len()),
-        &kind,
-        &len(0),
-        &len(0),
-        &len(sensitive.len()),
-        sensitive.expose(),
-    ])
-}
-
-/// A random seed that the holder of a P-256 storage key can compute (Part 1, sections C.6.1 and
-/// C.6.3), and what it computes it from.
-fn share_seed(parent: &Public) -> Result<(Secret, Vec<u8>)> {
-    let Public::Ecc { unique, .. } = parent else {
-        return Err(no_key());
-    };
-    let mut point = vec![4];
-    point.extend(coordinate(unique.x(), Curve::P256));
-    point.extend(coordinate(unique.y(), Curve::P256));
-    let public = p256::PublicKey::from_sec1_bytes(&point).map_err(|_| no_key())?;
-    let ephemeral = EphemeralSecret::random(&mut OsRng);
-    let shared = ephemeral.diffie_hellman(&public);
-    let own = ephemeral.public_key().to_encoded_point(false);
-    let [own_x, own_y] =
-        [own.x(), own.y()].map(|half| half.expect("it is not the point at infinity"));
-    // KDFe (Part 1, section 11.4.10.3): one block is as many bits as are wanted.
-    let mut seed = Sha256::new()
-        .chain_update(1_u32.to_be_bytes())
-        .chain_update(shared.raw_secret_bytes())
-        .chain_update(b"DUPLICATE\0")
-        .chain_update(own_x)
-        .chain_update(unique.x().as_slice())
-        .finalize();
-    let secret = Secret::copy_of(&seed);
-    zeroize::Zeroize::zeroize(seed.as_mut_slice());
-    Ok((secret, [sized(own_x), sized(own_y)].concat()))
-}
-
-/// KDFa (Part 1, section 11.4.10.2) for up to 256 bits, with one context.
-fn kdfa(key: &Secret, label: &[u8], context: &[u8], bits: u32) -> Secret {
-    let mut block = <Hmac<Sha256> as Mac>::new_from_slice(key.expose())
-        .expect("HMAC takes keys of any length")
-        .chain_update(1_u32.to_be_bytes())
-        .chain_update(label)
-        .chain_update([0])
-        .chain_update(context)
-        .chain_update(bits.to_be_bytes())
-        .finalize()
-        .into_bytes();
-    let len = usize::try_from(bits / 8).expect("32");
-    let derived = Secret::copy_of(&block[..len]);
-    zeroize::Zeroize::zeroize(block.as_mut_slice());
-    derived
-}
-
 /// What is asked of a TPM for an algorithm; `None` where no TPM has the size.
 enum Parameters {
     Rsa(PublicRsaParameters),
@@ -474,7 +365,7 @@ fn point(bytes: &[u8]) -> tss_esapi::Result<EccPoint> {
 }
 
 /// A public number as long as the field; TPMs may leave out leading zeros.
-fn coordinate(number: &EccParameter, curve: Curve) -> Vec<u8> {
+pub(super) fn coordinate(number: &EccParameter, curve: Curve) -> Vec<u8> {
     let mut bytes = vec![0; curve.field_len().saturating_sub(number.as_slice().len())];
     bytes.extend_from_slice(number.as_slice());
     bytes
@@ -484,6 +375,6 @@ fn invalid() -> tss_esapi::Error {
     tss_esapi::Error::WrapperError(tss_esapi::WrapperErrorKind::InvalidParam)
 }
 
-fn no_key() -> Error {
+pub(super) fn no_key() -> Error {
     Error::input("TPM object", "it is no key that Strongroom uses")
 }

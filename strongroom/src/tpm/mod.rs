@@ -11,6 +11,7 @@
 //! - [`signer`]: keys that sign for the TPM to verify
 //! - [`storage`]: storage keys under the boot policy, and the secrets sealed under them
 //! - [`keys`]: private keys under them, and random numbers
+//! - [`duplicate`]: what is encrypted to a storage key without its TPM, for that to import
 //! - [`key_file`]: how TPM objects are written down
 //! - [`crypto_callbacks`]: what encrypts and proves what crosses the bus
 //! - [`state`]: what a TPM says of itself
@@ -19,11 +20,12 @@
 mod answer;
 mod clock;
 mod crypto_callbacks;
+pub(crate) mod duplicate;
 mod fence;
 pub(crate) mod index;
 pub(crate) mod key_file;
 pub(crate) mod keys;
-mod name;
+pub(crate) mod name;
 mod nv;
 mod persistent;
 pub(crate) mod pin;

@@ -81,9 +81,12 @@ impl RootKeyRecord {
         })
     }
 
-    /// Opens the recorded key, made again from its template where it is gone, and refuses any
-    /// other: nobody may be handed a session's salt but the key that the vault was made under.
-    pub(crate) fn open(&self, tpm: &mut Tpm) -> Result<RootKey> {
+    /// The recorded key's Name, computed from its public area.
+    ///
+    /// # Errors
+    /// [`Error::RootKey`] for a record that is not of a storage key which was made in a TPM and cannot
+    /// leave it.
+    pub(crate) fn name(&self) -> Result<Name> {
         let refuse = |reason: &str| Error::RootKey {
             handle: self.handle,
             reason: reason.to_owned(),
@@ -97,7 +100,17 @@ impl RootKeyRecord {
                 "it is not a storage key that was made in a TPM and cannot leave it",
             ));
         }
-        let name = Name::of_object(&public)?;
+        Name::of_object(&public)
+    }
+
+    /// Opens the recorded key, made again from its template where it is gone, and refuses any
+    /// other: nobody may be handed a session's salt but the key that the vault was made under.
+    pub(crate) fn open(&self, tpm: &mut Tpm) -> Result<RootKey> {
+        let refuse = |reason: &str| Error::RootKey {
+            handle: self.handle,
+            reason: reason.to_owned(),
+        };
+        let name = self.name()?;
         match persistent::at_handle(tpm, self.handle, "ReadPublic(root key)")? {
             Some((key, found)) if found == name => Ok(self.at(key)),
             Some(_) => Err(refuse("another key is in its place")),

@@ -8,15 +8,16 @@ use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{
     Digest, EccPoint, KeyedHashScheme, Public, PublicBuilder, PublicKeyedHashParameters,
-    SensitiveData,
+    SensitiveData, SymmetricDefinitionObject,
 };
 
+use super::duplicate::SealedDuplicate;
 use super::key_file::KeyFile;
 use super::name::Name;
 use super::root_key::{RootKey, storage_parameters};
 use super::session::{Besides, Encrypt, Gate, Session};
 use super::{Tpm, answer, persistent};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::policy::PolicyDigest;
 use crate::secret::Secret;
 
@@ -159,6 +160,65 @@ impl StorageKey {
         let secret = Secret::copy_of(unsealed?.as_slice());
         flushed?;
         Ok(secret)
+    }
+
+    /// Unseals what was encrypted to this key without its TPM. Import costs the policy as Load does:
+    /// three commands and a branch's PolicyOR more than [`StorageKey::unseal`].
+    ///
+    /// # Errors
+    /// [`Error::NotLoadable`] for what was encrypted to another key, or spoilt.
+    pub(crate) fn unseal_duplicate(
+        &self,
+        tpm: &mut Tpm,
+        gate: &Gate,
+        duplicate: &SealedDuplicate,
+    ) -> Result<Secret> {
+        const OPERATION: &str = "Import(sealed data)";
+        let (public, sealed, seed) = duplicate.parts().map_err(|reason| Error::NotLoadable {
+            operation: OPERATION,
+            reason,
+        })?;
+        let private = self.pass(tpm, gate, OPERATION, Encrypt::Nothing, |tpm| {
+            tpm.import(
+                self.handle.into(),
+                None,
+                public.clone(),
+                sealed.clone(),
+                seed.clone(),
+                SymmetricDefinitionObject::Null,
+            )
+        })?;
+        self.unseal(tpm, gate, &KeyFile { public, private })
+    }
+}
+
+/// Whether a public area is that of a storage key of ours with this policy. One that was not made in a
+/// TPM cannot be loaded with these attributes.
+pub(crate) fn is_storage_key(public: &Public, policy: PolicyDigest) -> bool {
+    let expected = template(policy);
+    match (public, expected) {
+        (
+            Public::Ecc {
+                object_attributes,
+                name_hashing_algorithm,
+                auth_policy,
+                parameters,
+                ..
+            },
+            Ok(Public::Ecc {
+                object_attributes: its_attributes,
+                name_hashing_algorithm: its_algorithm,
+                auth_policy: its_policy,
+                parameters: its_parameters,
+                ..
+            }),
+        ) => {
+            *object_attributes == its_attributes
+                && *name_hashing_algorithm == its_algorithm
+                && *auth_policy == its_policy
+                && *parameters == its_parameters
+        }
+        _ => false,
     }
 }
 

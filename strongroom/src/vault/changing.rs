@@ -4,7 +4,7 @@ use super::Unlocked;
 use super::keys::check_unchanged;
 use crate::encoding::Base64;
 use crate::error::{Error, Result};
-use crate::object::{Kind, Meant, Metadata, NewObject, ObjectFile, ObjectId, PIN, Slot};
+use crate::object::{Kind, Meant, Metadata, NewObject, ObjectFile, ObjectId, PIN};
 
 impl Unlocked {
     pub(super) fn store_new(&mut self, object: NewObject) -> Result<ObjectId> {
@@ -38,10 +38,8 @@ impl Unlocked {
         if metadata == old.metadata {
             return Ok(());
         }
-        let opens_here = old
-            .slots
-            .iter()
-            .any(|slot| matches!(slot, Slot::Tpm { .. }));
+        let machine = self.vault.machine;
+        let opens_here = old.slots.iter().any(|slot| slot.is_dek_of(machine));
         let (secret, file) = if opens_here {
             let dek = self.dek(&old)?;
             let secret = self.vault.open_payload(&self.key, &old, &dek)?;
@@ -61,7 +59,8 @@ impl Unlocked {
                     .take()
                     .unwrap_or_else(|| Box::new(old.metadata));
                 // Changed back, it has nothing to say.
-                payload.encrypted_as = Some(before).filter(|before| **before != metadata);
+                payload.encrypted_as =
+                    Some(before).filter(|before| before.of_one_tpm() != metadata.of_one_tpm());
                 payload
             });
             let file = ObjectFile {
@@ -113,7 +112,7 @@ impl Unlocked {
             ));
         }
         let mut metadata = self.new_metadata(new)?;
-        metadata.id = old.id;
+        (metadata.id, metadata.format) = (old.id, old.format);
         if metadata.version_of() == old.version_of() {
             metadata.generation = old.generation;
         }

@@ -3,7 +3,7 @@
 use super::Unlocked;
 use super::sealing::Content;
 use crate::error::{Error, Result};
-use crate::object::{Meant, Metadata, ObjectFile, Slot};
+use crate::object::{Meant, Metadata, ObjectFile, Payload, Slot};
 use crate::recovery_copy::{CopiedObject, RecoveryCopy};
 
 impl Unlocked {
@@ -31,12 +31,13 @@ impl Unlocked {
 fn copied(object: ObjectFile) -> Result<CopiedObject> {
     let recovery = object.slots.into_iter().find_map(|slot| match slot {
         Slot::Recovery { age } => Some(age),
-        Slot::Tpm { .. } | Slot::TpmKey { .. } => None,
+        Slot::Tpm { .. } | Slot::TpmDuplicate { .. } | Slot::TpmKey { .. } => None,
     });
     match (object.payload, recovery) {
         (Some(payload), Some(recovery)) => Ok(CopiedObject {
-            metadata: object.metadata,
-            payload,
+            // It has no slot of any TPM.
+            metadata: object.metadata.of_one_tpm(),
+            payload: of_one_tpm(payload),
             recovery,
         }),
         _ => Err(Error::input(
@@ -44,4 +45,10 @@ fn copied(object: ObjectFile) -> Result<CopiedObject> {
             "it has no recovery slot, so that the recovery kit would not open a copy of it",
         )),
     }
+}
+
+fn of_one_tpm(mut payload: Payload) -> Payload {
+    let before = payload.encrypted_as.take();
+    payload.encrypted_as = before.map(|before| Box::new(before.of_one_tpm()));
+    payload
 }

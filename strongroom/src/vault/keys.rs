@@ -34,6 +34,7 @@ impl Unlocked {
     /// [`Error::Input`] for an object that is no private key; [`Error::PolicyRefused`].
     pub fn generate_key(&mut self, object: NewObject, algorithm: KeyAlgorithm) -> Result<ObjectId> {
         check_kind(&object)?;
+        self.check_takes_keys()?;
         let object = self.vault.with_pin_settled(object)?;
         if let KeyAlgorithm::Rsa(bits) = algorithm {
             if ![2048, 3072, 4096].contains(&bits) {
@@ -67,6 +68,7 @@ impl Unlocked {
     /// on P-256 or P-384; [`Error::PolicyRefused`].
     pub fn import_key(&mut self, object: NewObject, pkcs8: &Secret) -> Result<ObjectId> {
         check_kind(&object)?;
+        self.check_takes_keys()?;
         let object = self.vault.with_pin_settled(object)?;
         let key = PrivateKey::from_pkcs8(pkcs8)?;
         let public = key.public()?;
@@ -251,7 +253,8 @@ impl Unlocked {
         };
         let file = self.vault.store.manifest_file();
         let behind_pin = needs_pin(object);
-        let parent = (self.vault.manifest).token_key(&object.token, behind_pin, &file)?;
+        let machine = self.vault.machine;
+        let parent = (self.vault.manifest).token_key(machine, &object.token, behind_pin, &file)?;
         let storage_key = self.storage_key(&object.token, behind_pin)?;
         taken(storage_key.import_key(
             &mut self.tpm,
@@ -321,13 +324,32 @@ impl Unlocked {
         }
     }
 
+    /// Refuses a second machine: what is made in its TPM no other has.
+    fn check_takes_keys(&self) -> Result<()> {
+        match self.vault.machine {
+            None => Ok(()),
+            Some(_) => Err(Error::input(
+                "this machine",
+                "it is a second one of the vault, where no private keys are made or imported; do it on \
+                 the vault's own machine, or make this one that with `strongroom recover`",
+            )),
+        }
+    }
+
     /// The key of the first slot that this TPM loads. The object is genuine.
     fn load_from_slot(&mut self, object: &ObjectFile, public: &PublicKey) -> Result<TpmKey> {
+        if self.vault.machine.is_some() {
+            return Err(Error::input(
+                format!("private key {}", object.metadata.label),
+                "it is in the TPM of the vault's own machine, and this is a second one; where it was \
+                 imported, `strongroom recover` brings it here",
+            ));
+        }
         let mut reason = "it has no slot with a TPM key".to_owned();
         let mut foreign = false;
         let slots = object.slots.iter().filter_map(|slot| match slot {
             Slot::TpmKey { key_file } => Some(KeyFile::from_der(key_file)),
-            Slot::Tpm { .. } | Slot::Recovery { .. } => None,
+            Slot::Tpm { .. } | Slot::TpmDuplicate { .. } | Slot::Recovery { .. } => None,
         });
         for slot in slots {
             let file = match slot {

@@ -1,5 +1,6 @@
 //! Making a vault.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use uuid::Uuid;
@@ -53,7 +54,7 @@ impl Vault {
         store.check_unused()?;
         let turn = Turn::wait(tcti, &store.turn_file())?;
         let branches = Branches::only(present);
-        let logs = BootLogs::new(store.event_logs(), Place::new(None, tcti.is_kernels()));
+        let logs = BootLogs::new(store.event_logs(None), Place::new(None, tcti.is_kernels()));
         let request = provision::Request {
             vault_id: &id,
             k_rec: &k_rec,
@@ -75,9 +76,9 @@ impl Vault {
             .map(|(on_tpm, _)| on_tpm)?;
         let index = on_tpm.index;
         let recovery_slot = recipient.encrypt(key.expose());
-        let manifest = Manifest::new(id, recipient, recovery_slot, on_tpm, &key);
+        let manifest = Manifest::new(id, recipient, recovery_slot, on_tpm, BTreeMap::new(), &key);
         let policy = PolicyFile::settled(branches.clone());
-        let written = store::write(&store.policy_file(), &store::to_json(&policy))
+        let written = store::write(&store.policy_file(None), &store::to_json(&policy))
             // Last: before it there is no vault.
             .and_then(|()| store::write(&store.manifest_file(), &store::to_json(&manifest)));
         match written {
@@ -88,6 +89,7 @@ impl Vault {
                     manifest,
                     expected: None,
                     event_log: None,
+                    machine: None,
                 })
             }
             Err(error) => {

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::pairing::SealedVaultKey;
 use super::{Unlocked, Vault};
 use crate::envelope::VaultKey;
 use crate::error::{Error, Result};
 use crate::event_log::Place;
 use crate::manifest;
+use crate::manifest::Seat;
 use crate::policy::{BootLogs, Branches, PolicyFile};
 use crate::tpm::index::OpenIndex;
 use crate::tpm::root_key::RootKey;
@@ -40,7 +42,52 @@ impl Vault {
         Turn::wait(tcti, &self.store.turn_file())
     }
 
+    /// The same vault as the machine sees it whose TPM this is: its own, or a second one. Whose it is,
+    /// its root key tells. Nothing is authenticated by that, as nothing is by the manifest, before
+    /// K_vault was unsealed. Without a second machine, no command; with one, a connection more.
+    ///
+    /// # Errors
+    /// [`Error::ForeignTpm`] and [`Error::RootKey`] where it is none of them.
+    pub(super) fn here(&self, turn: &Turn) -> Result<Self> {
+        let seen_from = |machine| Self {
+            machine,
+            ..self.clone()
+        };
+        if self.manifest.peers.is_empty() {
+            return Ok(seen_from(None));
+        }
+        let fits = |machine| {
+            Tpm::with_room(turn, || {
+                let mut tpm = Tpm::connect(turn)?;
+                self.manifest.seat(machine)?.root_key.open(&mut tpm)
+            })
+        };
+        let not_the_own = match fits(None) {
+            Ok(_) => return Ok(seen_from(None)),
+            Err(error @ (Error::ForeignTpm(_) | Error::RootKey { .. })) => error,
+            Err(error) => return Err(error),
+        };
+        for &peer in self.manifest.peers.keys() {
+            match fits(Some(peer)) {
+                Ok(_) => return Ok(seen_from(Some(peer))),
+                Err(Error::ForeignTpm(_) | Error::RootKey { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(not_the_own)
+    }
+
+    /// What of the manifest is of this machine.
+    pub(super) fn seat(&self) -> Result<Seat<'_>> {
+        self.manifest.seat(self.machine)
+    }
+
     pub(super) fn unlock_in(&self, turn: &Turn) -> Result<Unlocked> {
+        self.here(turn)?.unlock_here(turn)
+    }
+
+    /// The same, where the machine is known.
+    pub(super) fn unlock_here(&self, turn: &Turn) -> Result<Unlocked> {
         Tpm::undisturbed(turn, || self.try_unlock(turn))
     }
 
@@ -116,14 +163,14 @@ impl Vault {
 
     pub(super) fn connect(&self, turn: &Turn) -> Result<Connection> {
         let mut tpm = Tpm::connect(turn)?;
-        let root = self.manifest.root_key.open(&mut tpm)?;
+        let root = self.seat()?.root_key.open(&mut tpm)?;
         self.with_index(tpm, root)
     }
 
     /// The same, on a connection whose root key was opened.
     pub(super) fn with_index(&self, mut tpm: Tpm, root: RootKey) -> Result<Connection> {
         let expected = self
-            .manifest
+            .seat()?
             .index()
             .map_err(|error| self.blame_manifest(error))?;
         let index = expected.open(&mut tpm)?;
@@ -138,20 +185,20 @@ impl Vault {
 
     /// The list of allowed boots that the TPM's index vouches for.
     pub(super) fn branches(&self, in_force: &[u8; 32]) -> Result<Branches> {
-        let file = self.store.policy_file();
+        let file = self.store.policy_file(self.machine);
         PolicyFile::read(&file)?.that_holds(in_force, &file)
     }
 
     /// The event logs of the allowed boots, and of this one on this TPM.
     pub(super) fn boot_logs(&self, tcti: &Tcti) -> BootLogs {
         let present = Place::new(self.event_log.as_deref(), tcti.is_kernels());
-        BootLogs::new(self.store.event_logs(), present)
+        BootLogs::new(self.store.event_logs(self.machine), present)
     }
 
     /// Keeps the event log of this boot where the list on disk allows it, and no other than those
     /// of allowed boots.
     pub(super) fn keep_event_log(&self, tcti: &Tcti) {
-        match PolicyFile::read(&self.store.policy_file()) {
+        match PolicyFile::read(&self.store.policy_file(self.machine)) {
             Ok(policy) => self.boot_logs(tcti).keep(&policy.current),
             Err(error) => log::debug!("this boot's event log is not kept: {error}"),
         }
@@ -164,10 +211,16 @@ impl Vault {
         gate: &Gate,
     ) -> Result<VaultKey> {
         let file = self.store.manifest_file();
-        let storage_key = manifest::key_file(&self.manifest.storage_key, &file)?;
-        let sealed = manifest::key_file(&self.manifest.vault_key.tpm, &file)?;
+        let storage_key = manifest::key_file(self.seat()?.storage_key, &file)?;
+        let sealed = match self.machine {
+            None => SealedVaultKey::Here(manifest::key_file(&self.manifest.vault_key.tpm, &file)?),
+            Some(peer) => self.vault_key_of_second(peer)?,
+        };
         let storage_key = StorageKey::load(tpm, root, &storage_key)?;
-        let unsealed = storage_key.unseal(tpm, gate, &sealed);
+        let unsealed = match &sealed {
+            SealedVaultKey::Here(sealed) => storage_key.unseal(tpm, gate, sealed),
+            SealedVaultKey::Sent(duplicate) => storage_key.unseal_duplicate(tpm, gate, duplicate),
+        };
         storage_key.unload(tpm)?;
         VaultKey::new(unsealed?).ok_or_else(|| Error::VaultDamaged {
             file,

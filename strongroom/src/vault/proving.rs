@@ -8,7 +8,9 @@ use crate::backup::Backup;
 use crate::envelope::{Dek, Purpose, VaultKey};
 use crate::error::{Error, Result};
 use crate::key::LOCAL;
+use crate::manifest::Manifest;
 use crate::object::{ObjectFile, Payload, Slot};
+use crate::peer::{PeerId, PeerRecord};
 use crate::recovery::{RecoveryIdentity, RecoveryKit};
 use crate::store::Damaged;
 
@@ -23,6 +25,11 @@ impl ByRecovery {
             damaged,
             ..RecoveryTest::default()
         };
+        test.damaged.extend(unwritable_seconds(
+            &self.vault.manifest,
+            &self.identity,
+            &self.vault.store.manifest_file(),
+        ));
         for (done, listed) in objects.iter().enumerate() {
             let found = self
                 .vault
@@ -62,7 +69,10 @@ impl Vault {
         let key = manifest.vault_key_by_recovery(kit, file)?;
         manifest.writers.k_rec.open(&kit.identity)?;
         let total = objects.len();
-        let mut test = RecoveryTest::default();
+        let mut test = RecoveryTest {
+            damaged: unwritable_seconds(&manifest, &kit.identity, file),
+            ..RecoveryTest::default()
+        };
         for (done, object) in objects.into_iter().enumerate() {
             match prove(&object, &key, &kit.identity) {
                 Ok(Found::Opened) => test.opened.push(object.metadata),
@@ -77,6 +87,25 @@ impl Vault {
         }
         Ok(test)
     }
+}
+
+/// The second machines whose list of allowed boots the kit does not write, though it opens all objects.
+fn unwritable_seconds(
+    manifest: &Manifest,
+    identity: &RecoveryIdentity,
+    file: &Path,
+) -> Vec<Damaged> {
+    let does_not_open = |(peer, record): (&PeerId, &PeerRecord)| {
+        let error = record.writers.k_rec.open(identity).err()?;
+        Some(Damaged {
+            file: file.to_owned(),
+            reason: format!(
+                "the kit does not write the allowed boots of the second machine {peer} ({error}); pair it \
+                 again"
+            ),
+        })
+    };
+    manifest.peers.iter().filter_map(does_not_open).collect()
 }
 
 /// What there is in an object for the recovery way.

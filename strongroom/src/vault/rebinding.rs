@@ -32,7 +32,7 @@ impl Vault {
                 branches: old,
                 logs: self.boot_logs(turn.tcti()),
             };
-            self.manifest.writers.rewrite(
+            self.seat()?.writers.rewrite(
                 &mut connection.tpm,
                 connection.root,
                 &gate,
@@ -43,7 +43,7 @@ impl Vault {
         };
         drop(connection);
         if let Change::PresentBoot(Some(pcrs)) = change {
-            let key = self.unlock_in(turn)?.key;
+            let key = self.unlock_here(turn)?.key;
             self.remember_pcrs(pcrs, &key)?;
         }
         Ok(rebound)
@@ -71,8 +71,9 @@ impl Vault {
             self.settle(new, false)?
         } else {
             self.write_ahead(old, &new)?;
-            let key = self.manifest.writers.k_rec.open(&kit.identity)?;
-            self.manifest.writers.rewrite_by_recovery(
+            let writers = self.seat()?.writers;
+            let key = writers.k_rec.open(&kit.identity)?;
+            writers.rewrite_by_recovery(
                 &mut connection.tpm,
                 connection.root,
                 connection.index,
@@ -95,7 +96,7 @@ impl Vault {
         old: Option<&Branches>,
         change: &Change,
     ) -> Result<Branches> {
-        let pcrs = old.map_or_else(|| self.manifest.pcrs.clone(), Branches::all_pcrs);
+        let pcrs = old.map_or_else(|| Ok(self.seat()?.pcrs.clone()), |old| Ok(old.all_pcrs()))?;
         let logs = self.boot_logs(tpm.turn().tcti());
         match (change, old) {
             (Change::PresentBoot(Some(pcrs)), _) => {
@@ -148,10 +149,13 @@ impl Vault {
     }
 
     pub(super) fn remember_pcrs(&self, pcrs: &PcrSelection, key: &VaultKey) -> Result<()> {
-        if *pcrs == self.manifest.pcrs {
+        if pcrs == self.seat()?.pcrs {
             return Ok(());
         }
-        let manifest = self.manifest.clone().with_pcrs(pcrs.clone(), key);
+        let manifest = self
+            .manifest
+            .clone()
+            .with_pcrs(self.machine, pcrs.clone(), key);
         store::write(&self.store.manifest_file(), &store::to_json(&manifest))
     }
 
@@ -160,7 +164,10 @@ impl Vault {
             Some(old) => PolicyFile::ahead(old, new.clone()),
             None => PolicyFile::settled(new.clone()),
         };
-        store::write(&self.store.policy_file(), &store::to_json(&policy))
+        store::write(
+            &self.store.policy_file(self.machine),
+            &store::to_json(&policy),
+        )
     }
 
     pub(super) fn confirm(&self, connection: &mut Connection, new: Branches) -> Result<Rebound> {
@@ -177,7 +184,10 @@ impl Vault {
 
     pub(super) fn settle(&self, branches: Branches, written: bool) -> Result<Rebound> {
         let policy = PolicyFile::settled(branches.clone());
-        store::write(&self.store.policy_file(), &store::to_json(&policy))?;
+        store::write(
+            &self.store.policy_file(self.machine),
+            &store::to_json(&policy),
+        )?;
         Ok(Rebound { branches, written })
     }
 }

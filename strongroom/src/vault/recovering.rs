@@ -45,6 +45,7 @@ impl Vault {
             manifest: genuine.clone().unwrap_or_else(|| backup.manifest.clone()),
             expected: None,
             event_log: None,
+            machine: None,
         };
         vault.store.create_folders(vault.tokens())?;
         let _lock = vault.lock()?;
@@ -82,6 +83,13 @@ impl Vault {
         let file = self.store.manifest_file();
         let key = self.manifest.vault_key_by_recovery(kit, &file)?;
         self.check_expected(&key)?;
+        // A second machine becomes the vault's own.
+        match self.here(turn) {
+            Ok(here) if here.machine.is_some() => {
+                return here.move_here(turn, kit, key, pcrs, lock, progress);
+            }
+            _ => {}
+        }
         let rebind = || {
             let change = Change::PresentBoot(pcrs.cloned());
             Tpm::with_room(turn, || self.rebind_locked(turn, kit, &change))?;
@@ -136,7 +144,7 @@ impl Vault {
             self.manifest.writers.restore(
                 &mut tpm,
                 root,
-                self.manifest.index()?,
+                self.seat()?.index()?,
                 &open_k_rec,
                 &self.manifest.id,
                 branches.digest(),
@@ -150,11 +158,12 @@ impl Vault {
     fn boot_to_allow(&self, tpm: &mut Tpm, pcrs: Option<&PcrSelection>) -> Result<PcrValues> {
         match pcrs {
             Some(_) => provision::present_boot(tpm, pcrs, None),
-            None => tpm.pcr_values(&self.manifest.pcrs)?.check_extended(),
+            None => tpm.pcr_values(self.seat()?.pcrs)?.check_extended(),
         }
     }
 
-    /// Brings the vault onto another TPM than the one that its manifest names.
+    /// Brings the vault onto another TPM than the one that its manifest names as its own. Where that is a
+    /// second one (as which it is seen then), it is that no more.
     fn move_here(
         &self,
         turn: &Turn,
@@ -193,14 +202,18 @@ impl Vault {
         let root = machine.root;
         let (on_tpm, gate) = machine.complete(&mut tpm, &request, &key, plans)?;
         let index = gate.index.index;
+        let mut peers = self.manifest.peers.clone();
+        peers.retain(|peer, _| self.machine != Some(*peer));
         let vault = Self {
             manifest: Manifest::new(
                 self.manifest.id.clone(),
                 self.manifest.recovery_recipient.clone(),
                 self.manifest.vault_key.recovery.clone(),
                 on_tpm,
+                peers,
                 &key,
             ),
+            machine: None,
             ..self.clone()
         };
         let manifest = store::to_json(&vault.manifest);
@@ -212,7 +225,7 @@ impl Vault {
                 .and_then(|(mut recovered, mut unlocked)| {
                     recovered.pins_to_set = unlocked.take_pins_away(&open_k_rec)?;
                     let policy = PolicyFile::settled(branches);
-                    store::write(&self.store.policy_file(), &store::to_json(&policy))?;
+                    store::write(&self.store.policy_file(None), &store::to_json(&policy))?;
                     // Last: until then the vault is the old one, and recovery can begin anew.
                     store::write(&self.store.manifest_file(), &manifest)?;
                     Ok((recovered, unlocked))
@@ -231,12 +244,17 @@ impl Vault {
                 // What the old index still allows must not outlive the move: whoever has an older
                 // vault.json would open the objects of today by it.
                 let tpm = &mut unlocked.tpm;
-                if let Ok(former) = self.manifest.index()?.open(tpm) {
+                if let Ok(former) = self.seat()?.index()?.open(tpm) {
                     former.undefine(tpm)?;
-                    self.remove_all_pins(tpm);
+                    if self.machine.is_none() {
+                        self.remove_all_pins(tpm);
+                    }
                     log::warn!("the vault was on this TPM before; its former NV index was removed");
                 }
                 unlocked.forget_other_tpms()?;
+                if let Some(peer) = self.machine {
+                    unlocked.forget_second(peer)?;
+                }
                 Ok(recovered)
             }
         }
@@ -408,7 +426,7 @@ pub(super) fn dek_by_recovery(
 ) -> Result<Dek> {
     let slot = object.slots.iter().find_map(|slot| match slot {
         Slot::Recovery { age } => Some(age),
-        Slot::Tpm { .. } | Slot::TpmKey { .. } => None,
+        Slot::Tpm { .. } | Slot::TpmDuplicate { .. } | Slot::TpmKey { .. } => None,
     });
     let slot = slot.ok_or_else(|| vault.damaged(object, "it has no recovery slot".to_owned()))?;
     Dek::new(identity.decrypt(slot)?)

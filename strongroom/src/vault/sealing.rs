@@ -5,6 +5,7 @@ use super::{Unlocked, Vault};
 use crate::encoding::Base64;
 use crate::envelope::{Dek, Purpose, VaultKey};
 use crate::error::{Error, Result};
+use crate::manifest::Manifest;
 use crate::object::{
     MAX_PAYLOAD, Meant, Metadata, NewObject, OBJECT_FORMAT, ObjectFile, ObjectId, Payload, Slot,
     TokenName,
@@ -70,14 +71,19 @@ impl Unlocked {
         Ok(metadata)
     }
 
-    /// A payload under a new DEK, and the two slots of that.
+    /// A payload under a new DEK, and the slots of that: this TPM's, what the vault's other TPMs
+    /// import, and the recovery way.
     pub(super) fn envelope(
         &mut self,
         metadata: &Metadata,
         payload: &Secret,
     ) -> Result<(Payload, Vec<Slot>)> {
         let dek = Dek::random();
-        let slots = vec![self.tpm_slot(metadata, &dek)?, self.recovery_slot(&dek)];
+        let mut slots = vec![self.tpm_slot(metadata, &dek)?];
+        for machine in self.vault.manifest.machines_but(self.vault.machine) {
+            slots.extend(self.vault.duplicate_for(machine, metadata, &dek)?);
+        }
+        slots.push(self.recovery_slot(&dek));
         Ok((dek.encrypt(&self.key, metadata, payload), slots))
     }
 
@@ -93,9 +99,10 @@ impl Unlocked {
         file: ObjectFile,
         verify: impl FnOnce(&mut Self, ObjectId) -> Result<()>,
     ) -> Result<ObjectId> {
+        let file = self.with_mac(file);
         let metadata = file.metadata.clone();
         let id = metadata.id;
-        self.vault.store.write_object(&self.with_mac(file))?;
+        self.vault.store.write_object(&file)?;
         match verify(self, id) {
             Ok(()) => {
                 self.known()?.push(metadata);
@@ -138,6 +145,18 @@ impl Unlocked {
     pub(super) fn keep_others_off(&mut self) -> Result<()> {
         if self.lock.is_none() {
             self.lock = Some(self.vault.lock()?);
+            self.look_for_seconds()?;
+        }
+        Ok(())
+    }
+
+    /// Takes over which second machines there are now: what is sealed from here on is for them too.
+    fn look_for_seconds(&mut self) -> Result<()> {
+        let now = self.vault.reread()?.manifest;
+        let is_here = |manifest: &Manifest| (manifest.root_key.clone(), manifest.writers.clone());
+        if now != self.vault.manifest && is_here(&now) == is_here(&self.vault.manifest) {
+            now.authenticate(&self.key, &self.vault.store.manifest_file())?;
+            self.vault.manifest = now;
         }
         Ok(())
     }
@@ -165,7 +184,8 @@ impl Unlocked {
         }
         self.unload_storage_key()?;
         let file = self.vault.store.manifest_file();
-        let key_file = self.vault.manifest.token_key(token, behind_pin, &file)?;
+        let machine = self.vault.machine;
+        let key_file = (self.vault.manifest).token_key(machine, token, behind_pin, &file)?;
         let besides = Besides {
             fence: self.vault.manifest.token(token)?.fence,
             guard: behind_pin.then(|| self.guard(token)).transpose()?,
@@ -194,26 +214,48 @@ impl Unlocked {
         let sealed = key.seal(&mut self.tpm, &self.gate, dek.expose())?;
         Ok(Slot::Tpm {
             key_file: sealed.to_der(PARENT_UNNAMED)?,
+            peer: self.vault.machine,
         })
+    }
+
+    /// The DEK, once more on a connection of its own where others' use of the TPM has cost this vault
+    /// what it had there, as happens behind a resource manager.
+    pub(super) fn dek_undisturbed(&mut self, object: &ObjectFile) -> Result<Dek> {
+        match self.dek(object) {
+            Err(error) if self.tpm.turn().is_disturbed(&error) => {
+                log::info!("{error}; the vault is opened again");
+                self.reopen()?;
+                self.dek(object)
+            }
+            other => other,
+        }
     }
 
     /// The DEK by the first TPM slot that this TPM opens. The object is genuine.
     pub(super) fn dek(&mut self, object: &ObjectFile) -> Result<Dek> {
+        let machine = self.vault.machine;
+        if let Some(peer) = machine {
+            self.vault.check_is_shared(object, peer)?;
+        }
         let mut reason = "it has no TPM slot".to_owned();
-        let slots = object.slots.iter().filter_map(|slot| match slot {
-            Slot::Tpm { key_file } => Some(KeyFile::from_der(key_file)),
-            Slot::TpmKey { .. } | Slot::Recovery { .. } => None,
-        });
-        for slot in slots {
+        for slot in object.slots.iter().filter(|slot| slot.is_dek_of(machine)) {
             let sealed = match slot {
-                Ok(sealed) => sealed,
-                Err(bad) => {
-                    reason = bad;
-                    continue;
-                }
+                Slot::Tpm { key_file, .. } => match KeyFile::from_der(key_file) {
+                    Ok(sealed) => Ok(sealed),
+                    Err(bad) => {
+                        reason = bad;
+                        continue;
+                    }
+                },
+                Slot::TpmDuplicate { duplicate, .. } => Err(duplicate),
+                Slot::TpmKey { .. } | Slot::Recovery { .. } => continue,
             };
             let key = self.storage_key(&object.metadata.token, object.metadata.needs_pin())?;
-            match key.unseal(&mut self.tpm, &self.gate, &sealed) {
+            let unsealed = match &sealed {
+                Ok(sealed) => key.unseal(&mut self.tpm, &self.gate, sealed),
+                Err(duplicate) => key.unseal_duplicate(&mut self.tpm, &self.gate, duplicate),
+            };
+            match unsealed {
                 Ok(dek) => match Dek::new(dek) {
                     Some(dek) => return Ok(dek),
                     None => "its DEK is not 32 bytes".clone_into(&mut reason),
@@ -228,7 +270,8 @@ impl Unlocked {
             .damaged(object, format!("no TPM slot opens: {reason}")))
     }
 
-    pub(super) fn with_mac(&self, mut object: ObjectFile) -> ObjectFile {
+    pub(super) fn with_mac(&self, object: ObjectFile) -> ObjectFile {
+        let mut object = object.in_least_format();
         object.mac = self.key.mac(Purpose::Object, &object);
         object
     }
@@ -269,7 +312,8 @@ impl Vault {
         };
         let object = self.store.read_object(&listed.token, listed.id)?;
         self.authenticate(key, &object)?;
-        if object.metadata == *listed {
+        // Another TPM's slots may have come or gone since; nothing that is known of it has.
+        if object.metadata.of_one_tpm() == listed.of_one_tpm() {
             Ok(object)
         } else {
             Err(self.damaged(

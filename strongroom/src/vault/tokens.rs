@@ -201,7 +201,17 @@ impl Unlocked {
     }
 
     /// The manifest as it is on disk now, after the right to write was had.
+    ///
+    /// # Errors
+    /// [`Error::Input`] on a second machine: what is made there of a token is that machine's alone.
     pub(super) fn manifest_to_change(&mut self) -> Result<Manifest> {
+        if self.vault.machine.is_some() {
+            return Err(Error::input(
+                "this machine",
+                "it is a second one of the vault; change tokens and second machines on the vault's own, \
+                 or make this one that with `strongroom recover --recovery FILE`",
+            ));
+        }
         self.keep_others_off()?;
         let now = self.vault.reread()?.manifest;
         now.authenticate(&self.key, &self.vault.store.manifest_file())?;
@@ -218,7 +228,11 @@ impl Unlocked {
             Some(record) => drop(tokens.insert(name.clone(), record)),
             None => drop(tokens.remove(name)),
         };
-        let manifest = manifest.with_tokens(change, &self.key);
+        self.replace_manifest(manifest.with_tokens(change, &self.key))
+    }
+
+    /// Puts a changed manifest in the place of what it was.
+    pub(super) fn replace_manifest(&mut self, manifest: Manifest) -> Result<()> {
         let file = self.vault.store.manifest_file();
         store::write(&file, &store::to_json(&manifest))?;
         self.vault.manifest = manifest;
