@@ -31,11 +31,14 @@ pub(crate) struct Configuration {
     pub(crate) databases: Vec<Rc<Database>>,
     /// How many secrets of databases.
     pub(crate) secrets: usize,
+    /// Whether a database lacks its end.
+    pub(crate) is_cut_off: bool,
 }
 
 /// What an entry is, where it matters.
 enum Part {
-    Database,
+    /// Of so many bytes, as its header says.
+    Database(u64),
     Secret,
 }
 
@@ -82,8 +85,9 @@ pub(crate) fn examine(
     let read = each(place, |part, _, entry| {
         match part {
             Part::Secret => found.secrets += 1,
-            Part::Database => {
+            Part::Database(len) => {
                 let bytes = opening::read_whole(entry, databases::LONGEST)?;
+                found.is_cut_off |= (bytes.len() as u64) < len;
                 found.databases.extend(examined.bytes(&bytes, None, keys));
             }
         }
@@ -141,7 +145,7 @@ fn visit_all<R: Read>(
         if entry.size() >= head.len() as u64 {
             entry.read_exact(&mut head)?;
             if head == *still::MAGIC {
-                visit(Part::Database, &name, &mut head.chain(&mut entry))?;
+                visit(Part::Database(entry.size()), &name, &mut head.chain(&mut entry))?;
             }
         }
     }

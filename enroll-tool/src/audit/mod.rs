@@ -124,6 +124,9 @@ impl Audit {
         for place in &archives {
             match archives::examine(place, &mut examined, &mut keys) {
                 Ok(archive) => {
+                    if archive.is_cut_off {
+                        problems.push(Problem::of(place, CUT_OFF.to_owned()));
+                    }
                     for found in &archive.databases {
                         exposed.take(found, false);
                     }
@@ -150,6 +153,8 @@ impl Audit {
         }
     }
 }
+
+const CUT_OFF: &str = "it is cut off; what is left of it was looked at";
 
 impl Problem {
     fn of(place: &Place, reason: String) -> Self {
