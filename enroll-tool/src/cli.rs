@@ -91,6 +91,44 @@ Example, A being the vault's own machine and B the second:
 After later changes on A only the last two steps are needed, and of the last the SHA-256 no more. Nothing
 of B's own must be copied over: policy-*.json, vault-key-*.json, event-logs-*.";
 
+const AUDIT_HELP: &str = "\
+Examples:
+  strongroom audit
+  strongroom audit --root /mnt/tank/backups --pwenc-secret /media/usb/pwenc_secret
+  strongroom audit --check --json
+
+It looks for copies of the database and of its secret, configurations that were downloaded, old
+ciphertext in free pages, recovery kits, exports of keys, credentials of rclone and restic; in ZFS
+snapshots of the roots, too. What is encrypted counts where a secret that was found opens it. Each
+finding has its grade (serious, caution, note) and remedy.
+
+It changes nothing, and needs neither a TPM nor a vault. The exit code is 0 whatever it finds, unless
+--check is given, and 1 where it could not look at something, which is named.";
+
+const ROTATE_HELP: &str = "\
+Examples:
+  strongroom rotate tank/home tank/vm --yes
+  strongroom rotate --all --yes
+  strongroom rotate --list --database /data/freenas-v1.db
+
+Each dataset must be unlocked, and is done by itself: one that fails stops no other. --all leaves
+those whose key is a passphrase, which somebody may know by heart; name these if they are to have a
+random key.
+
+ZFS encrypts its master key anew, not the data: blocks on the disks that still hold the master key
+under the old key open with that until they are written over. Where somebody may have both, make a new
+dataset and move the data into it (zfs send, zfs receive).";
+
+const EXPORT_HELP: &str = "\
+Examples:
+  strongroom export --out /media/usb/dataset_keys.json
+  strongroom export --recovery recovery.txt --out /media/usb/dataset_keys.json
+
+The form is that of TrueNAS's own export: {\"tank/home\": \"64 hexadecimal digits\", ...}. Of each
+dataset the newest sealed key is given. After a rotation that was cut short, that may be one which the
+dataset never got: `zfs-keyprovider get` asks ZFS. With > FILE the file has the mode that your umask
+leaves; --out makes it yours alone.";
+
 /// Keeps this box's keys sealed to its TPM, bound to its measured boot.
 #[derive(Debug, Parser)]
 #[command(name = "strongroom", version, after_long_help = EXIT_CODES)]
@@ -245,6 +283,18 @@ that vault's. The sheet is a kit itself: --recovery takes it, and what the QR co
         --backup /mnt/tank/strongroom.backup"
     )]
     RecoveryTest(RecoveryTest),
+
+    /// Find old copies of what the vault keeps, and say what to do about each; changes nothing
+    #[command(after_help = AUDIT_HELP)]
+    Audit(Audit),
+
+    /// Give datasets new keys, or list the cloud credentials that are to be made anew
+    #[command(after_help = ROTATE_HELP)]
+    Rotate(Rotate),
+
+    /// Write all dataset keys in clear, in the form of TrueNAS's own export: for who wants out
+    #[command(after_help = EXPORT_HELP)]
+    Export(Export),
 
     /// Write the manual pages into a folder
     #[command(hide = true, after_help = "Example:\n  strongroom man target/man")]
@@ -910,6 +960,76 @@ pub(crate) struct RecoveryTest {
     /// Test this backup as well; without a vault, it alone
     #[arg(long, value_name = "FILE")]
     pub(crate) backup: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    /// Look below this folder, on its file system and in its snapshots [default: those of /data,
+    /// /root, /home and /var/db/system that are there]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) root: Vec<PathBuf>,
+
+    /// The database that TrueNAS runs on: all others are copies
+    #[arg(long, value_name = "FILE", default_value = "/data/freenas-v1.db")]
+    pub(crate) database: PathBuf,
+
+    /// Secrets of databases to try besides those that are found; the first is the one that TrueNAS
+    /// runs on [default: /data/pwenc_secret]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pwenc_secret: Vec<PathBuf>,
+
+    /// Exit with 1 if anything is found that is more than a note
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rotate {
+    /// The datasets, encryption roots that the vault has the keys of
+    #[arg(value_name = "DATASET", required_unless_present_any = ["all", "list"])]
+    pub(crate) datasets: Vec<String>,
+
+    /// All datasets that the vault has a key of, but those with passphrases
+    #[arg(long, conflicts_with = "datasets")]
+    pub(crate) all: bool,
+
+    /// The new keys' keyformat: raw, or hex, which can also be typed
+    #[arg(long, value_name = "FORMAT", default_value = "raw", value_parser = ["raw", "hex"])]
+    pub(crate) keyformat: String,
+
+    /// Rotate nothing, but list the vault's cloud credentials, and where each provider makes new ones
+    #[arg(long, conflicts_with_all = ["datasets", "all", "yes"])]
+    pub(crate) list: bool,
+
+    /// For --list, the TrueNAS database, which knows the providers
+    #[arg(long, value_name = "FILE", requires = "list")]
+    pub(crate) database: Option<PathBuf>,
+
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// Write into this new file, mode 0600, instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+
+    /// Give passphrases too, as their text; TrueNAS's own export has none
+    #[arg(long)]
+    pub(crate) passphrases: bool,
+
+    /// Open with this recovery kit (- for standard input) instead of the TPM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recovery: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseFile,
+
+    /// Where keys are behind a PIN, the file with the PIN of their token's user; asked for otherwise
+    #[arg(long, value_name = "FILE", conflicts_with = "recovery")]
+    pub(crate) pin_file: Option<PathBuf>,
 }
 
 /// Of every command that takes a recovery kit.

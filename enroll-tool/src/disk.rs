@@ -13,7 +13,7 @@ pub(crate) fn same_file_system(one: &Path, other: &Path) -> bool {
 /// The ZFS pool that two places are both on; `None` if they are not. Every dataset is a file
 /// system of its own, so that the device alone does not tell.
 pub(crate) fn same_pool(one: &Path, other: &Path) -> Option<String> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mounts = mounts();
     let pool = |path: &Path| pool_of(&mounts, &fs::canonicalize(existing(path)).ok()?);
     pool(one).filter(|there| pool(other).as_ref() == Some(there))
 }
@@ -26,22 +26,48 @@ fn existing(path: &Path) -> PathBuf {
     above.unwrap_or(Path::new(".")).to_owned()
 }
 
-/// The pool of the mount that a path is on (proc_pid_mountinfo(5)), if that is ZFS.
-fn pool_of(mounts: &str, path: &Path) -> Option<String> {
-    let mut best: Option<(usize, Option<String>)> = None;
-    for line in mounts.lines() {
+/// A line of the kernel's table of mounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mount {
+    /// Where.
+    pub(crate) point: PathBuf,
+    /// The kind of file system, such as `zfs`.
+    pub(crate) kind: String,
+    /// What is mounted; for ZFS the dataset or snapshot.
+    pub(crate) source: String,
+}
+
+/// What is mounted, in the order of mounting; nothing where the kernel does not say.
+pub(crate) fn mounts() -> Vec<Mount> {
+    fs::read_to_string("/proc/self/mountinfo").map_or_else(|_| Vec::new(), |text| parse(&text))
+}
+
+/// The mount that a path is on. Of two at one place the later one hides the other.
+pub(crate) fn mount_of<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
+    mounts
+        .iter()
+        .filter(|mount| path.starts_with(&mount.point))
+        .max_by_key(|mount| mount.point.components().count())
+}
+
+/// proc_pid_mountinfo(5).
+fn parse(text: &str) -> Vec<Mount> {
+    let mount = |line: &str| {
         let (head, tail) = line.split_once(" - ")?;
-        let point = unescape(head.split(' ').nth(4)?);
         let mut tail = tail.split(' ');
-        let (kind, source) = (tail.next()?, unescape(tail.next()?));
-        let depth = Path::new(&point).components().count();
-        // Of two mounts at one place the later one hides the other.
-        if path.starts_with(&point) && best.as_ref().is_none_or(|(found, _)| depth >= *found) {
-            let pool = source.split('/').next().unwrap_or_default().to_owned();
-            best = Some((depth, (kind == "zfs").then_some(pool)));
-        }
-    }
-    best?.1
+        Some(Mount {
+            point: unescape(head.split(' ').nth(4)?).into(),
+            kind: tail.next()?.to_owned(),
+            source: unescape(tail.next()?),
+        })
+    };
+    text.lines().filter_map(mount).collect()
+}
+
+/// The pool of the mount that a path is on, if that is ZFS.
+fn pool_of(mounts: &[Mount], path: &Path) -> Option<String> {
+    let mount = mount_of(mounts, path).filter(|mount| mount.kind == "zfs")?;
+    mount.source.split('/').next().map(str::to_owned)
 }
 
 /// Octal escapes of space, tab, newline and backslash.
@@ -78,7 +104,11 @@ mod tests {
             ("/mnt/tankard", Some("boot-pool")),
             ("/run/backup", None),
         ] {
-            assert_eq!(pool_of(MOUNTS, Path::new(path)).as_deref(), pool, "{path}");
+            assert_eq!(
+                pool_of(&parse(MOUNTS), Path::new(path)).as_deref(),
+                pool,
+                "{path}"
+            );
         }
     }
 }

@@ -31,6 +31,17 @@ pub(crate) enum Failure {
         total: usize,
     },
 
+    /// Something was found, and `--check` wants to hear of it by the exit code.
+    #[error("{0} findings are more than a note")]
+    Found(usize),
+
+    /// An audit could not look at everything, and its report says at what not.
+    #[error(
+        "{0} places could not be looked at, so that nothing is known of them; everything else was \
+         looked at"
+    )]
+    NotLookedAt(usize),
+
     /// The state of things is not good, and the command's report says so: 3 to 7.
     #[error("{0}")]
     Reported(Error),
@@ -57,7 +68,11 @@ impl Failure {
     pub(crate) fn is_reported(&self) -> bool {
         matches!(
             self,
-            Self::Reported(_) | Self::Partial { .. } | Self::NotOpen { .. }
+            Self::Reported(_)
+                | Self::Partial { .. }
+                | Self::NotOpen { .. }
+                | Self::Found(_)
+                | Self::NotLookedAt(_)
         )
     }
 
@@ -65,7 +80,9 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Vault(error) | Self::Reported(error) => error.kind().exit_code(),
-            Self::Partial { .. } | Self::NotOpen { .. } => 1,
+            Self::Partial { .. } | Self::NotOpen { .. } | Self::Found(_) | Self::NotLookedAt(_) => {
+                1
+            }
             Self::Usage(_) | Self::NotConfirmed(_) => 2,
         }
     }

@@ -1,6 +1,7 @@
 //! `strongroom`: the enrolment tool. It makes a vault on a box full of data, moves the keys out of
 //! the TrueNAS database into it, and keeps the vault opening over the machine's life.
 
+mod audit;
 mod cli;
 mod commands;
 mod disk;

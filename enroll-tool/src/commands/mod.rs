@@ -1,9 +1,11 @@
 //! One file for each command.
 
+mod audit;
 mod backup;
 mod boots;
 mod commit;
 mod doctor;
+mod export;
 mod hand_over;
 mod init;
 mod list;
@@ -15,6 +17,7 @@ mod recover;
 mod recovery_kit;
 mod recovery_test;
 mod remove;
+mod rotate;
 mod seal;
 mod status;
 mod suspend;
@@ -60,6 +63,9 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Recover(args) => recover::run(&place, args),
         Command::RecoveryKit(args) => recovery_kit::run(&place, args),
         Command::RecoveryTest(args) => recovery_test::run(&place, args),
+        Command::Audit(args) => audit::run(&place, args),
+        Command::Rotate(args) => rotate::run(&place, args),
+        Command::Export(args) => export::run(&place, args),
         Command::Man { folder } => clap_mangen::generate_to(Cli::command(), folder)
             .map_err(|error| Error::input(folder.display().to_string(), error.to_string()).into()),
     }

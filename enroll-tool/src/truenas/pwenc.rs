@@ -14,12 +14,13 @@ use std::io;
 use std::path::Path;
 
 use aes::Aes256;
-use aes::cipher::{KeyIvInit, StreamCipher};
+use aes::cipher::{BlockEncrypt, KeyInit, KeyIvInit, StreamCipher};
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use ctr::Ctr64BE;
 use strongroom::{Error, Result, Secret};
+use zeroize::Zeroize;
 
 /// The key of a TrueNAS database's encrypted columns.
 pub(crate) struct PwencSecret(Secret);
@@ -31,6 +32,32 @@ pub(crate) enum Padding {
     Padded,
     /// Not at all: releases from 26.0.
     None,
+}
+
+/// A secret made ready to decrypt many first blocks. Wiped when dropped.
+pub(crate) struct Probe(Box<Aes256>);
+
+impl Probe {
+    /// How many bytes of nonce and ciphertext are looked at.
+    pub(crate) const LEN: usize = NONCE_LEN + 16;
+
+    /// Whether the first 16 bytes of a plaintext satisfy `test`.
+    pub(crate) fn first_block(
+        &self,
+        bytes: &[u8; Self::LEN],
+        test: impl FnOnce(&[u8; 16]) -> bool,
+    ) -> bool {
+        let mut block = [0; 16];
+        block[..NONCE_LEN].copy_from_slice(&bytes[..NONCE_LEN]);
+        block[15] = 1;
+        self.0.encrypt_block((&mut block).into());
+        for (byte, ciphertext) in block.iter_mut().zip(&bytes[NONCE_LEN..]) {
+            *byte ^= ciphertext;
+        }
+        let passed = test(&block);
+        block.zeroize();
+        passed
+    }
 }
 
 /// Why a column does not decrypt. The middleware reads such a column as the empty string.
@@ -112,8 +139,23 @@ impl PwencSecret {
         self.encrypt_under(Secret::random(NONCE_LEN).expose(), plaintext, padding)
     }
 
-    fn new(bytes: Secret) -> Option<Self> {
+    /// The secret from its bytes; `None` unless these are exactly 32.
+    pub(crate) fn new(bytes: Secret) -> Option<Self> {
         (bytes.len() == KEY_LEN).then_some(Self(bytes))
+    }
+
+    /// For whoever looks for ciphertext where nothing says where one begins or ends.
+    pub(crate) fn probe(&self) -> Probe {
+        Probe(Box::new(Aes256::new(self.0.expose().into())))
+    }
+
+    /// What `nonce[8] || ciphertext` says, with its padding, be it text or not; `None` if it is
+    /// shorter than a nonce.
+    pub(crate) fn read_bytes(&self, bytes: &[u8]) -> Option<Secret> {
+        let (nonce, text) = bytes.split_at_checked(NONCE_LEN)?;
+        let mut plaintext = Secret::copy_of(text);
+        self.apply_keystream(nonce, plaintext.expose_mut());
+        Some(plaintext)
     }
 
     /// The plaintext as the writer left it, with its padding.
