@@ -169,15 +169,14 @@ fn json_rpc(mut socket: WebSocket<UnixStream>, behaviour: Behaviour, state: &Mut
 fn ddp(mut socket: WebSocket<UnixStream>, state: &Mutex<State>) {
     while let Ok(Message::Text(text)) = socket.read() {
         let request: Value = serde_json::from_str(&text).expect("a client of DDP");
-        let response = match request["msg"].as_str() {
-            Some("connect") => json!({"msg": "connected", "session": "s"}),
-            _ => {
-                let method = request["method"].as_str().unwrap_or_default();
-                match call(method, &request["params"], state) {
-                    Ok(result) => json!({"msg": "result", "id": request["id"], "result": result}),
-                    Err(reason) => json!({"msg": "result", "id": request["id"],
-                        "error": {"error": 22, "reason": reason}}),
-                }
+        let response = if request["msg"] == "connect" {
+            json!({"msg": "connected", "session": "s"})
+        } else {
+            let method = request["method"].as_str().unwrap_or_default();
+            match call(method, &request["params"], state) {
+                Ok(result) => json!({"msg": "result", "id": request["id"], "result": result}),
+                Err(reason) => json!({"msg": "result", "id": request["id"],
+                    "error": {"error": 22, "reason": reason}}),
             }
         };
         if socket.send(Message::text(response.to_string())).is_err() {

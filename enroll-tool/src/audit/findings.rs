@@ -460,6 +460,7 @@ fn is_first(opened: &Opened) -> bool {
     matches!(opened.class, Some(Class::Datasets | Class::Credentials))
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it so")]
 fn grade_name<S: Serializer>(grade: &Grade, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(grade.name())
 }

@@ -66,11 +66,11 @@ impl Search {
                 Ok(bytes) if bytes.len() == Keys::LEN => self.keys.add(place, bytes),
                 _ => self.problem(
                     &place.path,
-                    "it is no pwenc secret: it is not 32 bytes long",
+                    &"it is no pwenc secret: it is not 32 bytes long",
                 ),
             },
             Ok(None) => {}
-            Err(error) => self.problem(&place.path, error),
+            Err(error) => self.problem(&place.path, &error),
         }
     }
 
@@ -88,7 +88,7 @@ impl Search {
         for entry in walk {
             match entry {
                 Ok(entry) if entry.file_type().is_dir() => {
-                    if self.is_elsewhere(&entry, device) {
+                    if is_elsewhere(&entry, device) {
                         self.passed_over.push(entry.into_path());
                     }
                 }
@@ -101,8 +101,8 @@ impl Search {
                     match error.io_error() {
                         // It is gone meanwhile.
                         Some(error) if error.kind() == io::ErrorKind::NotFound => {}
-                        Some(error) => self.problem(&path, error),
-                        None => self.problem(&path, "it leads back to a folder above it"),
+                        Some(error) => self.problem(&path, &error),
+                        None => self.problem(&path, &"it leads back to a folder above it"),
                     }
                 }
             }
@@ -124,11 +124,6 @@ impl Search {
         }
     }
 
-    fn is_elsewhere(&self, entry: &DirEntry, device: Option<u64>) -> bool {
-        let there = entry.metadata().map(|meta| meta.dev()).ok();
-        entry.depth() > 0 && there.is_some() && there != device
-    }
-
     fn take(&mut self, path: &Path, snapshot: Option<&str>) {
         if !self.seen.insert(path.to_owned()) {
             return;
@@ -141,11 +136,11 @@ impl Search {
             Ok(Some(mut file)) => {
                 self.files += 1;
                 if let Err(error) = self.sort_out(place, &mut file) {
-                    self.problem(path, error);
+                    self.problem(path, &error);
                 }
             }
             Ok(None) => {}
-            Err(error) => self.problem(path, error),
+            Err(error) => self.problem(path, &error),
         }
     }
 
@@ -163,7 +158,7 @@ impl Search {
         } else if archives::is_archive(bytes, file) {
             let (is_configuration, read) = archives::find_secrets(&place, &mut self.keys);
             if let Err(reason) = read {
-                self.problem(&place.path, reason);
+                self.problem(&place.path, &reason);
             }
             if is_configuration {
                 self.archives.push(place);
@@ -202,16 +197,22 @@ impl Search {
             self.said_too_many = true;
             self.problem(
                 &place.path,
-                "there are too many files of 32 bytes; from here on none is tried as a secret that is \
+                &"there are too many files of 32 bytes; from here on none is tried as a secret that is \
                  not called pwenc_secret",
             );
         }
     }
 
-    fn problem(&mut self, path: &Path, reason: impl ToString) {
+    fn problem(&mut self, path: &Path, reason: &impl ToString) {
         self.problems.push(Problem {
             path: path.to_owned(),
             reason: reason.to_string(),
         });
     }
+}
+
+/// Whether an entry is on another file system than the root of the search.
+fn is_elsewhere(entry: &DirEntry, device: Option<u64>) -> bool {
+    let there = entry.metadata().map(|meta| meta.dev()).ok();
+    entry.depth() > 0 && there.is_some() && there != device
 }

@@ -69,7 +69,8 @@ fn say_all(report: &Report) {
         let rows = group.iter().take(SHOWN).map(|finding| {
             let mut what = finding.what.clone();
             if !finding.opened_by.is_empty() {
-                what.push_str(&format!("\nopened by {}", finding.opened_by.join(", ")));
+                what.push_str("\nopened by ");
+                what.push_str(&finding.opened_by.join(", "));
             }
             [
                 finding.grade.name().to_owned(),

@@ -12,6 +12,7 @@ use crate::failure::Failure;
 use crate::migration::journal::{Journal, State};
 use crate::output::{self, say};
 
+#[expect(clippy::too_many_lines, reason = "what is shown, from top to bottom")]
 pub(super) fn run(place: &Place) -> Result<(), Failure> {
     let vault = place.vault()?;
     let listing = vault.list()?;

@@ -77,9 +77,10 @@ impl Plan {
         vault: Option<&Vault>,
     ) -> Result<Self> {
         let mut plan = Self::default();
-        let kept_certificate = match wanted.ui_certificate {
-            true => None,
-            false => ui_certificate(database)?,
+        let kept_certificate = if wanted.ui_certificate {
+            None
+        } else {
+            ui_certificate(database)?
         };
         let mut reading = Reading {
             secret,

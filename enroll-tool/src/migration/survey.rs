@@ -115,7 +115,7 @@ impl Survey {
                     column,
                     cell,
                     value.name,
-                    value.column,
+                    value.column.as_deref(),
                     secret,
                     &plan,
                     wanted,
@@ -135,7 +135,7 @@ fn classify(
     column: &'static Column,
     cell: Cell,
     name: String,
-    text: Option<String>,
+    text: Option<&str>,
     secret: &PwencSecret,
     plan: &Plan,
     wanted: &Wanted,
@@ -143,8 +143,8 @@ fn classify(
     let item = plan.items.iter().find(|item| item.cell == cell);
     let left = plan.left.iter().find(|left| left.cell == cell);
     let reason = left.map(|left| left.reason.clone());
-    let decrypted = text.as_deref().map(|text| secret.decrypt(text));
-    let state = match (&text, &decrypted) {
+    let decrypted = text.map(|text| secret.decrypt(text));
+    let state = match (text, &decrypted) {
         _ if item.is_some() => State::Good,
         _ if reason
             .as_deref()
@@ -153,14 +153,14 @@ fn classify(
             State::InVault
         }
         (None, _) => State::Null,
-        (Some(text), _) if text.is_empty() => State::Empty,
-        (_, Some(Ok(plain))) => {
-            let json = column.form == Form::Json;
+        (Some(""), _) => State::Empty,
+        (_, Some(Ok(decrypted))) => {
+            let must_parse = column.form == Form::Json;
             let is_json =
-                || serde_json::from_slice::<serde::de::IgnoredAny>(plain.expose()).is_ok();
+                || serde_json::from_slice::<serde::de::IgnoredAny>(decrypted.expose()).is_ok();
             // Whatever a class says of a value that it leaves, but what is said of its form.
             let formed = left.is_none_or(|left| !left.reason.contains("decrypts to"));
-            if formed && (!json || is_json()) {
+            if formed && (!must_parse || is_json()) {
                 State::Good
             } else {
                 State::Unusable

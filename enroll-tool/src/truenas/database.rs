@@ -91,9 +91,9 @@ impl Database {
         };
         let mut sql = format!("SELECT \"{key}\", {name}, \"{}\"", column.name);
         for other in beside {
-            sql += &format!(", \"{other}\"");
+            sql.extend([", \"", other, "\""]);
         }
-        sql += &format!(" FROM \"{}\" ORDER BY \"{key}\"", column.table);
+        sql.extend([" FROM \"", column.table, "\" ORDER BY \"", key, "\""]);
         self.rows(&sql, |row| {
             Ok(Value {
                 row: text(row, 0)?.unwrap_or_default(),
@@ -376,6 +376,7 @@ pub(crate) struct Change {
     pub(crate) expected: Option<String>,
     pub(crate) new: Option<String>,
     /// What `storage_encrypteddataset.kmip_uid` of the row becomes; only for rows of that table.
+    #[expect(clippy::option_option, reason = "left alone, or NULL, or a text")]
     pub(crate) kmip_uid: Option<Option<String>>,
 }
 

@@ -26,7 +26,7 @@ pub(super) fn run(place: &Place, args: &Rollback) -> Result<(), Failure> {
     let (vault, mut opener): (Vault, Box<dyn Opener>) = match (&args.recovery, &args.backup) {
         (Some(kit), Some(backup)) => {
             let kit = kits::read(kit, &args.passphrase, None)?;
-            restored = Restored::new()?;
+            restored = Restored::new();
             let (vault, _) = Vault::restore(&restored.0, backup, &kit)?;
             let by_recovery = vault.open_by_recovery(kit)?;
             (vault, Box::new(by_recovery))
@@ -107,12 +107,12 @@ impl Opener for ByRecovery {
 struct Restored(std::path::PathBuf);
 
 impl Restored {
-    fn new() -> Result<Self> {
+    fn new() -> Self {
         let name = format!(
             "strongroom-rollback.{}",
             strongroom::object::ObjectId::random()
         );
-        Ok(Self(std::env::temp_dir().join(name)))
+        Self(std::env::temp_dir().join(name))
     }
 }
 
@@ -124,9 +124,12 @@ impl Drop for Restored {
 }
 
 fn report(place: &Place, database: &Path, returns: &Returns, missed: &[usize]) {
-    let outcome = |at: usize| match missed.contains(&at) {
-        true => "changed meanwhile and left: run again",
-        false => "given back",
+    let outcome = |at: usize| {
+        if missed.contains(&at) {
+            "changed meanwhile and left: run again"
+        } else {
+            "given back"
+        }
     };
     let values: Vec<_> = (returns.values.iter().enumerate())
         .map(|(at, value)| {

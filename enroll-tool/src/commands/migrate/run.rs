@@ -86,7 +86,7 @@ pub(super) fn run(place: &Place, args: &MigrateRun) -> Result<(), Failure> {
         journal,
         locked: Duration::ZERO,
     };
-    let mut done = migration.run(&mut database, &asked.wanted, plan, known)?;
+    let mut done = migration.run(&mut database, &asked.wanted, plan, &known)?;
     migration.scrub(database, &mut done)?;
     report(place, &asked, false, &done);
     done.failure()
@@ -102,9 +102,10 @@ struct Asked {
 
 impl Asked {
     fn new(place: &Place, args: &MigrateRun) -> Result<Self, Failure> {
-        let journal = match args.resume {
-            true => Journal::read(&place.vault()?)?.filter(Journal::is_unfinished),
-            false => None,
+        let journal = if args.resume {
+            Journal::read(&place.vault()?)?.filter(Journal::is_unfinished)
+        } else {
+            None
         };
         let journal = journal.as_ref();
         let needed = |given: &Option<PathBuf>, noted: Option<&PathBuf>, option: &str| {
@@ -158,9 +159,9 @@ impl Migration<'_> {
         database: &mut Database,
         wanted: &Wanted,
         first: Plan,
-        known: Vec<Metadata>,
+        known: &[Metadata],
     ) -> Result<Done, Failure> {
-        let mut done = self.round(database, first, &known)?;
+        let mut done = self.round(database, first, known)?;
         for _ in 1..ROUNDS {
             if !done.is_changed() {
                 break;
@@ -265,15 +266,12 @@ impl Done {
         self.locked = later.locked;
         for (item, outcome) in later.plan.items.into_iter().zip(later.outcomes) {
             let place = self.plan.items.iter().position(|its| its.cell == item.cell);
-            match place {
-                Some(place) => {
-                    self.plan.items[place] = item;
-                    self.outcomes[place] = outcome;
-                }
-                None => {
-                    self.plan.items.push(item);
-                    self.outcomes.push(outcome);
-                }
+            if let Some(place) = place {
+                self.plan.items[place] = item;
+                self.outcomes[place] = outcome;
+            } else {
+                self.plan.items.push(item);
+                self.outcomes.push(outcome);
             }
         }
         // What was edited into something that is left.

@@ -99,7 +99,7 @@ fn first_certificate(chain: &str) -> Option<Vec<u8>> {
     const END: &str = "-----END CERTIFICATE-----";
     let start = chain.find("-----BEGIN CERTIFICATE-----")?;
     let end = start + chain[start..].find(END)? + END.len();
-    pem_rfc7468::decode_vec(chain[start..end].as_bytes())
+    pem_rfc7468::decode_vec(&chain.as_bytes()[start..end])
         .ok()
         .map(|(_, der)| der)
 }
