@@ -326,7 +326,9 @@ fn old_ciphertext_in_a_write_ahead_log_and_in_a_journal_is_found() {
     let report = changing_nothing(&bench, bench.audit(&["--json"])).json();
     for file in [old("-wal"), journal] {
         let found = one(&report, "old-ciphertext", &file);
-        assert_eq!(found["counts"]["dataset-key"], 1, "{found}");
+        // A log has whole pages, with what else is on them.
+        let keys = found["counts"]["dataset-key"].as_u64();
+        assert!(keys >= Some(1), "{found}");
     }
 }
 

@@ -317,11 +317,11 @@ fn traces() -> bool {
     let traced = Command::new("strace")
         .args(["-qq", "-e", "trace=none", "true"])
         .status();
-    let traces = traced.is_ok_and(|status| status.success());
-    if !traces {
+    let possible = traced.is_ok_and(|status| status.success());
+    if !possible {
         println!("skipped: there is no strace that may trace");
     }
-    traces
+    possible
 }
 
 /// The next number of a sequence, SplitMix64's.

@@ -75,9 +75,6 @@ pub(super) fn run(place: &Place, args: &MigrateRun) -> Result<(), Failure> {
             &asked.wanted,
         )
     });
-    if let Some(journal) = &journal {
-        journal.write(&vault)?;
-    }
     let mut migration = Migration {
         vault: &vault,
         unlocked: &mut unlocked,
@@ -183,11 +180,17 @@ impl Migration<'_> {
     ) -> Result<Done, Failure> {
         let checked = zfs_check::check(&plan);
         let bar = output::progress("sealing", plan.items.len());
+        // With the first secret that is sealed: by then it is known that the vault is the TPM's own.
+        let mut begun = Ok(());
         let sealed = run::seal(&mut plan, &checked.wrong, self.unlocked, known, || {
+            if let (0, Some(journal)) = (bar.position(), &self.journal) {
+                begun = journal.write(self.vault);
+            }
             bar.inc(1);
         });
         bar.finish_and_clear();
         let mut outcomes = sealed?;
+        begun?;
         self.note(Stage::Sealing, &plan, &outcomes, &[])?;
         run::check_backup(&self.unlocked.backup(self.backup)?, &outcomes)?;
         self.note(Stage::Clearing, &plan, &outcomes, &[])?;
