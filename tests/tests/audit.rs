@@ -27,6 +27,7 @@ const HEX_KEY: &str = "5a0fe0c6b1d2938475665748392a1b0cfedcba9876543210012345678
 // What is found.
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one of each kind")]
 fn each_kind_of_old_copy_is_found_with_its_remedy() {
     let bench = Bench::new(Generation::V25_10);
     let database = fs::read(&bench.nas.fixture.database).expect("there");
