@@ -21,7 +21,7 @@ test-all: test lint msrv deny
 	STRONGROOM_TEST_KILLS=100 cargo test --locked --workspace -- --include-ignored
 
 bench: release machine
-	cargo bench --locked -p strongroom-tests --bench unseal --bench signing --bench zfs
+	cargo bench --locked -p strongroom-tests --bench unseal --bench signing --bench zfs --bench launcher
 
 lint: setup
 	cargo fmt --all --check

@@ -78,7 +78,9 @@ mod tests {
         let hidden = obscure(placeholder.as_bytes());
         let hidden = std::str::from_utf8(hidden.expose()).expect("ASCII");
         let among = |variables: &[(&str, &str)]| {
-            let owned = variables.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned()));
+            let owned = variables
+                .iter()
+                .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()));
             placeholders_among(owned).map_err(|failure| failure.exit_code())
         };
         let found = among(&[
@@ -89,7 +91,10 @@ mod tests {
             ("RCLONE_CONFIG_S_PASS", placeholder),
         ])
         .expect("whole ones");
-        let names: Vec<_> = found.iter().map(|it| (it.name.as_str(), it.obscured)).collect();
+        let names: Vec<_> = found
+            .iter()
+            .map(|it| (it.name.as_str(), it.obscured))
+            .collect();
         assert_eq!(
             names,
             [

@@ -48,7 +48,15 @@ impl Failure {
         }
     }
 
-    /// Whether another try may come to another end: a TPM may be busy.
+    /// Whether no other try will come to another end: there is nothing to seal in.
+    pub(crate) fn is_final(&self) -> bool {
+        [ErrorKind::NoObject, ErrorKind::Input]
+            .map(|kind| OFFSET + kind.exit_code())
+            .contains(&self.code)
+            || self.code == USAGE
+    }
+
+    /// Whether another try may soon come to another end: a TPM may be busy.
     pub(crate) fn may_pass(&self) -> bool {
         self.code == OFFSET + ErrorKind::Tpm.exit_code()
     }

@@ -139,7 +139,10 @@ fn main() -> ExitCode {
         let module = std::env::var_os("STRONGROOM_MODULE").map(PathBuf::from);
         return code_of(launch(module, arguments.collect()));
     }
-    if std::env::args_os().nth(1).is_some_and(|it| it == keeper::COMMAND) {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|it| it == keeper::COMMAND)
+    {
         strongroom::process::harden();
         return keeper::keep();
     }

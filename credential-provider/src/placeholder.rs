@@ -26,9 +26,17 @@ mod tests {
     fn a_placeholder_is_the_whole_text_or_within_one() {
         let id = "11111111-1111-4111-8111-111111111111";
         let whole = format!("strongroom:v1:{id}");
-        assert_eq!(object_of(&whole).map(|id| id.to_string()).as_deref(), Some(id));
+        assert_eq!(
+            object_of(&whole).map(|id| id.to_string()).as_deref(),
+            Some(id)
+        );
         assert!(is_within(&whole) && is_within(&format!("rest:http://nas:{whole}@host/")));
-        for none in ["", "strongroom:v1:", "strongroom:v2:11111111-1111-4111-8111-111111111111", id] {
+        for none in [
+            "",
+            "strongroom:v1:",
+            "strongroom:v2:11111111-1111-4111-8111-111111111111",
+            id,
+        ] {
             assert!(object_of(none).is_none() && !is_within(none), "{none}");
         }
         assert!(object_of(&format!(" {whole}")).is_none());

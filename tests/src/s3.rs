@@ -34,7 +34,9 @@ impl S3 {
         let mut daemon = Daemon::spawn(command, &folder.path().join("log"));
         let said = daemon.wait_until("the S3 server has made its user", |server| {
             let log = server.log();
-            let mut whole = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            let mut whole = log
+                .split_inclusive('\n')
+                .filter(|line| line.ends_with('\n'));
             whole.find_map(words)
         });
         let [port, access_key, secret_key] = said;

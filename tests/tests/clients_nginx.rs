@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::thread;
 
-use strongroom_tests::nginx::WORKERS;
 use strongroom_tests::nas::Nas;
+use strongroom_tests::nginx::WORKERS;
 use strongroom_tests::openssl::{Way, plain};
 use strongroom_tests::truenas_fixture::Generation;
 use strongroom_tests::{KeyType, Nginx, OpenSsl, Run, Token};

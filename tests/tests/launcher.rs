@@ -46,7 +46,11 @@ fn providers() -> Vec<Provider> {
             json!({ "secret_access_key": "s3/+secret=" }),
         ),
         of("b2", &["account = 000b2"], json!({ "key": "K000b2secret" })),
-        of("azureblob", &["account = nas"], json!({ "key": "YXp1cmU=" })),
+        of(
+            "azureblob",
+            &["account = nas"],
+            json!({ "key": "YXp1cmU=" }),
+        ),
         of(
             "google cloud storage",
             &["bucket_policy_only = true"],
@@ -56,7 +60,10 @@ fn providers() -> Vec<Provider> {
         // Storj's, by its gateway.
         of(
             "s3",
-            &["access_key_id = storj", "endpoint = https://gateway.storjshare.io"],
+            &[
+                "access_key_id = storj",
+                "endpoint = https://gateway.storjshare.io",
+            ],
             json!({ "secret_access_key": "storj secret" }),
         ),
         oauth("drive", &["client_id = c", "team_drive = "]),
@@ -64,12 +71,31 @@ fn providers() -> Vec<Provider> {
         oauth("dropbox", &["client_id = c"]),
         oauth("pcloud", &["client_id = c", "hostname = api.pcloud.com"]),
         oauth("box", &["client_id = c"]),
-        oauth("onedrive", &["client_id = c", "drive_type = personal", "drive_id = 1"]),
+        oauth(
+            "onedrive",
+            &["client_id = c", "drive_type = personal", "drive_id = 1"],
+        ),
         oauth("yandex", &["client_id = c"]),
-        of("webdav", &["url = http://127.0.0.1:9", "user = nas"], json!({ "pass": PASSWORD })),
-        of("ftp", &["host = 127.0.0.1", "user = nas"], json!({ "pass": PASSWORD })),
-        of("sftp", &["host = 127.0.0.1", "user = nas"], json!({ "pass": PASSWORD })),
-        of("mega", &["user = nas@example.org"], json!({ "pass": PASSWORD })),
+        of(
+            "webdav",
+            &["url = http://127.0.0.1:9", "user = nas"],
+            json!({ "pass": PASSWORD }),
+        ),
+        of(
+            "ftp",
+            &["host = 127.0.0.1", "user = nas"],
+            json!({ "pass": PASSWORD }),
+        ),
+        of(
+            "sftp",
+            &["host = 127.0.0.1", "user = nas"],
+            json!({ "pass": PASSWORD }),
+        ),
+        of(
+            "mega",
+            &["user = nas@example.org"],
+            json!({ "pass": PASSWORD }),
+        ),
         of(
             "swift",
             &["user = nas", "auth = https://a"],
@@ -125,7 +151,11 @@ fn each_provider_is_given_its_secrets_and_its_configuration_stays() {
             let name = format!("RCLONE_CONFIG_{section}_{}", key.to_uppercase());
             let value = given.get(&name);
             let value = value.unwrap_or_else(|| panic!("{name}: {given:?}")).clone();
-            if is_password(key) { reveal(&value) } else { value }
+            if is_password(key) {
+                reveal(&value)
+            } else {
+                value
+            }
         };
         for (key, value) in secrets {
             assert_eq!(variable("REMOTE", key), value.as_str().expect("a text"));
@@ -135,7 +165,10 @@ fn each_provider_is_given_its_secrets_and_its_configuration_stays() {
         // What is secret in there is there alone.
         let arguments = launcher.read("arguments");
         let expected = ["-v", "--stats", "1s", "sync", "/mnt/tank", "encrypted:x"];
-        assert!(arguments.trim_end().ends_with(&expected.join("\n")), "{arguments}");
+        assert!(
+            arguments.trim_end().ends_with(&expected.join("\n")),
+            "{arguments}"
+        );
         assert_eq!(launcher.read("seen.conf"), config);
         assert_eq!(launcher.read("middleware.conf"), config);
     }
@@ -146,9 +179,15 @@ fn a_placeholder_in_rclones_environment_is_filled_in_too() {
     let vault = TestVault::new();
     let launcher = Launcher::new(&vault);
     launcher.stand_in("rclone", "record");
-    let id = vault.seal("credentials", "dav", json!({ "pass": PASSWORD }).to_string().as_bytes());
+    let id = vault.seal(
+        "credentials",
+        "dav",
+        json!({ "pass": PASSWORD }).to_string().as_bytes(),
+    );
     let placeholder = format!("strongroom:v1:{id}");
-    let run = launcher.run("rclone").args(["--config=/dev/null", "lsd", "r:"]);
+    let run = launcher
+        .run("rclone")
+        .args(["--config=/dev/null", "lsd", "r:"]);
     run.env("RCLONE_CONFIG_R_PASS", obscure(&placeholder))
         .env("RCLONE_WEBDAV_BEARER_TOKEN", &placeholder)
         .ok();
@@ -163,7 +202,8 @@ fn restic_is_given_its_secrets_in_an_environment_of_its_own() {
     let vault = TestVault::new();
     let launcher = Launcher::new(&vault);
     launcher.stand_in("restic", "record");
-    let seal = |label, secrets: Value| vault.seal("credentials", label, secrets.to_string().as_bytes());
+    let seal =
+        |label, secrets: Value| vault.seal("credentials", label, secrets.to_string().as_bytes());
     let s3 = seal("s3", json!({ "secret_access_key": "s3/+secret=" }));
     let b2 = seal("b2", json!({ "key": "K000" }));
     let task = seal("task", json!({ "password": PASSWORD }));
@@ -183,7 +223,14 @@ fn restic_is_given_its_secrets_in_an_environment_of_its_own() {
         .arg(format!("B2_ACCOUNT_KEY=strongroom:v1:{b2}"))
         .arg(format!("RESTIC_PASSWORD=strongroom:v1:{task}"))
         .arg(launcher.file("ahead/restic"))
-        .args(["--no-cache", "--json", "-r", "s3:http://127.0.0.1:9/bucket", "backup", "/mnt"]);
+        .args([
+            "--no-cache",
+            "--json",
+            "-r",
+            "s3:http://127.0.0.1:9/bucket",
+            "backup",
+            "/mnt",
+        ]);
     run.ok();
     assert_eq!(vault.recorder().counts()["Unseal"], 4);
     let given = recorded_environment(&launcher);
@@ -201,7 +248,10 @@ fn without_a_placeholder_the_program_is_as_if_we_were_not_there() {
     let config = launcher.write("plain.conf", "[remote]\ntype = webdav\npass = x\n");
     vault.recorder().take();
     for name in ["rclone", "restic"] {
-        launcher.stand_in(name, "record; echo $$ >\"$HERE/pid\"; ulimit -c; cat; exit 9");
+        launcher.stand_in(
+            name,
+            "record; echo $$ >\"$HERE/pid\"; ulimit -c; cat; exit 9",
+        );
         let mut daemon = launcher.start(
             name,
             &[OsStr::new("--config"), config.as_os_str(), OsStr::new("ls")],
@@ -216,9 +266,15 @@ fn without_a_placeholder_the_program_is_as_if_we_were_not_there() {
         assert!(!given.contains_key("TSS2_LOG"), "{given:?}");
     }
     launcher.stand_in("rclone", "ulimit -c; cat; exit 9");
-    let limit = strongroom_tests::Run::new("sh").args(["-c", "ulimit -c"]).ok();
+    let limit = strongroom_tests::Run::new("sh")
+        .args(["-c", "ulimit -c"])
+        .ok();
     let limit = limit.text();
-    let run = launcher.run("rclone").arg("--config").arg(&config).stdin("given");
+    let run = launcher
+        .run("rclone")
+        .arg("--config")
+        .arg(&config)
+        .stdin("given");
     assert_eq!(run.fails_with(9).text(), format!("{limit}given"));
     // No vault, no TPM, no matter.
     let run = launcher.run("rclone").arg("--config").arg(&config);
@@ -255,14 +311,20 @@ fn a_terminal_is_the_childs_too() {
     let program = launcher.file("ahead/rclone");
     let start = |python: &str| {
         let run = strongroom_tests::Run::new(python);
-        launcher.environment().into_iter().fold(run, |run, (name, value)| run.env(name, value))
+        launcher
+            .environment()
+            .into_iter()
+            .fold(run, |run, (name, value)| run.env(name, value))
     };
     let seen = converse(start, &program, 123, &[("name: ", "somebody")])
         .arg("--config")
         .arg(&config)
         .ok()
         .text();
-    assert!(seen.contains("50 123") && seen.contains("<somebody>"), "{seen}");
+    assert!(
+        seen.contains("50 123") && seen.contains("<somebody>"),
+        "{seen}"
+    );
 
     launcher.stand_in("rclone", "test -t 1 || echo no terminal");
     let run = launcher.run("rclone").arg("--config").arg(&config);
@@ -295,7 +357,9 @@ fn signals_reach_the_child_and_its_death_is_ours() {
     // The child is killed.
     let _ = fs::remove_file(launcher.file("pid"));
     let mut daemon = launcher.start("rclone", &arguments, "log");
-    wait_until("it runs", || launcher.file("pid").metadata().is_ok_and(|it| it.len() > 1));
+    wait_until("it runs", || {
+        launcher.file("pid").metadata().is_ok_and(|it| it.len() > 1)
+    });
     let child: u32 = launcher.read("pid").trim().parse().expect("a process id");
     signal(child, Signal::KILL);
     wait_until("it ends", || daemon.ended().is_some());
@@ -304,7 +368,9 @@ fn signals_reach_the_child_and_its_death_is_ours() {
     // We are killed: who kills rclone means rclone.
     let _ = fs::remove_file(launcher.file("pid"));
     let mut daemon = launcher.start("rclone", &arguments, "log");
-    wait_until("it runs", || launcher.file("pid").metadata().is_ok_and(|it| it.len() > 1));
+    wait_until("it runs", || {
+        launcher.file("pid").metadata().is_ok_and(|it| it.len() > 1)
+    });
     let child = launcher.read("pid").trim().to_owned();
     daemon.kill();
     wait_until("the child ends", || !is_running(&child));
@@ -340,21 +406,37 @@ fn a_placeholder_that_leads_nowhere_starts_nothing_and_changes_nothing() {
         launcher.stand_in(name, "touch \"$HERE/started\"");
     }
     let removed = vault.seal("credentials", "removed", br#"{"pass": "x"}"#);
-    vault.strongroom(&["remove", "--yes", "--id", &removed]).ok();
+    vault
+        .strongroom(&["remove", "--yes", "--id", &removed])
+        .ok();
     let text = vault.seal("credentials", "text", b"hunter2");
     let other = vault.seal("credentials", "other", br#"{"token": "x", "key": "y"}"#);
     let foreign = "00000000-0000-4000-8000-000000000000";
-    for (id, code) in [(removed.as_str(), 126), (foreign, 126), (&other, 126), (&text, 127)] {
+    for (id, code) in [
+        (removed.as_str(), 126),
+        (foreign, 126),
+        (&other, 126),
+        (&text, 127),
+    ] {
         let config = format!("[remote]\ntype = ftp\npass = strongroom:v1:{id}\n");
         let file = launcher.write("rclone.conf", &config);
         let run = launcher.run("rclone").arg("--config").arg(&file);
-        run.fails_with(code).says(id).says("section [remote], field pass").does_not_show("hunter2");
+        run.fails_with(code)
+            .says(id)
+            .says("section [remote], field pass")
+            .does_not_show("hunter2");
         assert_eq!(launcher.read("rclone.conf"), config);
-        let run = launcher.run("restic").env("RESTIC_PASSWORD", format!("strongroom:v1:{id}"));
-        run.fails_with(code).says(id).says("variable RESTIC_PASSWORD").does_not_show("hunter2");
+        let run = launcher
+            .run("restic")
+            .env("RESTIC_PASSWORD", format!("strongroom:v1:{id}"));
+        run.fails_with(code)
+            .says(id)
+            .says("variable RESTIC_PASSWORD")
+            .does_not_show("hunter2");
     }
     let run = launcher.run("restic").env("STRONGROOM_DIR", "/nonexistent");
-    run.env("RESTIC_PASSWORD", format!("strongroom:v1:{other}")).fails_with(125);
+    run.env("RESTIC_PASSWORD", format!("strongroom:v1:{other}"))
+        .fails_with(125);
     assert!(!launcher.file("started").exists());
 }
 
@@ -368,26 +450,48 @@ fn a_secret_goes_where_nobody_else_reads_it_or_nowhere() {
         launcher.stand_in(name, "touch \"$HERE/started\"");
     }
     let rclone = || launcher.run("rclone").arg("--config").arg(&config);
-    rclone().args(["-vv", "ls", "remote:"]).fails_with(122).says("log");
+    rclone()
+        .args(["-vv", "ls", "remote:"])
+        .fails_with(122)
+        .says("log");
     rclone()
         .arg(format!(":ftp,pass=strongroom:v1:{id}:"))
         .fails_with(122)
         .says("arguments");
     let restic = launcher.run("restic");
     restic
-        .env("RESTIC_REPOSITORY", format!("rest:http://nas:strongroom:v1:{id}@127.0.0.1/"))
+        .env(
+            "RESTIC_REPOSITORY",
+            format!("rest:http://nas:strongroom:v1:{id}@127.0.0.1/"),
+        )
         .fails_with(127)
         .says("RESTIC_REPOSITORY");
     set_mode(&launcher.file("behind/rclone"), 0o777);
     rclone().fails_with(127).says("root");
-    rclone().env("STRONGROOM_RCLONE", "/nonexistent/rclone").fails_with(127).says("/nonexistent");
+    rclone()
+        .env("STRONGROOM_RCLONE", "/nonexistent/rclone")
+        .fails_with(127)
+        .says("/nonexistent");
     let ahead = launcher.file("ahead");
-    rclone().env("PATH", &ahead).fails_with(127).says("no rclone");
-    rclone().env("STRONGROOM_RCLONE", ahead.join("rclone")).fails_with(127);
+    rclone()
+        .env("PATH", &ahead)
+        .fails_with(127)
+        .says("no rclone");
+    rclone()
+        .env("STRONGROOM_RCLONE", ahead.join("rclone"))
+        .fails_with(127);
     // A copy of us is not us, but knows us.
-    fs::copy(vault.programs().credential_provider(), launcher.file("behind/rclone")).expect("copied");
+    fs::copy(
+        vault.programs().credential_provider(),
+        launcher.file("behind/rclone"),
+    )
+    .expect("copied");
     set_mode(&launcher.file("behind/rclone"), 0o755);
-    launcher.run("rclone").arg("--config=/dev/null").fails_with(127).says("copy of itself");
+    launcher
+        .run("rclone")
+        .arg("--config=/dev/null")
+        .fails_with(127)
+        .says("copy of itself");
     assert!(!launcher.file("started").exists());
 }
 
@@ -407,10 +511,18 @@ fn what_else_rclone_changes_in_its_configuration_is_kept() {
     // The real one.
     fs::remove_file(launcher.file("behind/rclone")).expect("the stand-in");
     let run = launcher.run("rclone").arg("--config").arg(&config);
-    run.args(["config", "create", "second", "local", "nounc", "true"]).ok().does_not_show("hunter2");
+    run.args(["config", "create", "second", "local", "nounc", "true"])
+        .ok()
+        .does_not_show("hunter2");
     let after = fs::read_to_string(&config).expect("the configuration");
-    assert!(after.contains("[second]") && after.contains("user = somebody"), "{after}");
-    assert!(after.contains("secret_access_key = strongroom:v1:"), "{after}");
+    assert!(
+        after.contains("[second]") && after.contains("user = somebody"),
+        "{after}"
+    );
+    assert!(
+        after.contains("secret_access_key = strongroom:v1:"),
+        "{after}"
+    );
 }
 
 /// A configuration with a placeholder of an object.
@@ -426,4 +538,3 @@ fn is_running(pid: &str) -> bool {
     // A process that has ended and was not waited for has no command line.
     fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
 }
-

@@ -34,13 +34,21 @@ fn rclone_copies_to_s3_and_another_secret_is_refused() {
     };
     let right = config(&seal(server.secret_key()));
     let before = fs::read(&right).expect("the configuration");
-    rclone(&launcher, &right).arg("sync").arg(&source).arg("remote:bucket/x").ok();
-    let read = rclone(&launcher, &right).args(["cat", "remote:bucket/x/note"]).ok();
+    rclone(&launcher, &right)
+        .arg("sync")
+        .arg(&source)
+        .arg("remote:bucket/x")
+        .ok();
+    let read = rclone(&launcher, &right)
+        .args(["cat", "remote:bucket/x/note"])
+        .ok();
     assert_eq!(read.text(), NOTE);
     assert_eq!(fs::read(&right).expect("the configuration"), before);
 
     let wrong = config(&seal("another"));
-    let run = rclone(&launcher, &wrong).args(["lsf", "remote:bucket"]).finish();
+    let run = rclone(&launcher, &wrong)
+        .args(["lsf", "remote:bucket"])
+        .finish();
     assert_ne!(run.code(), Some(0), "{run}");
     run.says("SignatureDoesNotMatch");
 }
@@ -68,8 +76,14 @@ fn rclone_copies_to_webdav_what_it_encrypts() {
             seal("salt", json!({ "password2": "salt" })),
         ),
     );
-    rclone(&launcher, &config).arg("copy").arg(&source).arg("encrypted:").ok();
-    let there = rclone(&launcher, &config).args(["lsf", "-R", "encrypted:"]).ok();
+    rclone(&launcher, &config)
+        .arg("copy")
+        .arg(&source)
+        .arg("encrypted:")
+        .ok();
+    let there = rclone(&launcher, &config)
+        .args(["lsf", "-R", "encrypted:"])
+        .ok();
     assert_eq!(there.text(), "folder/\nnote\nfolder/large\n");
     let clear = strongroom_tests::vault_files::snapshot(&server.root());
     assert_eq!(clear.len(), 2);
@@ -86,7 +100,11 @@ fn rclone_copies_to_webdav_what_it_encrypts() {
             obscure("salt")
         ),
     );
-    let read = Run::new("rclone").arg("--config").arg(mine).args(["cat", "e:note"]).ok();
+    let read = Run::new("rclone")
+        .arg("--config")
+        .arg(mine)
+        .args(["cat", "e:note"])
+        .ok();
     assert_eq!(read.text(), NOTE);
 }
 
@@ -108,7 +126,11 @@ fn rclone_copies_over_sftp_with_a_key_of_the_keychain() {
         let text = format!("{}key_file = {}\n", sftp(&sshd), key_file.display());
         let config = launcher.write("rclone.conf", &text);
         let remote = format!("remote:{}", target.display());
-        let copied = rclone(&launcher, &config).arg("sync").arg(&source).arg(&remote).finish();
+        let copied = rclone(&launcher, &config)
+            .arg("sync")
+            .arg(&source)
+            .arg(&remote)
+            .finish();
         assert_eq!(copied.code(), Some(0), "{copied}\n{}", sshd.log());
         let copied = fs::read_to_string(target.join("note")).expect("it was copied");
         assert_eq!(copied, NOTE);
@@ -132,11 +154,16 @@ fn rclone_copies_over_sftp_with_a_key_that_never_leaves_the_tpm() {
     let public = agent.run("ssh-add").arg("-L").ok().text();
     let sshd = Sshd::start(&public);
     let target = launcher.file("target");
-    let config = launcher.write("rclone.conf", format!("{}key_use_agent = true\n", sftp(&sshd)));
+    let config = launcher.write(
+        "rclone.conf",
+        format!("{}key_use_agent = true\n", sftp(&sshd)),
+    );
     let run = launcher
         .environment()
         .into_iter()
-        .fold(run_of(&agent, &launcher), |run, (name, value)| run.env(name, value));
+        .fold(run_of(&agent, &launcher), |run, (name, value)| {
+            run.env(name, value)
+        });
     let copied = run
         .arg("--config")
         .arg(&config)
@@ -195,7 +222,13 @@ fn restic_backs_up_to_s3_and_to_a_folder_and_gives_back() {
         restic(&["init"]).ok().does_not_show(password);
         restic(&["backup", &source.display().to_string()]).ok();
         let target = launcher.file("restored");
-        restic(&["restore", "latest", "--target", &target.display().to_string()]).ok();
+        restic(&[
+            "restore",
+            "latest",
+            "--target",
+            &target.display().to_string(),
+        ])
+        .ok();
         let restored = target.join(source.strip_prefix("/").expect("a whole path"));
         let restored = fs::read_to_string(restored.join("note")).expect("it was restored");
         assert_eq!(restored, NOTE);
@@ -215,11 +248,15 @@ fn restic_backs_up_to_s3_and_to_a_folder_and_gives_back() {
 
 /// rclone, as the middleware starts it.
 fn rclone(launcher: &Launcher<'_>, config: &Path) -> Run {
-    launcher
-        .run("rclone")
-        .arg("--config")
-        .arg(config)
-        .args(["-v", "--stats", "1s", "--retries", "1", "--low-level-retries", "1"])
+    launcher.run("rclone").arg("--config").arg(config).args([
+        "-v",
+        "--stats",
+        "1s",
+        "--retries",
+        "1",
+        "--low-level-retries",
+        "1",
+    ])
 }
 
 fn files(launcher: &Launcher<'_>) -> PathBuf {
@@ -233,8 +270,14 @@ fn files(launcher: &Launcher<'_>) -> PathBuf {
 
 fn key_pair(launcher: &Launcher<'_>, kind: &str) -> (String, String) {
     let file = launcher.file(&format!("key-{kind}"));
-    Run::new("ssh-keygen").args(["-q", "-N", "", "-t", kind, "-f"]).arg(&file).ok();
-    let pair = (launcher.read(&format!("key-{kind}")), launcher.read(&format!("key-{kind}.pub")));
+    Run::new("ssh-keygen")
+        .args(["-q", "-N", "", "-t", kind, "-f"])
+        .arg(&file)
+        .ok();
+    let pair = (
+        launcher.read(&format!("key-{kind}")),
+        launcher.read(&format!("key-{kind}.pub")),
+    );
     fs::remove_file(&file).expect("it is ours");
     pair
 }

@@ -75,7 +75,8 @@ impl<'a> Credential<'a> {
     }
 
     fn stand_in(&self, script: &str) {
-        self.launcher.stand_in("rclone", &format!("{TOKEN}\n{script}"));
+        self.launcher
+            .stand_in("rclone", &format!("{TOKEN}\n{script}"));
     }
 
     fn run(&self) -> Run {
@@ -86,7 +87,8 @@ impl<'a> Credential<'a> {
     fn start(&self, last: &str) -> Daemon {
         let config = self.launcher.file("rclone.conf");
         let arguments = [OsStr::new("--config"), config.as_os_str(), OsStr::new(last)];
-        self.launcher.start("rclone", &arguments, &format!("log-{last}"))
+        self.launcher
+            .start("rclone", &arguments, &format!("log-{last}"))
     }
 
     /// Tells stand-ins that wait for it.
@@ -112,7 +114,10 @@ impl<'a> Credential<'a> {
     #[track_caller]
     fn has(&self, access_token: &str) {
         assert_eq!(self.sealed_token()["access_token"], access_token);
-        assert_eq!(self.sealed()["client_secret"], format!("hidden \"{}\"", self.name));
+        assert_eq!(
+            self.sealed()["client_secret"],
+            format!("hidden \"{}\"", self.name)
+        );
         assert_eq!(self.launcher.read("rclone.conf"), self.config);
         let files = fs::read_dir(self.vault.folder()).expect("the folder");
         let others = files.filter_map(|file| file.ok()?.file_name().into_string().ok());
@@ -126,7 +131,9 @@ fn a_refreshed_token_is_sealed_in_the_place_of_the_old_one() {
     let vault = TestVault::new();
     for kind in TYPES {
         let credential = Credential::new(&vault, Launcher::new(&vault), kind, "");
-        credential.stand_in(&format!("rewrite remote token \"$(token ta-wen {NEW})\"; exit 6"));
+        credential.stand_in(&format!(
+            "rewrite remote token \"$(token ta-wen {NEW})\"; exit 6"
+        ));
         vault.recorder().take();
         credential.run().fails_with(6).does_not_show("new-at");
         let commands = vault.recorder().take().len();
@@ -144,7 +151,10 @@ fn a_refreshed_token_is_sealed_in_the_place_of_the_old_one() {
         assert!(given["RCLONE_CONFIG_REMOTE_TOKEN"].contains("new-at"));
     }
     let kit = vault.recovery();
-    vault.strongroom(&["recovery-test", "--recovery"]).arg(kit).ok();
+    vault
+        .strongroom(&["recovery-test", "--recovery"])
+        .arg(kit)
+        .ok();
 }
 
 /// rclone itself refreshes a token, at a server that is not its provider's.
@@ -162,7 +172,14 @@ fn the_real_rclone_refreshes_a_token_and_it_is_sealed() {
         let ended = credential
             .run()
             // Of Google Photos, rclone knows the first level by heart.
-            .args(["lsd", "remote:album", "--retries", "1", "--low-level-retries", "1"])
+            .args([
+                "lsd",
+                "remote:album",
+                "--retries",
+                "1",
+                "--low-level-retries",
+                "1",
+            ])
             .args(["--contimeout", "2s", "--timeout", "2s"])
             // Nobody beyond this machine is to be asked.
             .env("HTTPS_PROXY", "http://127.0.0.1:9")
@@ -179,7 +196,11 @@ fn the_real_rclone_refreshes_a_token_and_it_is_sealed() {
 #[test]
 fn two_at_once_leave_the_newest_token() {
     let vault = TestVault::new();
-    let orders: [&[&[&str]]; 3] = [&[&["new"], &["newer"]], &[&["newer"], &["new"]], &[&["new", "newer"]]];
+    let orders: [&[&[&str]]; 3] = [
+        &[&["new"], &["newer"]],
+        &[&["newer"], &["new"]],
+        &[&["new", "newer"]],
+    ];
     for order in orders {
         let credential = Credential::new(&vault, Launcher::new(&vault), "box", "");
         for file in ["go-new", "go-newer", "end"] {
@@ -196,7 +217,9 @@ fn two_at_once_leave_the_newest_token() {
             }
             if together.len() == 1 && together == &order[0] {
                 let access = format!("{}-at", together[0]);
-                wait_until("it is sealed", || credential.sealed_token()["access_token"] == *access);
+                wait_until("it is sealed", || {
+                    credential.sealed_token()["access_token"] == *access
+                });
             }
         }
         credential.tell("end");
@@ -242,7 +265,9 @@ fn a_launcher_killed_while_it_holds_a_refreshed_token_loses_nothing() {
 fn a_killed_child_and_a_killed_keeper_lose_nothing() {
     let vault = TestVault::new();
     let credential = Credential::new(&vault, Launcher::new(&vault), "box", "");
-    credential.stand_in(&format!("rewrite remote token \"$(token eno-ta {NEW})\"; kill -9 $$"));
+    credential.stand_in(&format!(
+        "rewrite remote token \"$(token eno-ta {NEW})\"; kill -9 $$"
+    ));
     let ended = credential.run().finish();
     assert_eq!(ended.status.signal(), Some(9), "{ended}");
     credential.has("at-one");
@@ -288,13 +313,25 @@ fn a_token_that_cannot_be_sealed_is_kept_until_it_can() {
     credential.tell("go");
     wait_until("it ends", || run.ended().is_some());
     // rclone itself ended well.
-    assert_eq!(run.ended().and_then(|it| it.code()), Some(123), "{}", run.log());
-    assert!(run.log().contains("PCR 9") && run.log().contains("field token"), "{}", run.log());
+    assert_eq!(
+        run.ended().and_then(|it| it.code()),
+        Some(123),
+        "{}",
+        run.log()
+    );
+    assert!(
+        run.log().contains("PCR 9") && run.log().contains("field token"),
+        "{}",
+        run.log()
+    );
     assert!(!run.log().contains("new-at"), "{}", run.log());
     assert_eq!(credential.launcher.read("rclone.conf"), credential.config);
     assert_eq!(keepers(&vault.dir()).len(), 1);
     let kit = vault.recovery();
-    vault.strongroom(&["rebind", "--yes", "--recovery"]).arg(kit).ok();
+    vault
+        .strongroom(&["rebind", "--yes", "--recovery"])
+        .arg(kit)
+        .ok();
     wait_until("the keeper ends", || keepers(&vault.dir()).is_empty());
     credential.has("new-at");
 }
@@ -304,11 +341,18 @@ fn a_password_that_rclone_writes_is_sealed_as_it_is() {
     let vault = TestVault::new();
     let launcher = Launcher::new(&vault);
     let id = vault.seal("credentials", "dav", br#"{"pass": "old"}"#);
-    let config = format!("[r]\ntype = webdav\nurl = x\npass = {}\n", obscure(&format!("strongroom:v1:{id}")));
+    let config = format!(
+        "[r]\ntype = webdav\nurl = x\npass = {}\n",
+        obscure(&format!("strongroom:v1:{id}"))
+    );
     let file = launcher.write("rclone.conf", &config);
     let run = launcher.run("rclone").arg("--config").arg(&file);
-    run.args(["config", "update", "r", "pass", "new pässword", "--obscure"]).ok();
-    assert_eq!(vault.unseal_id(&id), "{\"pass\": \"new pässword\"}".as_bytes());
+    run.args(["config", "update", "r", "pass", "new pässword", "--obscure"])
+        .ok();
+    assert_eq!(
+        vault.unseal_id(&id),
+        "{\"pass\": \"new pässword\"}".as_bytes()
+    );
     assert_eq!(launcher.read("rclone.conf"), config);
 }
 
@@ -333,13 +377,25 @@ fn secrets_are_in_the_childs_environment_and_nowhere_else() {
     ));
     let mut run = credential.start("sync");
     wait_until("rclone has written", || credential.is_there("written"));
-    let child: u32 = credential.launcher.read("pid").trim().parse().expect("a process id");
+    let child: u32 = credential
+        .launcher
+        .read("pid")
+        .trim()
+        .parse()
+        .expect("a process id");
     let given = [format!("hidden \"{name}\""), format!("old-at-{name}")];
     let written = &format!("new-at-{name}");
 
     let mut has_them = Vec::new();
-    for process in fs::read_dir("/proc").expect("/proc can be read").filter_map(Result::ok) {
-        let Some(id) = process.file_name().to_str().and_then(|it| it.parse::<u32>().ok()) else {
+    for process in fs::read_dir("/proc")
+        .expect("/proc can be read")
+        .filter_map(Result::ok)
+    {
+        let Some(id) = process
+            .file_name()
+            .to_str()
+            .and_then(|it| it.parse::<u32>().ok())
+        else {
             continue;
         };
         let read = |file: &str| fs::read(process.path().join(file)).unwrap_or_default();
@@ -353,17 +409,27 @@ fn secrets_are_in_the_childs_environment_and_nowhere_else() {
                 has_them.push((id, secret));
             }
         }
-        assert!(!contains(&arguments, written) && !contains(&environment, written), "{id}");
+        assert!(
+            !contains(&arguments, written) && !contains(&environment, written),
+            "{id}"
+        );
     }
     for secret in &given {
-        assert!(has_them.contains(&(child, secret)), "{secret}: {has_them:?}");
+        assert!(
+            has_them.contains(&(child, secret)),
+            "{secret}: {has_them:?}"
+        );
     }
 
     // Every file that was written since, wherever a program of ours or rclone might have done it.
     for secret in given.iter().chain([written]) {
         let found = Run::new("sh")
-            .args(["-c", "find / \\( -path /proc -o -path /sys \\) -prune -o -type f -newer \"$1\" -print0 \
-                2>/dev/null | xargs -0 -r grep -lF -e \"$2\" 2>/dev/null || true", "sh"])
+            .args([
+                "-c",
+                "find / \\( -path /proc -o -path /sys \\) -prune -o -type f -newer \"$1\" -print0 \
+                2>/dev/null | xargs -0 -r grep -lF -e \"$2\" 2>/dev/null || true",
+                "sh",
+            ])
             .arg(&begun)
             .arg(secret)
             .ok()
@@ -387,5 +453,7 @@ fn parent(process: &Path) -> Option<u32> {
 }
 
 fn contains(bytes: &[u8], text: &str) -> bool {
-    bytes.windows(text.len()).any(|part| part == text.as_bytes())
+    bytes
+        .windows(text.len())
+        .any(|part| part == text.as_bytes())
 }

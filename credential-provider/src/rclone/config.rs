@@ -281,7 +281,16 @@ mod tests {
             assert_eq!(found(&["ls"]), Some(file));
         }
 
-        let arguments = ["-v", "--config", "a", "ls", "--config=b", "--", "--config=c", "r:"];
+        let arguments = [
+            "-v",
+            "--config",
+            "a",
+            "ls",
+            "--config=b",
+            "--",
+            "--config=c",
+            "r:",
+        ];
         let arguments: Vec<_> = arguments.iter().map(OsString::from).collect();
         assert_eq!(
             with_file(&arguments, Path::new("/x")),

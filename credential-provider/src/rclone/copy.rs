@@ -6,7 +6,7 @@
 //! Mounting takes root; others have a folder of their own in a tmpfs, which is removed at the end.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use strongroom::Secret;
+
+use crate::failure::Failure;
+use crate::placeholder;
 
 /// What the configuration is called there.
 const NAME: &str = "rclone.conf";
@@ -144,13 +147,25 @@ pub(crate) fn anonymous_file(content: &Secret) -> io::Result<OwnedFd> {
 
 /// The text of a configuration that rclone will read; nothing where it is no file, for a pipe can be
 /// read only once, which is for rclone to do.
-pub(crate) fn text_of(file: &Path) -> Option<String> {
+///
+/// # Errors
+/// For a file with placeholders, of which we could not give rclone a copy.
+pub(crate) fn text_of(file: &Path) -> Result<String, Failure> {
     if !fs::metadata(file).is_ok_and(|metadata| metadata.is_file()) {
-        return None;
+        return Ok(String::new());
     }
-    let mut bytes = Vec::new();
-    File::open(file).ok()?.read_to_end(&mut bytes).ok()?;
-    String::from_utf8(bytes).ok()
+    // Of one that cannot be read rclone will complain.
+    let bytes = fs::read(file).unwrap_or_default();
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(text),
+        Err(error) if placeholder::is_within(&String::from_utf8_lossy(error.as_bytes())) => {
+            Err(Failure::input(format!(
+                "{} has placeholders, and is not UTF-8",
+                file.display()
+            )))
+        }
+        Err(_) => Ok(String::new()),
+    }
 }
 
 fn mount() -> rustix::io::Result<OwnedFd> {
@@ -184,6 +199,23 @@ mod tests {
             assert_eq!(folder.read().expect("read").expose(), b"[c]\n");
             folder.remove();
             assert!(folder.name().is_none_or(|name| !name.exists()));
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_no_text_has_no_placeholders() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("rclone.conf");
+        let text = |bytes: &[u8]| {
+            fs::write(&file, bytes).expect("written");
+            text_of(&file).map_err(|failure| failure.exit_code())
+        };
+        assert_eq!(text(b"[a]\n").as_deref(), Ok("[a]\n"));
+        assert_eq!(text(b"[\xff]\n").as_deref(), Ok(""));
+        let placeholder = b"[\xff]\na = strongroom:v1:11111111-1111-4111-8111-111111111111\n";
+        assert_eq!(text(placeholder), Err(127));
+        for none in ["/dev/null", "/nonexistent"] {
+            assert_eq!(text_of(Path::new(none)).expect("nothing"), "");
         }
     }
 

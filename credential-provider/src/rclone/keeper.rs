@@ -26,7 +26,7 @@ use rustix::fs::inotify;
 use rustix::io::{FdFlags, fcntl_setfd};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-use strongroom::Secret;
+use strongroom::{ErrorKind, Secret};
 
 use super::config::Config;
 use super::copy::Folder;
@@ -119,9 +119,7 @@ impl Keeper {
             .get_mut()
             .write_all(b"\n")
             .and_then(|()| self.control.read_line(&mut answer));
-        let answered = asked
-            .ok()
-            .and_then(|_| serde_json::from_str(&answer).ok());
+        let answered = asked.ok().and_then(|_| serde_json::from_str(&answer).ok());
         let failures = answered.unwrap_or_else(|| {
             // It was killed: what it was to do is done here.
             let mut seals = Seals::of(self.places);
@@ -172,7 +170,8 @@ impl Watch {
         rustix::stdio::dup2_stdout(&null)?;
         rustix::stdio::dup2_stderr(&null)?;
 
-        let changes = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        let changes =
+            inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         let folder = format!("/proc/self/fd/{}", open.as_raw_fd());
         let written = inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::CLOSE_WRITE;
         inotify::add_watch(&changes, folder, written)?;
@@ -196,7 +195,8 @@ impl Watch {
             let is_alone = self.control.is_none() && self.lifeline.is_none();
             if is_alone {
                 let since = *alone_since.get_or_insert_with(Instant::now);
-                if self.seals.failures.is_empty() || since.elapsed() > PERSISTENCE {
+                let is_over = self.seals.failures.iter().all(Failure::is_final);
+                if is_over || since.elapsed() > PERSISTENCE {
                     self.folder.remove();
                     return Ok(());
                 }
@@ -257,7 +257,11 @@ impl Watch {
             self.control = None;
         }
         let something = changed || lifeline_ended || asked;
-        Ok(if something { Woken::Else } else { Woken::ByTime })
+        Ok(if something {
+            Woken::Else
+        } else {
+            Woken::ByTime
+        })
     }
 
     /// Tells the launcher what is not sealed, after some more tries where they may help.
@@ -297,7 +301,7 @@ impl Seals {
             Ok(text) => text,
             Err(error) => {
                 let text = format!("rclone's configuration in memory cannot be read: {error}");
-                self.failures.push(Failure::input(text));
+                self.failures.push(Failure::new(ErrorKind::Vault, text));
                 return;
             }
         };

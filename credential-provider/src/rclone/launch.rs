@@ -33,7 +33,8 @@ pub(crate) fn run(
     let ourselves = launch::ourselves()?;
     let rclone = crate::program::real("rclone", &ourselves)?;
     let file = config::file(&arguments, &rclone, |name| std::env::var_os(name));
-    let text = file.as_deref().and_then(copy::text_of).unwrap_or_default();
+    let text = file.as_deref().map(copy::text_of).transpose()?;
+    let text = text.unwrap_or_default();
     let config = Config::parse(&text);
     let places = places(&config);
     let lacking = environment::placeholders()?;
@@ -85,11 +86,13 @@ pub(crate) fn run(
         failures
     });
     for failure in &failures {
-        say(format!(
-            "{failure}. What rclone has written there is in memory alone, from where it will be \
-             sealed as soon as that can be done. If this machine restarts before that, sign in to the \
-             provider anew"
-        ));
+        let fate = if failure.is_final() {
+            "What rclone has written there is lost: sign in to the provider anew"
+        } else {
+            "What rclone has written there is in memory alone, from where it will be sealed as soon as \
+             that can be done. If this machine restarts before that, sign in to the provider anew"
+        };
+        say(format!("{failure}. {fate}"));
     }
     match failures.first() {
         Some(failure) if end.is_good() => Ok(ExitCode::from(failure.exit_code())),
@@ -251,13 +254,7 @@ fn logs_options(arguments: &[OsString]) -> bool {
 }
 
 /// What rclone wrote that is no placeholder's goes where it would have gone.
-fn take_over_the_rest(
-    folder: &Folder,
-    file: &Path,
-    text: &str,
-    before: &Config,
-    places: &[Place],
-) {
+fn take_over_the_rest(folder: &Folder, file: &Path, text: &str, before: &Config, places: &[Place]) {
     let taken = folder.read().and_then(|now| {
         let now = String::from_utf8_lossy(now.expose());
         let kept: BTreeMap<_, _> = places

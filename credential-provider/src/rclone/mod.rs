@@ -8,9 +8,9 @@
 
 pub(crate) mod config;
 mod copy;
-mod variables;
 pub(crate) mod keeper;
 pub(crate) mod launch;
 pub(crate) mod obscure;
 pub(crate) mod places;
 mod renewal;
+mod variables;

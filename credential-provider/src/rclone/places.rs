@@ -154,7 +154,11 @@ mod tests {
             ]
         );
         assert!(places.iter().all(|place| place.object.to_string() == ID));
-        assert!(places.iter().all(|place| place.written_over(&config).is_none()));
+        assert!(
+            places
+                .iter()
+                .all(|place| place.written_over(&config).is_none())
+        );
     }
 
     #[test]

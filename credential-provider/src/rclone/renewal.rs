@@ -122,10 +122,7 @@ fn parse_time(text: &str) -> Option<(i64, u32)> {
     let is_time = hour < 24 && minute < 60 && second <= 60;
     (is_date && is_time).then(|| {
         let seconds = days_since_1970(year, month, day) * 86_400;
-        (
-            seconds + hour * 3600 + minute * 60 + second - offset,
-            nanos,
-        )
+        (seconds + hour * 3600 + minute * 60 + second - offset, nanos)
     })
 }
 
@@ -161,12 +158,22 @@ mod tests {
             ("1970-01-01T00:00:00Z", 0, 0),
             ("2000-02-29T12:34:56Z", 951_827_696, 0),
             ("2026-11-28T17:30:00.5+01:00", 1_795_883_400, 500_000_000),
-            ("2026-11-28T16:29:59.123456789-00:01", 1_795_883_459, 123_456_789),
+            (
+                "2026-11-28T16:29:59.123456789-00:01",
+                1_795_883_459,
+                123_456_789,
+            ),
             ("0001-01-01T00:00:00Z", -62_135_596_800, 0),
         ] {
             assert_eq!(parse_time(text), Some((seconds, nanos)), "{text}");
         }
-        for text in ["", "2026", "2026-13-01T00:00:00Z", "2026-11-28T17:30:00", "2026-11-28T17:30:00+1"] {
+        for text in [
+            "",
+            "2026",
+            "2026-13-01T00:00:00Z",
+            "2026-11-28T17:30:00",
+            "2026-11-28T17:30:00+1",
+        ] {
             assert_eq!(parse_time(text), None, "{text}");
         }
     }
@@ -184,7 +191,10 @@ mod tests {
         // pCloud's never expire.
         assert!(!older("0001-01-01T00:00:00Z", "2026-11-28T16:30:01Z"));
         assert!(!older("2026-11-28T16:30:01Z", "0001-01-01T00:00:00Z"));
-        assert!(!is_older(&Secret::copy_of(b"no JSON"), &token("2026-11-28T16:30:01Z")));
+        assert!(!is_older(
+            &Secret::copy_of(b"no JSON"),
+            &token("2026-11-28T16:30:01Z")
+        ));
     }
 
     #[test]
