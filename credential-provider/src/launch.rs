@@ -68,9 +68,12 @@ pub(crate) fn value_of(variable: &Variable, contents: &Contents) -> Result<Secre
     contents
         .of(variable.object)
         .and_then(|content| credential::field_meant_by(content, &variable.name))
-        .and_then(|value| match variable.obscured {
-            true => Ok(obscure::obscure(value.expose())),
-            false => for_environment(value),
+        .and_then(|value| {
+            if variable.obscured {
+                Ok(obscure::obscure(value.expose()))
+            } else {
+                for_environment(value)
+            }
         })
         .map_err(|failure| failure.at(format!("{variable}: object {}", variable.object)))
 }

@@ -15,6 +15,7 @@ use aes::cipher::{KeyIvInit, StreamCipher};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ctr::Ctr128BE;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::someone::set_mode;
 use crate::{Daemon, Run, TestVault};
@@ -130,6 +131,18 @@ impl<'a> Launcher<'a> {
             // Not the developer's, which may name real clouds.
             ("XDG_CONFIG_HOME", self.file("no-settings").into()),
         ]
+    }
+}
+
+/// What a keeper of a test that has failed could not seal it would try to for a day.
+impl Drop for Launcher<'_> {
+    fn drop(&mut self) {
+        for keeper in keepers(&self.vault.dir()) {
+            if let Some(keeper) = keeper.try_into().ok().and_then(Pid::from_raw) {
+                // It may have ended by itself.
+                let _ = kill_process(keeper, Signal::KILL);
+            }
+        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use strongroom_tests::conversation::converse;
@@ -144,8 +146,10 @@ fn each_provider_is_given_its_secrets_and_its_configuration_stays() {
         run.args(["-v", "--stats", "1s", "sync", "/mnt/tank", "encrypted:x"])
             .ok();
 
-        // One for each of the three objects, whatever the number of placeholders, and K_vault.
-        assert_eq!(vault.recorder().counts()["Unseal"], 4, "{}", provider.name);
+        // Whatever the number of placeholders.
+        for object in [&id, &crypt, &salt] {
+            assert_eq!(unseals(&vault, object), 1, "{}: {object}", provider.name);
+        }
         let given = recorded_environment(&launcher);
         let variable = |section: &str, key: &str| {
             let name = format!("RCLONE_CONFIG_{section}_{}", key.to_uppercase());
@@ -232,7 +236,9 @@ fn restic_is_given_its_secrets_in_an_environment_of_its_own() {
             "/mnt",
         ]);
     run.ok();
-    assert_eq!(vault.recorder().counts()["Unseal"], 4);
+    for object in [&s3, &b2, &task] {
+        assert_eq!(unseals(&vault, object), 1, "{object}");
+    }
     let given = recorded_environment(&launcher);
     assert_eq!(given["AWS_ACCESS_KEY_ID"], "AKIA");
     assert_eq!(given["AWS_SECRET_ACCESS_KEY"], "s3/+secret=");
@@ -532,6 +538,27 @@ fn with_placeholder(vault: &TestVault, launcher: &Launcher<'_>) -> std::path::Pa
         "rclone.conf",
         format!("[remote]\ntype = s3\nuser = nas\nsecret_access_key = strongroom:v1:{id}\n"),
     )
+}
+
+/// How often an object was loaded into the TPM, as it is each time that it is unsealed. (K_vault is
+/// unsealed again where a slow machine has kept the module waiting.)
+fn unseals(vault: &TestVault, object: &str) -> usize {
+    let file = vault
+        .dir()
+        .join(format!("objects/credentials/{object}.json"));
+    let file: Value = serde_json::from_slice(&fs::read(file).expect("it is there")).expect("JSON");
+    let slots = file["slots"].as_array().expect("slots");
+    let key_file = slots.iter().find_map(|slot| slot["key-file"].as_str());
+    let key_file = BASE64
+        .decode(key_file.expect("a TPM slot"))
+        .expect("base64");
+    // Its private half is what ends it.
+    let tail = &key_file[key_file.len() - 64..];
+    let commands = vault.recorder().commands();
+    let loads = commands.iter().filter(|command| command.name == "Load");
+    loads
+        .filter(|load| load.request.windows(tail.len()).any(|part| part == tail))
+        .count()
 }
 
 fn is_running(pid: &str) -> bool {

@@ -111,8 +111,10 @@ impl Folder {
                 continue;
             }
             let random = Secret::random(8);
-            let random: String = random.expose().iter().map(|b| format!("{b:02x}")).collect();
-            let folder = place.join(format!(".strongroom-{random}"));
+            let number = random.expose().iter().fold(0, |number: u64, byte| {
+                number.rotate_left(8) ^ u64::from(*byte)
+            });
+            let folder = place.join(format!(".strongroom-{number:016x}"));
             let made = fs::DirBuilder::new().mode(0o700).create(&folder);
             match made.and_then(|()| File::open(&folder)) {
                 Ok(open) => {
@@ -179,7 +181,7 @@ fn mount() -> rustix::io::Result<OwnedFd> {
 
 fn is_in_memory(folder: &Path) -> bool {
     const TMPFS: i64 = 0x0102_1994;
-    rustix::fs::statfs(folder).is_ok_and(|it| i64::from(it.f_type) == TMPFS)
+    rustix::fs::statfs(folder).is_ok_and(|it| it.f_type == TMPFS)
 }
 
 #[cfg(test)]

@@ -50,14 +50,15 @@ pub(crate) fn run(
              a remote without placeholders",
         )]);
     }
-    let keeper = match places.is_empty() {
-        true => None,
+    let keeper = if places.is_empty() {
+        None
+    } else {
         // It begins while the TPM is at work.
-        false => Some(Keeper::start(&text, &places).map_err(|error| {
+        Some(Keeper::start(&text, &places).map_err(|error| {
             Failure::input(format!(
                 "rclone's configuration cannot be kept in memory: {error}"
             ))
-        })?),
+        })?)
     };
     let handed = hand_over(module, &ourselves, &places, &lacking)?;
 
