@@ -88,9 +88,10 @@ impl<'a> Bench<'a> {
         let mut contestants = self.contestants();
         for round in 0..=ROUNDS {
             for contestant in &mut contestants {
-                let program = match contestant.launched {
-                    true => self.launcher.run("rclone"),
-                    false => Run::new("rclone"),
+                let program = if contestant.launched {
+                    self.launcher.run("rclone")
+                } else {
+                    Run::new("rclone")
                 };
                 let run = program.arg("--config").arg(&contestant.config);
                 let run = run.arg("lsf").arg(&self.folder);

@@ -122,24 +122,24 @@ fn each_provider_is_given_its_secrets_and_its_configuration_stays() {
     let salt = seal("task/salt", &json!({ "password2": "crypt salt" }));
     for provider in providers() {
         let id = seal(provider.name, &provider.secrets);
-        let mut config = format!("[remote]\ntype = {}\n", provider.name);
-        for line in provider.plain {
-            config.push_str(&format!("{line}\n"));
-        }
+        let mut lines = vec![format!("[remote]\ntype = {}", provider.name)];
+        lines.extend(provider.plain.iter().map(|line| (*line).to_owned()));
         let secrets = provider.secrets.as_object().expect("an object");
         for key in secrets.keys() {
             let placeholder = format!("strongroom:v1:{id}");
-            let written = match is_password(key) {
-                true => obscure(&placeholder),
-                false => placeholder,
+            let written = if is_password(key) {
+                obscure(&placeholder)
+            } else {
+                placeholder
             };
-            config.push_str(&format!("{key} = {written}\n"));
+            lines.push(format!("{key} = {written}"));
         }
-        config.push_str(&format!(
+        lines.push(format!(
             "[encrypted]\ntype = crypt\nremote = remote:bucket\npassword = {}\npassword2 = {}\n",
             obscure(&format!("strongroom:v1:{crypt}")),
             obscure(&format!("strongroom:v1:{salt}")),
         ));
+        let config = lines.join("\n");
         let file = launcher.write("middleware.conf", &config);
         vault.recorder().take();
         let run = launcher.run("rclone").arg("--config").arg(&file);

@@ -283,9 +283,10 @@ fn a_killed_child_and_a_killed_keeper_lose_nothing() {
     credential.has("at-two");
 
     // The keeper is killed, and the launcher does its work.
-    credential.stand_in(&format!(
-        "touch \"$HERE/ready\"; until_there go; rewrite remote token \"$(token eerht-ta 2026-07-01T00:00:00Z)\""
-    ));
+    credential.stand_in(
+        "touch \"$HERE/ready\"; until_there go\n\
+         rewrite remote token \"$(token eerht-ta 2026-07-01T00:00:00Z)\"",
+    );
     let mut run = credential.start("sync");
     wait_until("rclone runs", || credential.is_there("ready"));
     for keeper in keepers(&vault.dir()) {
