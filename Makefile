@@ -2,7 +2,7 @@
 # make test   installs what it needs, builds, and passes all tests
 # The rest is for those who work on Strongroom; CONTRIBUTING.md says when.
 
-.PHONY: demo test test-all bench lint msrv deny man setup machine release clean
+.PHONY: demo test test-all bench lint msrv deny man setup machine s3-server release clean
 
 # The tests of real PKCS#11 clients; they run on a token without PINs, and on one with.
 CLIENTS = --test clients_opensc --test clients_openssl --test clients_nginx --test clients_ssh
@@ -10,7 +10,7 @@ CLIENTS = --test clients_opensc --test clients_openssl --test clients_nginx --te
 demo: release
 	scripts/demo.sh
 
-test: setup machine
+test: setup machine s3-server
 	cargo build --locked --workspace --bins --lib
 	cargo test --locked --workspace
 	STRONGROOM_TEST_PIN=1 cargo test --locked -p strongroom-tests $(CLIENTS)
@@ -21,7 +21,7 @@ test-all: test lint msrv deny
 	STRONGROOM_TEST_KILLS=100 cargo test --locked --workspace -- --include-ignored
 
 bench: release machine
-	cargo bench --locked -p strongroom-tests --bench unseal --bench signing --bench zfs
+	cargo bench --locked -p strongroom-tests --bench unseal --bench signing --bench zfs --bench launcher
 
 lint: setup
 	cargo fmt --all --check
@@ -51,6 +51,10 @@ setup:
 # What the test machine boots; see tests/vm.
 machine: setup
 	@tests/vm/build >/dev/null
+
+# What the tests of cloud sync and backup copy to; see tests/s3.
+s3-server: setup
+	@tests/s3/build >/dev/null
 
 clean:
 	cargo clean

@@ -1,5 +1,5 @@
-//! Being the parent of the launched program so that nobody notices: signals reach it, and its end
-//! is ours.
+//! Being the parent of the launched program so that nobody notices: signals reach it, its end is
+//! ours, and ours is its own.
 
 use std::fs::{self, File};
 use std::io;
@@ -19,6 +19,8 @@ pub(crate) fn run(mut command: Command) -> io::Result<End> {
         .into_iter()
         .filter(|signal| ignored & (1 << (signal - 1)) == 0);
     let mut signals = Signals::new(caught.chain([SIGCHLD]))?;
+    // Who kills us with SIGKILL means the program.
+    strongroom::process::end_with_us(&mut command);
     let mut child = command.spawn()?;
     // The secrets in the environment are the child's now.
     drop(command);
@@ -39,6 +41,11 @@ pub(crate) fn run(mut command: Command) -> io::Result<End> {
 pub(crate) struct End(ExitStatus);
 
 impl End {
+    /// Whether it says that all went well.
+    pub(crate) fn is_good(&self) -> bool {
+        self.0.success()
+    }
+
     /// Its exit code. If a signal ended it, the same signal ends us.
     pub(crate) fn exit_code(self) -> ExitCode {
         if let Some(signal) = self.0.signal() {

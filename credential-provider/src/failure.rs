@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use strongroom::ErrorKind;
 
 /// Added to the exit code that a kind of failure has in Strongroom's other programs, because the
@@ -12,7 +13,7 @@ const OFFSET: u8 = 120;
 pub(crate) const USAGE: u8 = OFFSET + 2;
 
 /// What failed. Its text carries no secret.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Failure {
     code: u8,
     text: String,
@@ -26,7 +27,7 @@ impl Failure {
         }
     }
 
-    /// rclone is asked for something that it must not do with a secret.
+    /// A program is asked for something that it must not do with a secret.
     pub(crate) fn usage(text: impl Into<String>) -> Self {
         Self {
             code: USAGE,
@@ -47,8 +48,33 @@ impl Failure {
         }
     }
 
+    /// Whether no other try will come to another end: there is nothing to seal in.
+    pub(crate) fn is_final(&self) -> bool {
+        [ErrorKind::NoObject, ErrorKind::Input]
+            .map(|kind| OFFSET + kind.exit_code())
+            .contains(&self.code)
+            || self.code == USAGE
+    }
+
+    /// Whether another try may soon come to another end: a TPM may be busy.
+    pub(crate) fn may_pass(&self) -> bool {
+        self.code == OFFSET + ErrorKind::Tpm.exit_code()
+    }
+
     pub(crate) fn exit_code(&self) -> u8 {
         self.code
+    }
+}
+
+impl From<strongroom::Error> for Failure {
+    fn from(error: strongroom::Error) -> Self {
+        Self::new(error.kind(), error.to_string())
+    }
+}
+
+impl From<Failure> for Vec<Failure> {
+    fn from(failure: Failure) -> Self {
+        vec![failure]
     }
 }
 

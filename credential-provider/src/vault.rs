@@ -1,5 +1,6 @@
 //! The vault, read through its PKCS#11 module.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
@@ -53,8 +54,15 @@ impl Vault {
         Ok(Self { sessions, module })
     }
 
+    /// The contents of credentials. Each is read once.
+    pub(crate) fn read_all(&self, objects: impl IntoIterator<Item = ObjectId>) -> Contents {
+        let objects: BTreeSet<_> = objects.into_iter().collect();
+        let read = |object| (object, self.read(object));
+        Contents(objects.into_iter().map(read).collect())
+    }
+
     /// The content of a credential.
-    pub(crate) fn read(&self, object: ObjectId) -> Result<Secret, Failure> {
+    fn read(&self, object: ObjectId) -> Result<Secret, Failure> {
         let wanted = [
             Attribute::Class(ObjectClass::DATA),
             Attribute::UniqueId(object.to_string().into_bytes()),
@@ -72,7 +80,8 @@ impl Vault {
         }
         Err(Failure::new(
             ErrorKind::NoObject,
-            "the vault has no such credential; `strongroom list` shows what there is",
+            "the vault has no such credential: it was removed, or the placeholder is another \
+             vault's; `strongroom list` shows what there is",
         ))
     }
 
@@ -81,6 +90,20 @@ impl Vault {
         drop(self.sessions);
         // What cannot be finalized is let go of when the process ends.
         let _ = self.module.finalize();
+    }
+}
+
+/// What was read of the vault.
+pub(crate) struct Contents(BTreeMap<ObjectId, Result<Secret, Failure>>);
+
+impl Contents {
+    /// What was read of one of the objects that were asked for.
+    pub(crate) fn of(&self, object: ObjectId) -> Result<&Secret, Failure> {
+        match self.0.get(&object) {
+            Some(Ok(content)) => Ok(content),
+            Some(Err(failure)) => Err(failure.clone()),
+            None => Err(Failure::new(ErrorKind::NoObject, "it was not asked for")),
+        }
     }
 }
 

@@ -1,14 +1,20 @@
-//! What is common to our programs as processes: that no one reads their memory, and how a secret
-//! leaves them.
+//! What is common to our programs as processes: that no one reads their memory, what they find in
+//! their environment, how a secret leaves them, and how a child of theirs ends with them.
 #![allow(
     unsafe_code,
-    reason = "std's set_var is unsafe, and libtss2 is told by the environment alone to be quiet"
+    reason = "std's set_var and pre_exec are unsafe, and libtss2 is told by the environment alone to be quiet"
 )]
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, Signal, getpid, getppid, set_dumpable_behavior,
+    set_parent_process_death_signal, setrlimit,
+};
 
 use crate::secret::Secret;
 
@@ -29,11 +35,35 @@ pub fn harden() {
     if setrlimit(Resource::Core, none).is_err() {
         log::warn!("core dumps cannot be turned off");
     }
-    if std::env::var_os("TSS2_LOG").is_none() {
-        // SAFETY: documented as the first line of `main`: there is no other thread that could
+    set_default_variable("TSS2_LOG", "all+NONE");
+}
+
+/// Sets a variable of this process's environment, unless it is set.
+///
+/// Among the first lines of a `main`, while there is one thread.
+pub fn set_default_variable(name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) {
+    if std::env::var_os(&name).is_none() {
+        // SAFETY: documented as for the beginning of `main`: there is no other thread that could
         // read the environment meanwhile.
-        unsafe { std::env::set_var("TSS2_LOG", "all+NONE") };
+        unsafe { std::env::set_var(name, value) };
     }
+}
+
+/// Has the kernel kill the child of a command when this process ends, however it ends. The thread
+/// that spawns it is the one whose end counts: the main one.
+pub fn end_with_us(command: &mut Command) {
+    let parent = getpid();
+    let bind = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // We have ended before the kernel was told.
+        if getppid() != Some(parent) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes two system calls, allocates nothing, and
+    // takes no lock: the errors it makes are numbers.
+    unsafe { command.pre_exec(bind) };
 }
 
 /// Reads a secret from standard input to its end, straight from the descriptor: std's buffer would

@@ -649,6 +649,17 @@ impl Unlocked {
         self.change(object.into(), change)
     }
 
+    /// Gives a credential another payload. It stays the same object, so that what names it by its
+    /// id still does; the old payload is in place until the new one was written, read back from
+    /// disk, unsealed and compared.
+    ///
+    /// # Errors
+    /// As [`Unlocked::update`]; [`Error::Input`] for an object that is no credential with a
+    /// payload, and for a payload that is too long.
+    pub fn replace<'a>(&mut self, object: impl Into<Meant<'a>>, payload: &Secret) -> Result<()> {
+        self.replace_payload(object.into(), payload)
+    }
+
     /// Removes an object for good. The caller knows that nobody needs it.
     pub fn remove<'a>(&mut self, object: impl Into<Meant<'a>>) -> Result<()> {
         let meant = object.into();

@@ -90,8 +90,8 @@ impl Token {
     }
 
     fn without_pin() -> Self {
-        let folder = tempfile::tempdir().expect("create a folder for the test");
         if let Some(peer) = env::var_os("STRONGROOM_TEST_PEER") {
+            let folder = tempfile::tempdir().expect("create a folder for the test");
             let config = folder.path().join("softhsm2.conf");
             let token = Self {
                 server: None,
@@ -105,10 +105,14 @@ impl Token {
             token.initialize_softhsm();
             return token;
         }
-        let vault = TestVault::new();
+        Self::of(TestVault::new())
+    }
+
+    /// The token of a vault that has keys already, and no PIN.
+    pub fn of(vault: TestVault) -> Self {
         Self {
             server: None,
-            folder,
+            folder: tempfile::tempdir().expect("create a folder for the test"),
             pin: None,
             module: vault.programs().pkcs11_module(),
             environment: vec![

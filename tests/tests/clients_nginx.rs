@@ -1,12 +1,15 @@
 //! nginx and curl with keys of the token `keys`, by OpenSSL's provider and by libp11's engine:
-//! a server of several processes, a client with a certificate, and both at once.
+//! a server of several processes, a client with a certificate, and both at once; and a server with
+//! the certificates of a TrueNAS database.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::thread;
 
+use strongroom_tests::nas::Nas;
 use strongroom_tests::nginx::WORKERS;
-use strongroom_tests::openssl::Way;
+use strongroom_tests::openssl::{Way, plain};
+use strongroom_tests::truenas_fixture::Generation;
 use strongroom_tests::{KeyType, Nginx, OpenSsl, Run, Token};
 
 #[test]
@@ -28,6 +31,49 @@ fn curl_and_nginx_know_each_other_by_the_provider() {
 fn curl_and_nginx_know_each_other_by_the_engine() {
     // curl knows no other way than to make it the default.
     know_each_other(Way::DefaultEngine);
+}
+
+#[test]
+fn nginx_serves_with_keys_that_were_migrated_from_truenas_by_the_provider() {
+    serves_what_was_migrated(Way::Provider);
+}
+
+#[test]
+fn nginx_serves_with_keys_that_were_migrated_from_truenas_by_the_engine() {
+    serves_what_was_migrated(Way::Engine);
+}
+
+/// The web interface's certificate, and one of each algorithm.
+fn serves_what_was_migrated(way: Way) {
+    let nas = Nas::new(Generation::V25_10, 0);
+    nas.migrate()
+        .args(["--only", "certificates", "--ui-certificate"])
+        .ok();
+    let token = Token::of(nas.vault);
+    let openssl = OpenSsl::new(&token, way);
+    let certificates = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/certificates");
+    for (label, certificate) in [
+        ("truenas_default", "ec.crt"),
+        ("nas.example", "rsa.crt"),
+        ("apps.example", "ec.crt"),
+    ] {
+        // As the middleware has it in /etc/certificates.
+        let certificate = certificates.join(certificate);
+        let nginx = Nginx::start(&openssl, label, &certificate, None);
+        let mut fetch = Run::new("curl").args(["--silent", "--show-error", "--fail"]);
+        // The certificates of the samples are for no address.
+        fetch = fetch.arg("--insecure").arg(nginx.url());
+        let answered = fetch.finish();
+        assert_eq!(answered.code(), Some(0), "{answered}\n{}", nginx.log());
+        // Whoever shows this certificate in a handshake has signed with its key.
+        let address = nginx.url().replace("https://", "").replace('/', "");
+        let shown = plain(&["s_client", "-connect", &address]).ok().text();
+        let base64 = std::fs::read_to_string(&certificate).expect("a fixture");
+        assert!(shown.contains(base64.trim()), "{label}: {shown}");
+        drop(nginx);
+        token.is_left_clean();
+        std::fs::remove_dir_all(token.file("nginx")).expect("nginx has ended");
+    }
 }
 
 /// Every worker answers, also when several are asked at once.

@@ -17,23 +17,13 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// What a file says. Of one that is not there or cannot be read rclone itself will complain,
-    /// and a pipe can be read only once, which is for rclone to do: no values then.
-    pub(crate) fn read(file: &Path) -> Self {
-        let regular = fs::metadata(file).is_ok_and(|metadata| metadata.is_file());
-        match fs::read(file) {
-            Ok(text) if regular => Self::parse(&String::from_utf8_lossy(&text)),
-            _ => Self::default(),
-        }
-    }
-
     /// What a text says. A line that rclone would refuse, it will: here it says nothing.
     pub(crate) fn parse(text: &str) -> Self {
         let mut config = Self::default();
         let mut section = DEFAULT_SECTION.to_owned();
         for line in text.trim_start_matches('\u{feff}').lines() {
             let line = line.trim();
-            if line.is_empty() || line.starts_with(['#', ';']) {
+            if line.is_empty() || is_comment(line) {
                 continue;
             }
             let name = line.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
@@ -47,6 +37,28 @@ impl Config {
             }
         }
         config
+    }
+
+    /// This text, which rclone has written, with other values for some keys of sections. What is not
+    /// in it stays out of it.
+    pub(crate) fn with_values(text: &str, values: &BTreeMap<(&str, &str), &str>) -> String {
+        let mut section = DEFAULT_SECTION;
+        let mut changed = String::new();
+        for line in text.split_inclusive('\n') {
+            let bare = line.trim();
+            let name = bare.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+            if let Some(name) = name {
+                section = name.trim();
+            }
+            let key = key_and_value(bare).filter(|_| name.is_none() && !is_comment(bare));
+            match key.and_then(|(key, _)| values.get(&(section, key)).map(|value| (key, value))) {
+                Some((key, value)) => {
+                    changed.extend([key, " = ", value, "\n"]);
+                }
+                None => changed.push_str(line),
+            }
+        }
+        changed
     }
 
     /// The value of a key of a section.
@@ -83,6 +95,28 @@ pub(crate) fn file(
     .find(|file| file.exists())
 }
 
+/// The same arguments, for another configuration file.
+pub(crate) fn with_file(arguments: &[OsString], file: &Path) -> Vec<OsString> {
+    let mut flag = OsString::from("--config=");
+    flag.push(file);
+    let mut changed = vec![flag];
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        let bytes = argument.as_bytes();
+        if bytes == b"--" {
+            changed.push(argument.clone());
+            break;
+        }
+        if bytes == b"--config" {
+            rest.next();
+        } else if !bytes.starts_with(b"--config=") {
+            changed.push(argument.clone());
+        }
+    }
+    changed.extend(rest.cloned());
+    changed
+}
+
 /// The value of the last `--config` among rclone's arguments.
 fn flag(arguments: &[OsString]) -> Option<OsString> {
     let mut found = None;
@@ -99,6 +133,10 @@ fn flag(arguments: &[OsString]) -> Option<OsString> {
         }
     }
     found
+}
+
+fn is_comment(line: &str) -> bool {
+    line.starts_with(['#', ';'])
 }
 
 /// Either may be quoted: the key with `"` or `` ` ``, the value with `` ` `` or `"""`.
@@ -185,7 +223,17 @@ mod tests {
             return;
         };
         let sections = serde_json::from_slice(&output.stdout).expect("JSON");
-        assert_eq!(Config::read(&file), Config { sections });
+        assert_eq!(Config::parse(TEXT), Config { sections });
+    }
+
+    #[test]
+    fn some_values_are_exchanged_and_all_else_stays() {
+        let text = "; a = 1\n[one]\na = 1\nb = 2\n\n[two]\na = 3\n[one]\n a=4";
+        let values = BTreeMap::from([(("one", "a"), "x = y"), (("three", "a"), "z")]);
+        assert_eq!(
+            Config::with_values(text, &values),
+            "; a = 1\n[one]\na = x = y\nb = 2\n\n[two]\na = 3\n[one]\na = x = y\n"
+        );
     }
 
     #[test]
@@ -198,8 +246,6 @@ mod tests {
             Config::parse("[a]\nno value\n`x` y\n").sections["a"].len(),
             0
         );
-        assert_eq!(Config::read(Path::new("/nonexistent")), Config::default());
-        assert_eq!(Config::read(Path::new("/dev/null")), Config::default());
     }
 
     #[test]
@@ -234,6 +280,22 @@ mod tests {
             fs::write(&program, "").expect("written");
             assert_eq!(found(&["ls"]), Some(file));
         }
+
+        let arguments = [
+            "-v",
+            "--config",
+            "a",
+            "ls",
+            "--config=b",
+            "--",
+            "--config=c",
+            "r:",
+        ];
+        let arguments: Vec<_> = arguments.iter().map(OsString::from).collect();
+        assert_eq!(
+            with_file(&arguments, Path::new("/x")),
+            ["--config=/x", "-v", "ls", "--", "--config=c", "r:"]
+        );
 
         let named = |name: &str| (name == "RCLONE_CONFIG").then(|| OsString::from("c"));
         assert_eq!(file(&[], &program, named), given("c"));

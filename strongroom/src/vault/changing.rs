@@ -1,10 +1,11 @@
-//! Objects without a payload, and objects that get another label or other attributes.
+//! Objects without a payload, and objects that get another label, other attributes or another payload.
 
 use super::Unlocked;
 use super::keys::check_unchanged;
 use crate::encoding::Base64;
 use crate::error::{Error, Result};
-use crate::object::{Kind, Meant, Metadata, NewObject, ObjectFile, ObjectId, PIN};
+use crate::object::{Kind, MAX_PAYLOAD, Meant, Metadata, NewObject, ObjectFile, ObjectId, PIN};
+use crate::secret::Secret;
 
 impl Unlocked {
     pub(super) fn store_new(&mut self, object: NewObject) -> Result<ObjectId> {
@@ -32,7 +33,6 @@ impl Unlocked {
     ) -> Result<()> {
         // After this nobody else writes.
         self.known()?;
-        let id = meant.id();
         let old = self.vault.read_genuine(&self.key, meant)?;
         let metadata = self.changed(&old.metadata, change)?;
         if metadata == old.metadata {
@@ -71,6 +71,39 @@ impl Unlocked {
             };
             (None, file)
         };
+        self.write_over(file, secret.as_ref())
+    }
+
+    pub(super) fn replace_payload(&mut self, meant: Meant<'_>, payload: &Secret) -> Result<()> {
+        // After this nobody else writes.
+        self.known()?;
+        let old = self.vault.read_genuine(&self.key, meant)?;
+        let metadata = old.metadata;
+        if metadata.kind != Kind::Credential || old.payload.is_none() {
+            return Err(Error::input(
+                format!("object {}", metadata.id),
+                "only what is in a credential can be replaced; anything else is sealed as a new object",
+            ));
+        }
+        if payload.len() > MAX_PAYLOAD {
+            return Err(Error::input(
+                format!("the new secret of object {}", metadata.id),
+                format!("it is longer than {MAX_PAYLOAD} bytes"),
+            ));
+        }
+        let (sealed, slots) = self.envelope(&metadata, payload)?;
+        let file = ObjectFile {
+            metadata,
+            payload: Some(sealed),
+            slots,
+            mac: Base64::default(),
+        };
+        self.write_over(file, Some(payload))
+    }
+
+    /// Puts an object's file in the place of the old one, once it was read back from disk, and its
+    /// secret, where it has one that opens here, was unsealed and compared.
+    fn write_over(&mut self, file: ObjectFile, secret: Option<&Secret>) -> Result<()> {
         let file = self.with_mac(file);
         let staged = self.vault.store.stage_object(&file)?;
         let again = staged.read()?;
@@ -88,6 +121,7 @@ impl Unlocked {
             return Err(self.vault.damaged(&file, reason.to_owned()));
         }
         staged.commit()?;
+        let id = file.metadata.id;
         let known = self.known()?;
         known.retain(|object| object.id != id);
         known.push(file.metadata);
