@@ -72,7 +72,7 @@ Example:
 Installed under the name rclone ahead of rclone on PATH, it takes rclone's own arguments.
 
 Environment:
-  STRONGROOM_DIR        the vault's folder [default: /var/lib/strongroom]
+  STRONGROOM_DIR        the vault's folder [default: /var/lib/strongroom, else /data/strongroom]
   STRONGROOM_TCTI       the TPM, such as device:/dev/tpmrm0
   STRONGROOM_EVENT_LOG  the event log of the present boot, which says why the policy refuses it
   STRONGROOM_MODULE     the PKCS#11 module
