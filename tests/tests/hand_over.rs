@@ -172,7 +172,7 @@ fn in_another_boot_nothing_is_handed_over() {
     assert_eq!(status["standing"], "trouble");
 
     // In a boot that is allowed it is taken back.
-    vault.reboot(&USUAL_BOOT);
+    vault.reboot(USUAL_BOOT);
     hand_over(&vault).ok();
     assert_eq!(middleware.keys().len(), 2);
     assert!(middleware.alerts().is_empty());

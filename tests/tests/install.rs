@@ -106,13 +106,13 @@ fn everything_is_where_it_may_run_and_stays() {
     assert_eq!(tree.added(&before), PIECES);
 
     // What its admin has switched off stays so, and what they have added stays too, to the end.
-    let timer = tree.at("etc/systemd/system/strongroom-enrol.timer");
-    fs::remove_file(&timer).expect("ours");
-    symlink("/dev/null", &timer).expect("ours");
+    let unit = tree.at("etc/systemd/system/strongroom-enrol.timer");
+    fs::remove_file(&unit).expect("ours");
+    symlink("/dev/null", &unit).expect("ours");
     let own = tree.at("etc/systemd/system/ix-zfs.service.d/override.conf");
     fs::write(&own, "[Service]\n").expect("ours");
     tree.install(&[]).ok();
-    assert!(fs::read_link(&timer).is_ok_and(|to| to == Path::new("/dev/null")));
+    assert!(fs::read_link(&unit).is_ok_and(|to| to == Path::new("/dev/null")));
     assert!(own.exists());
 }
 
@@ -661,7 +661,8 @@ fn an_uninstallation_killed_anywhere_is_finished_by_the_next() {
 struct Tree {
     root: PathBuf,
     programs: tempfile::TempDir,
-    _own: Option<tempfile::TempDir>,
+    /// Goes with this, where nobody else has it.
+    own_folder: Option<tempfile::TempDir>,
 }
 
 impl Tree {
@@ -670,7 +671,7 @@ impl Tree {
         fs::create_dir(own.path().join("data")).expect("ours");
         Fixture::build(&own.path().join("data"), Generation::V26, 1, 0);
         let mut tree = Self::of(own.path());
-        tree._own = Some(own);
+        tree.own_folder = Some(own);
         tree
     }
 
@@ -692,7 +693,7 @@ impl Tree {
         Self {
             root: root.to_owned(),
             programs,
-            _own: None,
+            own_folder: None,
         }
     }
 
@@ -801,7 +802,7 @@ impl Tree {
         }
         strip_groups(&own.path().join("data"));
         let mut tree = Self::of(own.path());
-        tree._own = Some(own);
+        tree.own_folder = Some(own);
         tree
     }
 }
@@ -881,12 +882,12 @@ fn killed_at(call: &str, place: u32) -> Command {
 }
 
 fn traces() -> bool {
-    let traced = Command::new("strace")
+    let tried = Command::new("strace")
         .args(["-qq", "-e", "trace=none", "true"])
         .status();
-    let traces = traced.is_ok_and(|status| status.success());
-    if !traces {
+    let may = tried.is_ok_and(|status| status.success());
+    if !may {
         println!("skipped: there is no strace that may trace");
     }
-    traces
+    may
 }
