@@ -104,7 +104,7 @@ Installed under the name rclone or restic ahead of the real one on PATH, it take
 arguments.
 
 Environment:
-  STRONGROOM_DIR        the vault's folder [default: /var/lib/strongroom]
+  STRONGROOM_DIR        the vault's folder [default: /var/lib/strongroom, else /data/strongroom]
   STRONGROOM_TCTI       the TPM, such as device:/dev/tpmrm0
   STRONGROOM_EVENT_LOG  the event log of the present boot, which says why the policy refuses it
   STRONGROOM_VAULT_KEY_SHA256  which vault it must be that a refreshed token is sealed in

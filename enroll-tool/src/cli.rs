@@ -24,7 +24,7 @@ Exit codes:
   7  the input is not what it must be
 
 Environment:
-  STRONGROOM_DIR        the vault's folder (default /var/lib/strongroom)
+  STRONGROOM_DIR        the vault's folder (default /var/lib/strongroom, else /data/strongroom)
   STRONGROOM_TCTI       the TPM, in tpm2-tss's notation (default /dev/tpm0, else /dev/tpmrm0)
   STRONGROOM_EVENT_LOG  the event log of the present boot (default the kernel's)
   STRONGROOM_LOG        error, warn (default), info, debug";
@@ -91,6 +91,56 @@ Example, A being the vault's own machine and B the second:
 After later changes on A only the last two steps are needed, and of the last the SHA-256 no more. Nothing
 of B's own must be copied over: policy-*.json, vault-key-*.json, event-logs-*.";
 
+const STATUS_HELP: &str = "\
+Examples:
+  strongroom status
+  strongroom status --json
+  strongroom status --html /mnt/tank/www/strongroom.html
+  strongroom status --prometheus > /var/lib/node_exporter/strongroom.prom.new &&
+    mv /var/lib/node_exporter/strongroom.prom.new /var/lib/node_exporter/strongroom.prom
+
+It changes nothing. The exit code is that of the vault: 0 it opens; 1 some of its files are damaged; 3, 4
+or 5 it does not open, and why. What is still in plaintext is in the report alone.";
+
+const ENROL_HELP: &str = "\
+Examples:
+  strongroom enrol
+  strongroom enrol --dry-run --json
+
+It does what `strongroom migrate` does, for the classes that were migrated and not given back, and while
+the middleware runs: a value is sealed, proven and copied, given to the middleware's memory, and then
+cleared in one transaction, if it is still what was sealed. Where nothing is new it asks no TPM and
+writes nothing. strongroom-enrol.path and strongroom-enrol.timer run it.";
+
+const INSTALL_HELP: &str = "\
+Examples:
+  ./strongroom install --dry-run
+  ./strongroom install
+
+Programs go to /root/strongroom, which an upgrade takes along and which may run; units, drop-ins and
+p11-kit's module file to /etc. It makes no vault: `/root/strongroom/strongroom init` does, in
+/data/strongroom. Run it again at will: what is as it should be stays.";
+
+const UNINSTALL_HELP: &str = "\
+Examples:
+  strongroom uninstall --dry-run
+  systemctl stop middlewared && strongroom uninstall --yes; systemctl start middlewared
+  strongroom uninstall --recovery kit.txt --yes
+
+First the database is given back everything that came out of it, as by `strongroom migrate rollback`, and
+is read again: nothing is removed as long as one secret is in the vault alone. Private keys that are in
+the TPM need --recovery. The vault's folder stays; remove it by hand, when you need it no more.";
+
+const UPGRADE_GUARD_HELP: &str = "\
+Examples:
+  strongroom upgrade-guard                       # in the running system: what an upgrade took is mended
+  strongroom upgrade-guard --root /mnt/newbe     # in the system that an upgrade has made
+
+It puts back units and drop-ins, gives tokens back to their groups, brings the new system's copy of the
+vault up to date, and allows the boot of its kernel and initrd, as `strongroom prepare` does. What it
+cannot do it says, with exit code 1. strongroom-upgrade-guard.service runs it, at shutdown for the system
+that is started next.";
+
 const AUDIT_HELP: &str = "\
 Examples:
   strongroom audit
@@ -133,7 +183,7 @@ leaves; --out makes it yours alone.";
 #[derive(Debug, Parser)]
 #[command(name = "strongroom", version, after_long_help = EXIT_CODES)]
 pub(crate) struct Cli {
-    /// The vault's folder [default: $STRONGROOM_DIR, else /var/lib/strongroom]
+    /// The vault's folder [default: $STRONGROOM_DIR, else /var/lib/strongroom, else /data/strongroom]
     #[arg(long, global = true, value_name = "FOLDER")]
     pub(crate) dir: Option<PathBuf>,
 
@@ -168,12 +218,17 @@ pub(crate) enum Command {
     Init(Init),
 
     /// Say how the vault stands: TPM, boot, objects
-    #[command(after_help = "Example:\n  strongroom status --json")]
-    Status,
+    #[command(after_help = STATUS_HELP)]
+    Status(Status),
 
     /// Say what this machine's boot is worth and what is left open; needs no vault
     #[command(after_help = DOCTOR_HELP)]
-    Doctor,
+    Doctor {
+        /// The TrueNAS database, which says who gets in without a key [default: that of TrueNAS, where
+        /// this is one]
+        #[arg(long, value_name = "FILE")]
+        database: Option<PathBuf>,
+    },
 
     /// List the vault's objects; needs no TPM
     #[command(after_help = "Example:\n  strongroom list")]
@@ -204,6 +259,22 @@ Example:
 ix-zfs.service runs it before it imports pools (systemd/ix-zfs.service.d). The middleware's own unlock
 then finds the keys; nothing of them is written anywhere. Keys that are in its memory already stay.")]
     HandOver(HandOver),
+
+    /// Enrol what TrueNAS has written into its database since the migration; a unit runs it
+    #[command(after_help = ENROL_HELP)]
+    Enrol(Enrol),
+
+    /// Put on a TrueNAS system what Strongroom needs there, where it may run and stays
+    #[command(after_help = INSTALL_HELP)]
+    Install(Install),
+
+    /// Give the keys back to TrueNAS, and only then take Strongroom off the system
+    #[command(after_help = UNINSTALL_HELP)]
+    Uninstall(Uninstall),
+
+    /// Carry an installation over into the system that an upgrade has made, before it is started
+    #[command(after_help = UPGRADE_GUARD_HELP)]
+    UpgradeGuard(UpgradeGuard),
 
     /// Allow the present boot, or one more, with one write to the TPM
     #[command(
@@ -570,6 +641,110 @@ pub(crate) struct HandOver {
     /// How many seconds to wait for it
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) wait: u64,
+
+    /// Only keys of datasets that it has none of: after it was started anew
+    #[arg(long)]
+    pub(crate) only_missing: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Enrol {
+    /// The database [default: that of the last migration]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) database: Option<PathBuf>,
+
+    /// The secret that its columns are encrypted under [default: that of the last migration]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pwenc_secret: Option<PathBuf>,
+
+    /// Where to write the vault's copy [default: that of the last migration]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) backup: Option<PathBuf>,
+
+    /// The middleware's local socket
+    #[arg(long, value_name = "FILE", default_value = SOCKET)]
+    pub(crate) socket: PathBuf,
+
+    /// Say what would be enrolled, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Of every command that works on an installation.
+#[derive(Debug, Args)]
+pub(crate) struct Installation {
+    /// The root folder of the system
+    #[arg(long, value_name = "FOLDER", default_value = "/")]
+    pub(crate) root: PathBuf,
+
+    /// Say what would be done, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Install {
+    #[command(flatten)]
+    pub(crate) at: Installation,
+
+    /// Take the programs from this folder [default: where this one is]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) from: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Uninstall {
+    #[command(flatten)]
+    pub(crate) at: Installation,
+
+    /// Open the objects with this recovery kit (- for standard input) and no TPM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recovery: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseFile,
+
+    /// Go on though another process, such as the middleware, has the database open
+    #[arg(long)]
+    pub(crate) while_in_use: bool,
+
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpgradeGuard {
+    #[command(flatten)]
+    pub(crate) at: Installation,
+
+    /// Take the programs from this folder [default: where this one is]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) from: Option<PathBuf>,
+
+    /// Do not allow the boot of what is there: it is done in another way
+    #[arg(long)]
+    pub(crate) without_prepare: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Look into this TrueNAS database for what is still there in plaintext [default: that of
+    /// TrueNAS, where it is one]
+    #[arg(long, value_name = "FILE", requires = "pwenc_secret")]
+    pub(crate) database: Option<PathBuf>,
+
+    /// The secret that its columns are encrypted under
+    #[arg(long, value_name = "FILE", requires = "database")]
+    pub(crate) pwenc_secret: Option<PathBuf>,
+
+    /// Write a web page into this file, besides: one file, with nothing outside of it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+
+    /// Print metrics in Prometheus's text format instead, such as for node_exporter
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) prometheus: bool,
 }
 
 #[derive(Debug, Args)]

@@ -40,12 +40,21 @@ pub use vault::{Unlocked, Vault};
 /// Names the environment variable that says where the vault is.
 pub const DIR_VARIABLE: &str = "STRONGROOM_DIR";
 
-/// Where the vault is: where the caller says, else `STRONGROOM_DIR`, else `/var/lib/strongroom`.
+/// Where the vault is: where the caller says, else `STRONGROOM_DIR`, else `/var/lib/strongroom`; or
+/// `/data/strongroom`, where that folder is there and the other is not. A storage appliance keeps
+/// `/data` over its upgrades, and hands none of our environment on to what it starts.
 pub fn vault_dir(flag: Option<PathBuf>) -> PathBuf {
     flag.or_else(|| {
         std::env::var_os(DIR_VARIABLE)
             .filter(|dir| !dir.is_empty())
             .map(PathBuf::from)
     })
-    .unwrap_or_else(|| PathBuf::from("/var/lib/strongroom"))
+    .unwrap_or_else(|| {
+        let [usual, appliance] = ["/var/lib/strongroom", "/data/strongroom"].map(PathBuf::from);
+        if appliance.is_dir() && !usual.exists() {
+            appliance
+        } else {
+            usual
+        }
+    })
 }

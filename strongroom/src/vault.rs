@@ -357,6 +357,25 @@ impl Vault {
         self.store.deny(token, self.tokens())
     }
 
+    /// Gives tokens back to their groups where somebody took every group's bits away
+    /// (`chmod -R g=,o=`, as an appliance's upgrade does to all its data), and opens again what every
+    /// reader needs. Gives back which tokens that were; none where nothing was to be done.
+    ///
+    /// # Errors
+    /// [`Error::VaultBusy`]; [`Error::Io`].
+    pub fn mend_access(&self) -> Result<Vec<TokenName>> {
+        let tokens = self.tokens();
+        if self.store.to_mend(&tokens).is_empty() {
+            return Ok(Vec::new());
+        }
+        let _lock = self.lock()?;
+        let to_mend = self.store.to_mend(&tokens);
+        for (token, gid) in &to_mend {
+            self.store.allow(token, *gid)?;
+        }
+        Ok(to_mend.into_iter().map(|(token, _)| token).collect())
+    }
+
     /// The one object that a selector means. Of several versions of one thing it is the newest.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
-//! A stand-in for TrueNAS's middleware on its local socket: a websocket that keeps the two methods of
-//! dataset keys in memory as TrueNAS's own do, by JSON-RPC 2.0 or by the older protocol.
+//! A stand-in for TrueNAS's middleware on its local socket: a websocket that keeps the methods
+//! of dataset keys in memory, of alerts and of a standby controller as TrueNAS's own do, by JSON-RPC 2.0 or
+//! by the older protocol.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -19,6 +20,10 @@ use tungstenite::{Message, WebSocket};
 struct State {
     zfs: BTreeMap<String, String>,
     calls: Vec<String>,
+    /// Alerts that stand: their kinds and what they say.
+    alerts: Vec<(String, String)>,
+    /// Whether there is a standby controller.
+    has_standby: bool,
 }
 
 /// A middleware that listens for as long as this lives.
@@ -44,6 +49,10 @@ pub enum Behaviour {
     Garbage,
     /// Does not let this client call what it hides.
     Refuses,
+    /// Hands out and takes keys, and lets nobody raise alerts, as the newest releases.
+    NoAlerts,
+    /// Tells which keys it has, and hangs when it is given some.
+    HangsLater,
 }
 
 impl MiddlewareStandIn {
@@ -77,6 +86,21 @@ impl MiddlewareStandIn {
     /// Puts a key into its memory, as from a KMIP server.
     pub fn has(&self, dataset: &str, key: &str) {
         self.with(|state| state.zfs.insert(dataset.to_owned(), key.to_owned()));
+    }
+
+    /// What its alerts say.
+    pub fn alerts(&self) -> Vec<String> {
+        self.with(|state| state.alerts.iter().map(|(_, text)| text.clone()).collect())
+    }
+
+    /// Puts a second controller beside it.
+    pub fn has_standby(&self) {
+        self.with(|state| state.has_standby = true);
+    }
+
+    /// Forgets the keys in its memory, as when it is started anew.
+    pub fn forgets(&self) {
+        self.with(|state| state.zfs.clear());
     }
 
     /// The methods that were called.
@@ -147,8 +171,15 @@ fn json_rpc(mut socket: WebSocket<UnixStream>, behaviour: Behaviour, state: &Mut
         let answer = if method == "core.set_options" {
             sees_private = request["params"][0]["private_methods"] == true;
             Ok(Value::Null)
-        } else if !sees_private || behaviour == Behaviour::Refuses {
+        } else if !sees_private
+            || behaviour == Behaviour::Refuses
+            || (behaviour == Behaviour::NoAlerts && method.starts_with("alert."))
+        {
             Err("Method does not exist".to_owned())
+        } else if behaviour == Behaviour::HangsLater && method == "kmip.update_memory_keys" {
+            // Until the client has enough of it.
+            let _ = socket.read();
+            return;
         } else {
             call(method, &request["params"], state)
         };
@@ -185,7 +216,7 @@ fn ddp(mut socket: WebSocket<UnixStream>, state: &Mutex<State>) {
     }
 }
 
-/// A method as TrueNAS has it: the second replaces the map as a whole.
+/// A method as TrueNAS has it: `kmip.update_memory_keys` replaces the map as a whole.
 fn call(method: &str, params: &Value, state: &Mutex<State>) -> Result<Value, String> {
     let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
     state.calls.push(method.to_owned());
@@ -203,6 +234,28 @@ fn call(method: &str, params: &Value, state: &Mutex<State>) -> Result<Value, Str
             }
             Ok(Value::Null)
         }
+        "alert.oneshot_create" => {
+            let (Some(kind), Some(words)) = (params[0].as_str(), params[1]["datasets"].as_str())
+            else {
+                return Err("datasets is what its text asks for".to_owned());
+            };
+            if kind != "KMIPZFSDatasetsSyncFailure" {
+                return Err(format!("Invalid alert class: {kind}"));
+            }
+            let text = format!("Failed to sync {words} dataset(s) keys with KMIP Server");
+            // The same again is no second one.
+            state.alerts.retain(|alert| alert.1 != text);
+            state.alerts.push((kind.to_owned(), text));
+            // A job's number.
+            Ok(json!(17))
+        }
+        "alert.oneshot_delete" => {
+            let kind = params[0].as_str().unwrap_or_default().to_owned();
+            state.alerts.retain(|alert| alert.0 != kind);
+            Ok(json!(18))
+        }
+        "failover.licensed" => Ok(json!(state.has_standby)),
+        "failover.datastore.force_send" if state.has_standby => Ok(Value::Null),
         _ => Err("Method does not exist".to_owned()),
     }
 }

@@ -183,3 +183,90 @@ fn of_tpm2_tools(log: &Path) -> BTreeMap<u64, String> {
         })
         .collect()
 }
+
+/// What stands open on TrueNAS itself, whatever the boot is worth.
+#[test]
+fn truenass_open_doors_are_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = folder.path().join("freenas-v1.db");
+    let connection = rusqlite::Connection::open(&database).expect("a new database");
+    connection
+        .execute_batch(
+            "CREATE TABLE system_settings (id INTEGER PRIMARY KEY, stg_pwenc_check TEXT);
+             CREATE TABLE system_advanced (id INTEGER PRIMARY KEY, adv_consolemenu BOOLEAN NOT NULL,
+                 adv_sed_passwd VARCHAR(120) NOT NULL);
+             INSERT INTO system_advanced VALUES (1, 0, '');
+             CREATE TABLE account_bsdusers (id INTEGER PRIMARY KEY, bsdusr_uid INTEGER NOT NULL,
+                 bsdusr_username VARCHAR(16) NOT NULL, bsdusr_password_disabled BOOLEAN NOT NULL,
+                 bsdusr_locked BOOLEAN NOT NULL, bsdusr_smbhash TEXT,
+                 bsdusr_ssh_password_enabled BOOLEAN DEFAULT '0' NOT NULL);
+             INSERT INTO account_bsdusers VALUES (1, 0, 'root', 0, 0, '*', 0),
+                 (2, 3000, 'anna', 0, 0, '*', 1);",
+        )
+        .expect("its tables");
+    let nowhere = TestVault::without_init(Swtpm::start());
+    let found = || -> Vec<String> {
+        let before = fs::read(&database).expect("it is there");
+        let doctor = nowhere.strongroom(&["doctor", "--json", "--database"]);
+        let report = doctor.arg(&database).ok().json();
+        assert!(fs::read(&database).is_ok_and(|now| now == before));
+        let all = ids(&report).into_iter();
+        all.filter(|id| id.starts_with("truenas-")).collect()
+    };
+    assert_eq!(found(), &[] as &[&str]);
+    let set = |sql: &str| connection.execute_batch(sql).expect("a statement");
+    set("UPDATE system_advanced SET adv_consolemenu = 1");
+    assert_eq!(found(), ["truenas-console-open"]);
+    set("UPDATE account_bsdusers SET bsdusr_ssh_password_enabled = 1 WHERE id = 1");
+    assert_eq!(
+        found(),
+        ["truenas-console-open", "truenas-root-ssh-password"]
+    );
+    // A password that root does not have lets nobody in.
+    set("UPDATE account_bsdusers SET bsdusr_password_disabled = 1 WHERE id = 1");
+    assert_eq!(found(), ["truenas-console-open"]);
+    let text = nowhere
+        .strongroom(&["doctor", "--database"])
+        .arg(&database)
+        .ok()
+        .text();
+    assert!(text.contains("Show Text Console without"), "{text}");
+    // A release that has it no more has no door there.
+    set("ALTER TABLE system_advanced DROP COLUMN adv_consolemenu");
+    assert_eq!(found(), &[] as &[&str]);
+    // What was named must be what it is named.
+    fs::write(&database, "no database").expect("ours");
+    nowhere
+        .strongroom(&["doctor", "--database"])
+        .arg(&database)
+        .fails_with(7);
+}
+
+/// The databases that each release made, where they are at hand.
+#[test]
+fn the_samples_of_each_release_are_read() {
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/truenas");
+    let nowhere = TestVault::without_init(Swtpm::start());
+    for release in ["24.10", "25.10", "26.0"] {
+        let sample = samples.join(release).join("freenas-v1.db");
+        if !sample.is_file() {
+            println!("skipped: there is no sample of TrueNAS {release}");
+            continue;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = folder.path().join("freenas-v1.db");
+        fs::copy(sample, &database).expect("ours");
+        let connection = rusqlite::Connection::open(&database).expect("a database");
+        let doctor = || {
+            let doctor = nowhere.strongroom(&["doctor", "--json", "--database"]);
+            ids(&doctor.arg(&database).ok().json())
+        };
+        for (menu, open) in [(1, true), (0, false)] {
+            connection
+                .execute("UPDATE system_advanced SET adv_consolemenu = ?1", [menu])
+                .expect("a column");
+            let found = doctor().contains(&"truenas-console-open".to_owned());
+            assert_eq!(found, open, "{release}");
+        }
+    }
+}

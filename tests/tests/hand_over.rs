@@ -33,7 +33,9 @@ fn keys_are_in_the_middlewares_memory_beside_those_that_were_there() {
             assert!(!format!("{output}").contains(key), "a key was told");
             assert!(!nas.vault.recorder().contains(key.as_bytes()));
         }
-        assert!(content(&nas.vault.dir()) == vault, "the vault was changed");
+        let mut now = content(&nas.vault.dir());
+        now.remove(&nas.vault.dir().join(".last-boot.json"));
+        assert!(now == vault, "the vault was changed");
         // Again, and all is as it was.
         hand_over(&nas.vault).ok();
         assert!(middleware.keys() == expected);
@@ -70,6 +72,22 @@ fn a_key_costs_five_commands() {
     let (one, nine) = (cost(1), cost(9));
     assert_eq!(nine - one, 8 * 5);
     assert!(one - 5 <= 16, "{one}");
+}
+
+#[test]
+#[ignore = "takes long; make test-all runs it"]
+fn a_hundred_keys_cost_five_commands_each_and_at_most_sixteen_more() {
+    let vault = TestVault::new();
+    let middleware = start(&vault, Behaviour::JsonRpc);
+    for number in 0..100 {
+        seal(&vault, &format!("tank/{number}"), "raw", &[1; 32]);
+    }
+    vault.recorder().take();
+    hand_over(&vault).ok();
+    let commands = vault.recorder().take().len();
+    println!("{commands} commands for 100 keys");
+    assert_eq!(middleware.keys().len(), 100);
+    assert!(commands <= 100 * 5 + 16, "{commands}");
 }
 
 #[test]
@@ -130,7 +148,115 @@ fn in_another_boot_nothing_is_handed_over() {
     vault.reboot(&[USUAL_BOOT[0], USUAL_BOOT[1], (11, "another command line")]);
     hand_over(&vault).fails_with(3).says("11");
     assert_eq!(middleware.keys().len(), 1);
-    assert_eq!(middleware.calls(), ["kmip.kmip_memory_keys"]);
+    assert_eq!(
+        middleware.calls(),
+        ["kmip.kmip_memory_keys", "alert.oneshot_create"]
+    );
+    // Its admin is told, with the reason, and so is whoever asks for the status.
+    let alerts = middleware.alerts();
+    assert!(
+        alerts.len() == 1 && alerts[0].contains("the policy refused this boot"),
+        "{alerts:?}"
+    );
+    let status = vault.strongroom(&["status", "--json"]).fails_with(3).json();
+    let last = &status["last-boot"];
+    assert_eq!(last["present"], true);
+    assert_eq!(last["handed-over"], 0);
+    assert_eq!(last["alert"], true);
+    assert!(
+        last["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("PCR 11")),
+        "{last}"
+    );
+    assert_eq!(status["standing"], "trouble");
+
+    // In a boot that is allowed it is taken back.
+    vault.reboot(USUAL_BOOT);
+    hand_over(&vault).ok();
+    assert_eq!(middleware.keys().len(), 2);
+    assert!(middleware.alerts().is_empty());
+    let status = vault.strongroom(&["status", "--json"]).ok().json();
+    assert_eq!(status["last-boot"]["reason"], serde_json::Value::Null);
+    assert_eq!(status["last-boot"]["handed-over"], 1);
+    assert_eq!(status["last-boot"]["alert"], false);
+}
+
+/// A release that takes no alert from outside, and one that is not there at all: the journal has it, and
+/// the note.
+#[test]
+fn without_an_alert_there_is_the_note() {
+    let mut vault = TestVault::new();
+    seal(&vault, "tank", "raw", &[1; 32]);
+    vault.reboot(&[USUAL_BOOT[0], USUAL_BOOT[1], (11, "another command line")]);
+    let middleware = start(&vault, Behaviour::NoAlerts);
+    hand_over(&vault).fails_with(3).says("no alert");
+    let note = || {
+        let status = vault.strongroom(&["status", "--json"]).fails_with(3).json();
+        status["last-boot"].clone()
+    };
+    assert_eq!(note()["alert"], false);
+    assert!(
+        note()["reason"]
+            .as_str()
+            .is_some_and(|it| it.contains("PCR 11"))
+    );
+    drop(middleware);
+    hand_over(&vault).args(["--wait", "0"]).fails_with(7);
+    assert!(
+        note()["reason"]
+            .as_str()
+            .is_some_and(|it| it.contains("No such file"))
+    );
+}
+
+#[test]
+fn one_that_hangs_in_the_middle_does_not_hold_up_the_boot() {
+    let vault = TestVault::new();
+    seal(&vault, "tank", "raw", &[1; 32]);
+    let middleware = start(&vault, Behaviour::HangsLater);
+    let run = hand_over(&vault).args(["--wait", "1"]);
+    run.timeout(Duration::from_secs(20))
+        .fails_with(7)
+        .says("does not answer in time");
+    assert!(middleware.keys().is_empty());
+    // It answers the next one who calls.
+    assert_eq!(middleware.alerts().len(), 1);
+}
+
+/// Started anew, it has forgotten them. Where it has not, no TPM is asked.
+#[test]
+fn what_it_has_forgotten_it_is_given_again() {
+    let vault = TestVault::new();
+    seal(&vault, "tank/a", "raw", &[1; 32]);
+    seal(&vault, "tank/words", "passphrase", b"correct horse battery");
+    let middleware = start(&vault, Behaviour::JsonRpc);
+    let missing = || {
+        hand_over(&vault)
+            .args(["--only-missing", "--json"])
+            .ok()
+            .json()
+    };
+    assert_eq!(missing()["handed-over"], 1);
+    vault.recorder().take();
+    assert_eq!(missing()["handed-over"], 0);
+    assert_eq!(vault.recorder().take().len(), 0);
+    middleware.forgets();
+    assert_eq!(missing()["handed-over"], 1);
+    assert_eq!(middleware.keys().len(), 1);
+}
+
+/// Who brings a vault back finds an empty folder.
+#[test]
+fn nothing_is_noted_where_there_is_no_vault() {
+    let vault = TestVault::new();
+    let nowhere = vault.folder().join("nowhere");
+    std::fs::create_dir(&nowhere).expect("the test's own folder");
+    hand_over(&vault)
+        .args(["--wait", "0", "--dir"])
+        .arg(&nowhere)
+        .fails_with(5);
+    assert!(content(&nowhere).is_empty());
 }
 
 #[test]

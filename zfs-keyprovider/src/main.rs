@@ -44,7 +44,7 @@ Exit codes:
      gave it
 
 Environment:
-  STRONGROOM_DIR        the vault's folder (default /var/lib/strongroom)
+  STRONGROOM_DIR        the vault's folder (default /var/lib/strongroom, else /data/strongroom)
   STRONGROOM_TCTI       the TPM, in tpm2-tss's notation (default /dev/tpm0, else /dev/tpmrm0)
   STRONGROOM_EVENT_LOG  the event log of the present boot, which says why the policy refuses it
                         (default the kernel's)
@@ -54,7 +54,7 @@ Environment:
 #[derive(Debug, Parser)]
 #[command(name = "zfs-keyprovider", version, after_long_help = EXIT_CODES)]
 struct Cli {
-    /// The vault's folder [default: $STRONGROOM_DIR, else /var/lib/strongroom]
+    /// The vault's folder [default: $STRONGROOM_DIR, else /var/lib/strongroom, else /data/strongroom]
     #[arg(long, global = true, value_name = "FOLDER")]
     dir: Option<PathBuf>,
 

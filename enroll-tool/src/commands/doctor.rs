@@ -1,17 +1,21 @@
 //! `strongroom doctor`: what this machine's boot is worth as something to bind keys to, and what is
 //! left open. Needs no vault, and each of TPM, event log and system only for its own part.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 use strongroom::TpmState;
 use strongroom::doctor::{
-    Diagnosis, Examination, Measurements, PcrReport, PcrState, Protection, SecureBoot, Storage,
-    System,
+    Diagnosis, Examination, Finding, Grade, Measurements, PcrReport, PcrState, Protection,
+    SecureBoot, Storage, System,
 };
 use strongroom::event_log::{self, EventLog};
 
 use super::Place;
 use crate::failure::Failure;
 use crate::output::{self, say};
+use crate::truenas::database::Database;
+use crate::truenas::ways_in::WaysIn;
 
 /// The width that the report is laid out for: a terminal's beside which something else fits.
 const WIDTH: u16 = 100;
@@ -22,7 +26,7 @@ const NAMES: usize = 4;
 /// How many characters of one are.
 const NAME_LENGTH: usize = 48;
 
-pub(super) fn run(place: &Place) -> Result<(), Failure> {
+pub(super) fn run(place: &Place, database: Option<&Path>) -> Result<(), Failure> {
     let system = System::here();
     let seen = Examination {
         tpm: place
@@ -32,13 +36,70 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
         log: event_log(place)?,
         facts: system.facts(),
     };
-    let diagnosis = seen.diagnose();
+    let mut diagnosis = seen.diagnose();
+    diagnosis.findings.extend(truenas(database)?);
+    // Stable: those of one grade stay in the order of the boot.
+    diagnosis.findings.sort_by_key(|finding| finding.grade);
     output::show(place.json, &report(&seen, &diagnosis), || {
         for line in text(&seen, &diagnosis).lines() {
             say!("{line}");
         }
     });
     Ok(())
+}
+
+/// Who gets into a TrueNAS system without a key. A database that was named must be one; that of the
+/// running system may be none.
+fn truenas(named: Option<&Path>) -> Result<Vec<Finding>, Failure> {
+    let database = match named {
+        Some(named) => named.to_owned(),
+        None => match crate::installation::System::below(Path::new("/")) {
+            Ok(system) => system.database(),
+            Err(_) => return Ok(Vec::new()),
+        },
+    };
+    let read = Database::open(&database).and_then(|database| {
+        database.leave_as_it_is()?;
+        WaysIn::read(&database)
+    });
+    let ways_in = match (read, named) {
+        (Ok(ways_in), _) => ways_in,
+        (Err(error), Some(_)) => return Err(error.into()),
+        (Err(error), None) => {
+            return Ok(vec![Finding {
+                grade: Grade::Note,
+                id: "truenas-database-unread",
+                what: format!("Who gets into TrueNAS without a key is not known: {error}."),
+                remedy: "Run this as root.".to_owned(),
+            }]);
+        }
+    };
+    let mut findings = Vec::new();
+    if ways_in.console_without_password {
+        findings.push(Finding {
+            grade: Grade::Serious,
+            id: "truenas-console-open",
+            what: "TrueNAS's text console asks for no password: whoever plugs in a keyboard and a \
+                   screen, or has the BMC, is root in an allowed boot, with all datasets unlocked."
+                .to_owned(),
+            remedy: "System > Advanced Settings > Console: turn off \"Show Text Console without \
+                     Password Prompt\"."
+                .to_owned(),
+        });
+    }
+    if ways_in.root_by_ssh_password {
+        findings.push(Finding {
+            grade: Grade::Caution,
+            id: "truenas-root-ssh-password",
+            what: "Root may log in by SSH with a password: as long as the SSH service runs, one \
+                   password is what stands before the vault on the network."
+                .to_owned(),
+            remedy:
+                "Credentials > Users > root: turn off \"SSH password login enabled\"; use a key."
+                    .to_owned(),
+        });
+    }
+    Ok(findings)
 }
 
 /// A file that was named must be a log; the kernel's may be missing.

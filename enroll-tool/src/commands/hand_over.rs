@@ -13,58 +13,181 @@ use strongroom::{Secret, Unlocked};
 use super::Place;
 use crate::cli::HandOver;
 use crate::failure::Failure;
+use crate::notes::{self, LastBoot, Note};
 use crate::output::{self, say};
 use crate::truenas::middleware::{Middleware, Protocol};
 
 pub(super) fn run(place: &Place, args: &HandOver) -> Result<(), Failure> {
+    let mut desk = Desk {
+        args,
+        middleware: None,
+    };
+    let outcome = hand_over(place, &mut desk);
+    let done = match outcome {
+        // Nothing was to be done, and nothing is to be noted.
+        Ok(done) if args.only_missing && done.given == 0 && done.failed.is_empty() => {
+            report(place, &done);
+            return Ok(());
+        }
+        Ok(done) => done,
+        Err(failure) => {
+            if matches!(failure, Failure::Vault(Error::Input { .. })) {
+                // It is the middleware's. Another connection is not waited for as long.
+                desk.middleware = None;
+            }
+            note(place, &mut desk, 0, Vec::new(), Some(failure.to_string()));
+            return Err(failure);
+        }
+    };
+    note(place, &mut desk, done.given, done.failed.clone(), None);
+    report(place, &done);
+    match done.failed.len() {
+        0 => Ok(()),
+        failed => Err(Failure::Partial {
+            failed,
+            total: failed + done.given,
+        }),
+    }
+}
+
+/// Where keys are handed over.
+struct Desk<'a> {
+    args: &'a HandOver,
+    middleware: Option<Middleware>,
+}
+
+impl Desk<'_> {
+    /// The middleware, as soon as it answers.
+    fn middleware(&mut self, patience: u64) -> Result<&mut Middleware, Error> {
+        if self.middleware.is_none() {
+            let patience = Duration::from_secs(patience);
+            self.middleware = Some(Middleware::connect(&self.args.socket, patience)?);
+        }
+        Ok(self.middleware.as_mut().expect("it was just put there"))
+    }
+}
+
+/// What was handed over.
+struct Done {
+    given: usize,
+    had: usize,
+    failed: Vec<String>,
+    protocol: Protocol,
+}
+
+fn hand_over(place: &Place, desk: &mut Desk<'_>) -> Result<Done, Failure> {
     let vault = place.vault()?;
     let listing = vault.list()?;
-    for bad in &listing.damaged {
-        log::warn!("damaged: {}: {}", bad.file.display(), bad.reason);
-    }
-    let newest = newest(&listing.objects);
+    // Which dataset's it was, nobody knows.
+    let mut failed: Vec<String> = (listing.damaged.iter())
+        .map(|bad| {
+            log::warn!("damaged: {}: {}", bad.file.display(), bad.reason);
+            bad.file.display().to_string()
+        })
+        .collect();
+    let mut newest = newest(&listing.objects);
     // Before the TPM is asked: where there is nobody to hand them to, no key is unsealed.
-    let mut middleware = Middleware::connect(&args.socket, Duration::from_secs(args.wait))?;
+    let (args, wait) = (desk.args, desk.args.wait);
+    let middleware = desk.middleware(wait)?;
     let mut keys = middleware.memory_keys()?;
     let had = keys.len();
-    let mut unlocked = vault.unlock(&place.tcti()?)?;
-    let mut failed = Vec::new();
+    if args.only_missing {
+        newest.retain(|dataset, object| !keys.contains_key(*dataset) && !is_passphrase(object));
+    }
     let mut given = 0;
-    for object in newest.values() {
-        match key(object, &mut unlocked) {
-            Ok(Some(text)) => {
-                given += 1;
-                keys.insert(object.label.as_str().to_owned(), text);
+    if !newest.is_empty() || !args.only_missing {
+        let mut unlocked = vault.unlock(&place.tcti()?)?;
+        for object in newest.values() {
+            match key(object, &mut unlocked) {
+                Ok(Some(text)) => {
+                    given += 1;
+                    keys.insert(object.label.as_str().to_owned(), text);
+                }
+                Ok(None) => {}
+                // One bad object never stops the others.
+                Err(error @ (Error::ObjectDamaged { .. } | Error::Input { .. })) => {
+                    log::error!("{}: {error}", object.label);
+                    failed.push(object.label.to_string());
+                }
+                Err(error) => return Err(error.into()),
             }
-            Ok(None) => {}
-            // One bad object never stops the others.
-            Err(error @ (Error::ObjectDamaged { .. } | Error::Input { .. })) => {
-                log::error!("{}: {error}", object.label);
-                failed.push(object.label.to_string());
+        }
+        middleware.replace_memory_keys(&keys)?;
+    }
+    Ok(Done {
+        given,
+        had,
+        failed,
+        protocol: middleware.protocol(),
+    })
+}
+
+/// Notes how it went, where `status` looks, and has the middleware tell its admin if it did not go well.
+/// Neither may fail what has been done, or hold up a boot.
+fn note(
+    place: &Place,
+    desk: &mut Desk<'_>,
+    handed_over: usize,
+    failed: Vec<String>,
+    reason: Option<String>,
+) {
+    let words = match (&reason, failed.as_slice()) {
+        (Some(reason), _) => Some(format!("[Strongroom: locked, for {reason}]")),
+        (None, []) => None,
+        (None, failed) => Some(format!("[Strongroom: damaged] {}", failed.join(", "))),
+    };
+    let before = LastBoot::read(&place.dir).is_some_and(|last| last.alert);
+    let mut alert = false;
+    if words.is_some() || before {
+        let told =
+            desk.middleware(PATIENCE.min(desk.args.wait))
+                .and_then(|middleware| match &words {
+                    Some(words) => middleware.raise_alert(words),
+                    None => middleware.take_alert_back(),
+                });
+        match told {
+            Ok(()) => alert = words.is_some(),
+            Err(error) => {
+                log::warn!("no alert: {error}");
+                alert = before;
             }
-            Err(error) => return Err(error.into()),
         }
     }
-    middleware.replace_memory_keys(&keys)?;
+    let note = LastBoot {
+        at: notes::now(),
+        boot: notes::boot_id(),
+        handed_over,
+        failed,
+        reason,
+        alert,
+    };
+    // A folder that holds no vault stays empty, for whoever brings one back.
+    if place.dir.join("vault.json").exists() {
+        if let Err(error) = note.write(&place.dir) {
+            log::warn!("not noted: {error}");
+        }
+    }
+}
+
+/// How many seconds an alert may take.
+const PATIENCE: u64 = 5;
+
+fn report(place: &Place, done: &Done) {
     let report = json!({
-        "handed-over": given,
-        "had-before": had,
-        "failed": failed,
-        "protocol": match middleware.protocol() {
+        "handed-over": done.given,
+        "had-before": done.had,
+        "failed": done.failed,
+        "protocol": match done.protocol {
             Protocol::JsonRpc => "json-rpc",
             Protocol::Ddp => "ddp",
         },
     });
     output::show(place.json, &report, || {
-        say!("The middleware has the keys of {given} datasets in its memory.");
+        say!(
+            "The middleware was given the keys of {} datasets, into its memory.",
+            done.given
+        );
     });
-    match failed.len() + listing.damaged.len() {
-        0 => Ok(()),
-        failed => Err(Failure::Partial {
-            failed,
-            total: failed + given,
-        }),
-    }
 }
 
 /// The newest key of each dataset.
@@ -80,6 +203,14 @@ fn newest(objects: &[Metadata]) -> BTreeMap<&str, &Metadata> {
         }
     }
     newest
+}
+
+fn is_passphrase(object: &Metadata) -> bool {
+    let format = object.attributes.get(KEYFORMAT).map(String::as_str);
+    matches!(
+        format.unwrap_or_default().parse(),
+        Ok(KeyFormat::Passphrase)
+    )
 }
 
 /// A key as the middleware has it; `None` for a passphrase, which it does not take so.

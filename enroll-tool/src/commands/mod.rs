@@ -5,9 +5,11 @@ mod backup;
 mod boots;
 mod commit;
 mod doctor;
+mod enrol;
 mod export;
 mod hand_over;
 mod init;
+mod install;
 mod list;
 mod migrate;
 mod pair;
@@ -22,7 +24,9 @@ mod seal;
 mod status;
 mod suspend;
 mod token;
+mod uninstall;
 mod unseal;
+mod upgrade_guard;
 
 use std::path::PathBuf;
 
@@ -38,6 +42,7 @@ use crate::failure::Failure;
 pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
     let place = Place {
         dir: vault_dir(cli.dir.clone()),
+        is_named: cli.dir.is_some() || std::env::var_os(strongroom::DIR_VARIABLE).is_some(),
         tcti: cli.tcti.clone(),
         event_log: cli.event_log.clone(),
         json: cli.json,
@@ -45,9 +50,13 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
     };
     match &cli.command {
         Command::Init(args) => init::run(&place, args),
-        Command::Doctor => doctor::run(&place),
+        Command::Doctor { database } => doctor::run(&place, database.as_deref()),
         Command::HandOver(args) => hand_over::run(&place, args),
-        Command::Status => status::run(&place),
+        Command::Status(args) => status::run(&place, args),
+        Command::Enrol(args) => enrol::run(&place, args),
+        Command::Install(args) => install::run(&place, args),
+        Command::Uninstall(args) => uninstall::run(&place, args),
+        Command::UpgradeGuard(args) => upgrade_guard::run(&place, args),
         Command::List => list::run(&place),
         Command::Seal(args) => seal::run(&place, args),
         Command::Unseal(args) => unseal::run(&place, args),
@@ -74,6 +83,8 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
 /// Where vault and TPM are, and how to report.
 struct Place {
     dir: PathBuf,
+    /// Whether somebody said that it is there.
+    is_named: bool,
     tcti: Option<Tcti>,
     /// The present boot's.
     event_log: Option<PathBuf>,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use strongroom::doctor::System;
 use strongroom::error::Error;
 use strongroom::prediction::{Database, DatabaseUpdate, Forecast, Image, NextBoot};
-use strongroom::vault::Change;
+use strongroom::vault::{Change, Rebound};
 
 use super::{Place, boots};
 use crate::cli::Prepare;
@@ -14,6 +14,13 @@ use crate::failure::Failure;
 use crate::output;
 
 pub(super) fn run(place: &Place, args: &Prepare) -> Result<(), Failure> {
+    let prepared = allow(place, args)?;
+    boots::report(place, &prepared, args.dry_run);
+    Ok(())
+}
+
+/// Allows it, and says what is allowed then.
+pub(super) fn allow(place: &Place, args: &Prepare) -> Result<Rebound, Failure> {
     let vault = place.vault()?;
     let log = boots::event_log(place)?.ok_or_else(|| {
         Error::input(
@@ -28,8 +35,8 @@ pub(super) fn run(place: &Place, args: &Prepare) -> Result<(), Failure> {
         next: next_boot(args)?,
     }));
     let tcti = place.tcti()?;
-    let prepared = if args.dry_run {
-        vault.foresee(&tcti, &change)?
+    if args.dry_run {
+        Ok(vault.foresee(&tcti, &change)?)
     } else {
         if !args.yes {
             output::confirm(
@@ -38,10 +45,8 @@ pub(super) fn run(place: &Place, args: &Prepare) -> Result<(), Failure> {
                 "yes",
             )?;
         }
-        vault.rebind(&tcti, &change)?
-    };
-    boots::report(place, &prepared, args.dry_run);
-    Ok(())
+        Ok(vault.rebind(&tcti, &change)?)
+    }
 }
 
 fn next_boot(args: &Prepare) -> Result<NextBoot, Failure> {

@@ -1,5 +1,5 @@
 //! `strongroom recovery-test`: that the recovery kit opens everything, in the vault and in a backup.
-//! Changes nothing, and needs no TPM.
+//! Needs no TPM, and changes nothing but the note of when that was, for `status`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,6 +15,7 @@ use super::Place;
 use crate::cli;
 use crate::failure::Failure;
 use crate::kits;
+use crate::notes::{self, Note, RecoveryTested};
 use crate::output::{self, say};
 
 pub(super) fn run(place: &Place, args: &cli::RecoveryTest) -> Result<(), Failure> {
@@ -65,6 +66,18 @@ pub(super) fn run(place: &Place, args: &cli::RecoveryTest) -> Result<(), Failure
     let (failed, total) = all.fold((0, 0), |(failed, total), tested| {
         (failed + tested.damaged.len(), total + count(tested))
     });
+    if let Some(tested) = &tested {
+        let note = RecoveryTested {
+            at: notes::now(),
+            opened: tested.opened.len(),
+            failed,
+            backup: backup.is_some(),
+        };
+        // The test is what counts, and a vault is tested where it cannot be written, too.
+        if let Err(error) = note.write(&place.dir) {
+            log::info!("the day is not noted: {error}");
+        }
+    }
     match failed {
         0 => Ok(()),
         failed => Err(Failure::NotOpen { failed, total }),

@@ -28,8 +28,14 @@ pub(crate) struct Journal {
     pub(crate) database: PathBuf,
     pub(crate) pwenc_secret: PathBuf,
     pub(crate) backup: PathBuf,
+    #[serde(default)]
+    pub(crate) backup_on_same_pool: bool,
     pub(crate) only: Vec<Class>,
     pub(crate) ui_certificate: bool,
+    /// The classes that are to stay out of the database: those of all migrations until they are given
+    /// back. Not noted before there was a watch.
+    #[serde(default)]
+    watched: Option<Vec<Class>>,
     /// Seconds since 1970.
     pub(crate) begun: u64,
     pub(crate) stage: Stage,
@@ -96,8 +102,21 @@ impl Journal {
         database: &Path,
         pwenc_secret: &Path,
         backup: &Path,
+        backup_on_same_pool: bool,
         wanted: &Wanted,
     ) -> Self {
+        let mut watched = former.as_ref().map(Self::watched).unwrap_or_default();
+        watched.extend(
+            wanted
+                .classes
+                .iter()
+                .filter(|class| !watched.contains(class))
+                .copied()
+                .collect::<Vec<_>>(),
+        );
+        // Once the web interface's own key has moved, its successor does too.
+        let ui_certificate =
+            wanted.ui_certificate || former.as_ref().is_some_and(|it| it.ui_certificate);
         // Whoever resumes it may stand in another folder.
         let absolute = |file: &Path| std::path::absolute(file).unwrap_or(file.to_owned());
         let database = absolute(database);
@@ -107,8 +126,10 @@ impl Journal {
             format: FORMAT,
             pwenc_secret: absolute(pwenc_secret),
             backup: absolute(backup),
+            backup_on_same_pool,
             only: wanted.classes.clone(),
-            ui_certificate: wanted.ui_certificate,
+            ui_certificate,
+            watched: Some(watched),
             begun: (former.as_ref()).map_or(now.map_or(0, |now| now.as_secs()), |it| it.begun),
             stage: Stage::Sealing,
             values: former.map(|former| former.values).unwrap_or_default(),
@@ -137,6 +158,29 @@ impl Journal {
             )));
         }
         Ok(Some(journal))
+    }
+
+    /// The classes that are to stay out of the database.
+    pub(crate) fn watched(&self) -> Vec<Class> {
+        self.watched.clone().unwrap_or_else(|| self.only.clone())
+    }
+
+    /// Whether everything that is wanted is watched already.
+    pub(crate) fn watches_all(&self, wanted: &Wanted) -> bool {
+        let watched = self.watched();
+        wanted.classes.iter().all(|class| watched.contains(class))
+    }
+
+    /// These classes are given back, and stay in the database from now on. Whether that changes
+    /// anything.
+    pub(crate) fn stop_watching(&mut self, classes: &[Class]) -> bool {
+        let before = self.watched();
+        let after: Vec<_> = (before.iter().copied())
+            .filter(|class| !classes.contains(class))
+            .collect();
+        let changes = after != before;
+        self.watched = Some(after);
+        changes
     }
 
     /// Whether there is something left to do.

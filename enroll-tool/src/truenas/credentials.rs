@@ -135,6 +135,13 @@ pub(crate) fn placeholders(attributes: &Secret) -> Vec<(String, ObjectId)> {
         .collect()
 }
 
+/// Whether a text has a placeholder anywhere, of whatever object.
+pub(crate) fn has_placeholder(text: &[u8]) -> bool {
+    let placeholder = PLACEHOLDER.as_bytes();
+    text.windows(placeholder.len())
+        .any(|part| part == placeholder)
+}
+
 /// Why attributes cannot be split or restored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AttributesError {

@@ -2,7 +2,7 @@
 //! there for an administrator. Releases from 25.04 speak JSON-RPC 2.0 at `/api/current`; before, and
 //! beside it for a while, they speak the Distributed Data Protocol at `/websocket`.
 //!
-//! Only what a hand-over of dataset keys needs. Never `midclt`: it takes its arguments on the command
+//! Only what a hand-over of dataset keys needs, and what is to be told afterwards. Never `midclt`: it takes its arguments on the command
 //! line, which everyone on the machine can read.
 
 use std::collections::BTreeMap;
@@ -21,6 +21,9 @@ use tungstenite::{Message, WebSocket};
 
 /// Where the middleware listens.
 pub(crate) const SOCKET: &str = "/var/run/middleware/middlewared.sock";
+
+/// The kind of alert that fits best.
+const ALERT: &str = "KMIPZFSDatasetsSyncFailure";
 
 /// A middleware that answers.
 pub(crate) struct Middleware {
@@ -109,6 +112,52 @@ impl Middleware {
     pub(crate) fn replace_memory_keys(&mut self, keys: &MemoryKeys) -> Result<()> {
         self.call("kmip.update_memory_keys", &json!([{ "zfs": keys }]))
             .map(|_| ())
+    }
+
+    /// Adds keys to those in its memory.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where it refuses.
+    pub(crate) fn add_memory_keys(&mut self, new: MemoryKeys) -> Result<()> {
+        let mut keys = self.memory_keys()?;
+        keys.extend(new);
+        self.replace_memory_keys(&keys)
+    }
+
+    /// Raises an alert that says `words`, where its admin sees alerts. Its kinds of alerts are fixed; the
+    /// nearest is that of keys which a KMIP server does not give, and the words stand where that names
+    /// datasets.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where it refuses: releases whose alerts cannot be raised from outside.
+    pub(crate) fn raise_alert(&mut self, words: &str) -> Result<()> {
+        self.call(
+            "alert.oneshot_create",
+            &json!([ALERT, { "datasets": words }]),
+        )
+        .map(|_| ())
+    }
+
+    /// Takes such alerts back.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where it refuses.
+    pub(crate) fn take_alert_back(&mut self) -> Result<()> {
+        self.call("alert.oneshot_delete", &json!([ALERT, null]))
+            .map(|_| ())
+    }
+
+    /// Where there is a standby controller, has its whole database sent there, as it does itself after
+    /// writes that it does not replay one by one. Whether there is one.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where it refuses.
+    pub(crate) fn send_database_to_standby(&mut self) -> Result<bool> {
+        if self.call("failover.licensed", &json!([]))? != json!(true) {
+            return Ok(false);
+        }
+        self.call("failover.datastore.force_send", &json!([]))?;
+        Ok(true)
     }
 
     fn begin_ddp(&mut self) -> Result<()> {

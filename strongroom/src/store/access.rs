@@ -26,6 +26,7 @@ pub(super) const OWNER_ALONE: Mode = Mode::from_raw_mode(CLOSED_FILE);
 
 /// A group's too. The setgid bit tells such a folder from one that is merely open.
 const GIVEN_FOLDER: u32 = 0o2750;
+const SETGID: u32 = 0o2000;
 const GIVEN_FILE: u32 = 0o640;
 
 /// What everybody gets of the vault's own folders and files where a token was given to a group.
@@ -103,6 +104,35 @@ impl Store {
             change_mode(&dir, |mode| mode & CLOSED_FOLDER)?;
         }
         sync_dir(&self.dir)
+    }
+
+    /// Tokens that were given to a group, and of which, or of the way to which, the group's or everybody's
+    /// bits are gone. What `chmod` leaves of such a folder is the setgid bit and the group.
+    pub(crate) fn to_mend(&self, tokens: &[TokenName]) -> Vec<(TokenName, u32)> {
+        let mode = |path: &Path| fs::metadata(path).map_or(0, |it| it.mode());
+        let way_is_open = self
+            .folders()
+            .iter()
+            .all(|dir| mode(dir) & THROUGH == THROUGH)
+            && [self.manifest_file(), self.policy_file(None)]
+                .iter()
+                .all(|file| !file.exists() || mode(file) & READ == READ);
+        let files_are_given = |token: &TokenName| {
+            let entries = fs::read_dir(self.token_dir(token));
+            entries.into_iter().flatten().flatten().all(|entry| {
+                let metadata = entry.metadata();
+                metadata.is_ok_and(|it| !it.is_file() || it.mode() & GIVEN_FILE == GIVEN_FILE)
+            })
+        };
+        tokens
+            .iter()
+            .filter_map(|token| {
+                let access = self.access(token).ok()?;
+                let was_given = access.mode & SETGID == SETGID;
+                let is_whole = access.group().is_some() && way_is_open && files_are_given(token);
+                (was_given && !is_whole).then(|| (token.clone(), access.gid))
+            })
+            .collect()
     }
 
     /// Whether this process may read a token's objects. A folder that is not there hides nothing.

@@ -1,8 +1,8 @@
 //! `strongroom migrate`: secrets out of a TrueNAS database; `plan` says which, `rollback` gives them back.
 
 mod plan;
-mod rollback;
-mod run;
+pub(super) mod rollback;
+pub(super) mod run;
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ pub(super) fn run(place: &Place, args: &Migrate) -> Result<(), Failure> {
 }
 
 /// A database and the secret that is its own.
-fn open(database: &Path, pwenc_secret: &Path) -> Result<(Database, PwencSecret)> {
+pub(super) fn open(database: &Path, pwenc_secret: &Path) -> Result<(Database, PwencSecret)> {
     let secret = PwencSecret::read(pwenc_secret)?;
     let database = Database::open(database)?;
     database.check_secret(&secret)?;
@@ -34,7 +34,7 @@ fn open(database: &Path, pwenc_secret: &Path) -> Result<(Database, PwencSecret)>
 
 /// Refuses a database that another process has open: what that has in memory it writes back, and the
 /// middleware's rows with it.
-fn check_unused(database: &Path, while_in_use: bool) -> Result<(), Failure> {
+pub(super) fn check_unused(database: &Path, while_in_use: bool) -> Result<(), Failure> {
     let holders = holders::of(database);
     if holders.is_empty() {
         return Ok(());

@@ -4,17 +4,20 @@
 use std::path::Path;
 
 use serde_json::json;
+use strongroom::error::Error;
 use strongroom::object::Metadata;
 use strongroom::vault::ByRecovery;
 use strongroom::{Result, Secret, Unlocked, Vault};
 
 use super::super::Place;
 use super::{check_unused, open};
-use crate::cli::{Class, Rollback};
+use crate::cli::{Class, PassphraseFile, Rollback};
 use crate::failure::Failure;
 use crate::kits;
+use crate::migration::journal::Journal;
 use crate::migration::rollback::{Opener, Returns};
 use crate::output::{self, say};
+use crate::truenas::database::{Change, Database};
 
 pub(super) fn run(place: &Place, args: &Rollback) -> Result<(), Failure> {
     check_unused(&args.database, args.while_in_use)?;
@@ -31,17 +34,17 @@ pub(super) fn run(place: &Place, args: &Rollback) -> Result<(), Failure> {
             let by_recovery = vault.open_by_recovery(kit)?;
             (vault, Box::new(by_recovery))
         }
-        (Some(kit), None) => {
+        (kit, _) => {
             let vault = place.vault()?;
-            let kit = kits::read(kit, &args.passphrase, Some(vault.id()))?;
-            let by_recovery = vault.open_by_recovery(kit)?;
-            (vault, Box::new(by_recovery))
+            let opener = opened(place, &vault, kit.as_deref(), &args.passphrase)?;
+            (vault, opener)
         }
-        (None, _) => {
-            let vault = place.vault()?;
-            let unlocked = vault.unlock(&place.tcti()?)?;
-            (vault, Box::new(unlocked))
-        }
+    };
+    // Whoever moves secrets in is done by then, and nobody else begins. Into a vault that cannot be
+    // written nobody does.
+    let _lock = match vault.lock() {
+        Err(error @ Error::VaultBusy { .. }) => return Err(error.into()),
+        lock => lock.ok(),
     };
     let listing = vault.list()?;
     for bad in &listing.damaged {
@@ -69,10 +72,11 @@ pub(super) fn run(place: &Place, args: &Rollback) -> Result<(), Failure> {
             "yes",
         )?;
     }
-    let changes: Vec<_> = (returns.values.iter())
-        .map(|value| value.change.clone())
-        .collect();
-    let missed = database.replace(&changes)?;
+    let missed = if args.backup.is_none() {
+        give_back(&vault, &mut database, &classes, &returns)?
+    } else {
+        database.replace(&changes(&returns))?
+    };
     report(place, &args.database, &returns, &missed);
     match missed.len() + returns.kept.len() {
         0 => Ok(()),
@@ -81,6 +85,43 @@ pub(super) fn run(place: &Place, args: &Rollback) -> Result<(), Failure> {
             total: returns.values.len() + returns.kept.len(),
         }),
     }
+}
+
+/// What opens a vault's objects: the recovery kit, or else the TPM.
+pub(in crate::commands) fn opened(
+    place: &Place,
+    vault: &Vault,
+    kit: Option<&Path>,
+    passphrase: &PassphraseFile,
+) -> Result<Box<dyn Opener>, Failure> {
+    Ok(match kit {
+        Some(kit) => {
+            let kit = kits::read(kit, passphrase, Some(vault.id()))?;
+            Box::new(vault.open_by_recovery(kit)?)
+        }
+        None => Box::new(vault.unlock(&place.tcti()?)?),
+    })
+}
+
+/// Gives values back, after the watch (`strongroom enrol`) was told that they stay: or it would move them
+/// again. The places of those that were changed meanwhile.
+pub(in crate::commands) fn give_back(
+    vault: &Vault,
+    database: &mut Database,
+    classes: &[Class],
+    returns: &Returns,
+) -> Result<Vec<usize>> {
+    if let Ok(Some(mut journal)) = Journal::read(vault) {
+        if journal.stop_watching(classes) {
+            journal.write(vault)?;
+        }
+    }
+    database.replace(&changes(returns))
+}
+
+fn changes(returns: &Returns) -> Vec<Change> {
+    let values = returns.values.iter();
+    values.map(|value| value.change.clone()).collect()
 }
 
 impl Opener for Unlocked {

@@ -27,11 +27,8 @@ const ROUNDS: usize = 4;
 
 pub(super) fn run(place: &Place, args: &MigrateRun) -> Result<(), Failure> {
     let asked = Asked::new(place, args)?;
-    if !args.dry_run {
-        check_unused(&asked.database, args.while_in_use)?;
-    }
-    let (mut database, secret) = open(&asked.database, &asked.pwenc_secret)?;
     if args.dry_run {
+        let (database, secret) = open(&asked.database, &asked.pwenc_secret)?;
         database.leave_as_it_is()?;
         let vault = place.vault()?;
         let known = vault.list()?.objects;
@@ -39,39 +36,66 @@ pub(super) fn run(place: &Place, args: &MigrateRun) -> Result<(), Failure> {
         report(place, &asked, true, &Done::would_be(plan));
         return Ok(());
     }
+    check_unused(&asked.database, args.while_in_use)?;
+    let done = migrate(
+        place,
+        &asked,
+        |plan| {
+            if args.yes {
+                return Ok(());
+            }
+            let question = format!(
+                "{} secrets will be sealed to the TPM and then cleared from {}. Type yes to go on:",
+                plan.items.len(),
+                asked.database.display()
+            );
+            output::confirm(&question, "yes")
+        },
+        |_, _| {},
+    )?;
+    report(place, &asked, false, &done);
+    done.failure()
+}
+
+/// Moves what is asked for, in the one order that loses nothing. `confirm` is asked when it is known
+/// what that is; `before_clearing` is told of each round of secrets that are sealed, proven and copied,
+/// before they are cleared.
+pub(in crate::commands) fn migrate(
+    place: &Place,
+    asked: &Asked,
+    confirm: impl FnOnce(&Plan) -> Result<(), Failure>,
+    mut before_clearing: impl FnMut(&Plan, &[Outcome]),
+) -> Result<Done, Failure> {
+    let (mut database, secret) = open(&asked.database, &asked.pwenc_secret)?;
     let Some(backup_file) = &asked.backup else {
         return Err(Failure::Usage("--backup FILE is needed".to_owned()));
     };
     let backup_file = &Vault::backup_place(backup_file)?;
-    check_backup_place(place, args, backup_file)?;
+    check_backup_place(place, asked, backup_file)?;
     database.check_writable()?;
     let lock = place.vault()?.lock()?;
     // As it is now that nobody else writes.
     let vault = place.vault()?;
     let known = vault.list()?.objects;
     let plan = Plan::read(&database, &secret, &asked.wanted, &known, Some(&vault))?;
-    if !args.yes {
-        output::confirm(
-            &format!(
-                "{} secrets will be sealed to the TPM and then cleared from {}. Type yes to go on:",
-                plan.items.len(),
-                asked.database.display()
-            ),
-            "yes",
-        )?;
-    }
+    confirm(&plan)?;
     let mut unlocked = vault.unlock(&place.tcti()?)?.holding(lock);
     unlocked.check_backup_file(backup_file)?;
     // One that cannot be read is not needed.
     let former = Journal::read(&vault).ok().flatten();
-    // A run that finds nothing to do has nothing to note, unless one was cut short before.
-    let noted = !plan.items.is_empty() || former.as_ref().is_some_and(Journal::is_unfinished);
+    // A run that finds nothing to do has nothing to note, unless one was cut short before, or more is
+    // to be watched from now on.
+    let noted = !plan.items.is_empty()
+        || former
+            .as_ref()
+            .is_some_and(|former| former.is_unfinished() || !former.watches_all(&asked.wanted));
     let journal = noted.then(|| {
         Journal::begin(
             former,
             &asked.database,
             &asked.pwenc_secret,
             backup_file,
+            asked.backup_on_same_pool,
             &asked.wanted,
         )
     });
@@ -81,20 +105,21 @@ pub(super) fn run(place: &Place, args: &MigrateRun) -> Result<(), Failure> {
         secret: &secret,
         backup: backup_file,
         journal,
+        before_clearing: &mut before_clearing,
         locked: Duration::ZERO,
     };
     let mut done = migration.run(&mut database, &asked.wanted, plan, &known)?;
     migration.scrub(database, &mut done)?;
-    report(place, &asked, false, &done);
-    done.failure()
+    Ok(done)
 }
 
 /// What is asked for, on the command line or by the journal of a run that was cut short.
-struct Asked {
-    database: PathBuf,
-    pwenc_secret: PathBuf,
-    backup: Option<PathBuf>,
-    wanted: Wanted,
+pub(in crate::commands) struct Asked {
+    pub(in crate::commands) database: PathBuf,
+    pub(in crate::commands) pwenc_secret: PathBuf,
+    pub(in crate::commands) backup: Option<PathBuf>,
+    pub(in crate::commands) backup_on_same_pool: bool,
+    pub(in crate::commands) wanted: Wanted,
 }
 
 impl Asked {
@@ -128,6 +153,7 @@ impl Asked {
                 .backup
                 .clone()
                 .or(journal.map(|journal| journal.backup.clone())),
+            backup_on_same_pool: args.backup_on_same_pool,
             wanted: Wanted {
                 classes,
                 ui_certificate: args.ui_certificate
@@ -145,6 +171,7 @@ struct Migration<'a> {
     backup: &'a Path,
     /// Where there is something to note.
     journal: Option<Journal>,
+    before_clearing: &'a mut dyn FnMut(&Plan, &[Outcome]),
     /// How long nobody else could write the database.
     locked: Duration,
 }
@@ -194,6 +221,7 @@ impl Migration<'_> {
         self.note(Stage::Sealing, &plan, &outcomes, &[])?;
         run::check_backup(&self.unlocked.backup(self.backup)?, &outcomes)?;
         self.note(Stage::Clearing, &plan, &outcomes, &[])?;
+        (self.before_clearing)(&plan, &outcomes);
         let mut cleared = Vec::new();
         let begun = Instant::now();
         run::clear(&plan, &mut outcomes, database, self.secret, |class| {
@@ -239,16 +267,16 @@ impl Migration<'_> {
 }
 
 /// What a migration came to.
-struct Done {
-    plan: Plan,
+pub(in crate::commands) struct Done {
+    pub(in crate::commands) plan: Plan,
     /// By place in the plan; none in a dry run.
-    outcomes: Vec<Outcome>,
+    pub(in crate::commands) outcomes: Vec<Outcome>,
     checked_by_zfs: usize,
     locked: Duration,
 }
 
 impl Done {
-    fn would_be(plan: Plan) -> Self {
+    pub(in crate::commands) fn would_be(plan: Plan) -> Self {
         Self {
             plan,
             outcomes: Vec::new(),
@@ -290,7 +318,7 @@ impl Done {
         }
     }
 
-    fn failure(&self) -> Result<(), Failure> {
+    pub(in crate::commands) fn failure(&self) -> Result<(), Failure> {
         let left = self
             .outcomes
             .iter()
@@ -308,13 +336,13 @@ impl Done {
 }
 
 /// Whether the backup can be written where it is meant to be, and is off the boot pool there.
-fn check_backup_place(place: &Place, args: &MigrateRun, file: &Path) -> Result<(), Failure> {
+fn check_backup_place(place: &Place, asked: &Asked, file: &Path) -> Result<(), Failure> {
     let refuse = |reason: String| {
         let what = format!("--backup {}", file.display());
         Failure::from(Error::input(what, reason))
     };
     match disk::same_pool(&place.dir, file) {
-        Some(pool) if !args.backup_on_same_pool => Err(refuse(format!(
+        Some(pool) if !asked.backup_on_same_pool => Err(refuse(format!(
             "it is on the pool {pool}, as the vault is, and a dead pool would take both; name a \
              file on another pool, or insist with --backup-on-same-pool"
         ))),
@@ -325,7 +353,7 @@ fn check_backup_place(place: &Place, args: &MigrateRun, file: &Path) -> Result<(
     }
 }
 
-fn report(place: &Place, asked: &Asked, dry_run: bool, done: &Done) {
+pub(in crate::commands) fn report(place: &Place, asked: &Asked, dry_run: bool, done: &Done) {
     let outcome = |item: usize| match done.outcomes.get(item) {
         None => "would be moved".to_owned(),
         Some(Outcome::Moved { before: true, .. }) => "moved (sealed by an earlier run)".to_owned(),

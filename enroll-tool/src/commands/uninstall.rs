@@ -1,0 +1,174 @@
+//! `strongroom uninstall`: the keys go back to TrueNAS, that is proven, and only then is anything removed.
+
+use serde_json::json;
+use strongroom::error::Error;
+use strongroom::{Result, Vault};
+
+use super::migrate::rollback::{give_back, opened};
+use super::migrate::{check_unused, open};
+use super::{Place, install};
+use crate::cli::{Class, Uninstall};
+use crate::failure::Failure;
+use crate::installation::{Pieces, System};
+use crate::migration::rollback::Returns;
+use crate::output::{self, say};
+use crate::truenas::columns::Column;
+use crate::truenas::credentials;
+use crate::truenas::database::Database;
+use crate::truenas::pwenc::PwencSecret;
+
+pub(super) fn run(place: &Place, args: &Uninstall) -> Result<(), Failure> {
+    let system = System::below(&args.at.root)?;
+    // Those that are there: whoever runs this may be one of them.
+    let pieces = Pieces::with_programs(&system.at("root/strongroom"));
+    let dry_run = args.at.dry_run;
+    let given_back = if let Some(vault) = vault(place, &system)? {
+        keys_back(place, args, &system, &vault)?
+    } else {
+        let (database, secret) = open(&system.database(), &system.pwenc_secret())?;
+        database.leave_as_it_is()?;
+        check_no_placeholders(&database, &secret)?;
+        0
+    };
+    let there: Vec<_> = (pieces.0.iter())
+        .filter(|piece| piece.is_there(&system))
+        .collect();
+    if !dry_run {
+        if system.is_running() {
+            install::stop_units();
+        }
+        // What others refer to goes last.
+        for piece in pieces.0.iter().rev() {
+            piece.take(&system)?;
+        }
+        if system.is_running() {
+            install::forget_units();
+        }
+    }
+    let report = json!({
+        "root": system.root(),
+        "dry-run": dry_run,
+        "given-back": given_back,
+        "removed": there.iter().map(|piece| &piece.path).collect::<Vec<_>>(),
+        "vault": system.vault(),
+    });
+    output::show(place.json, &report, || {
+        let (back, gone) = if dry_run {
+            ("would be given back", "would be removed")
+        } else {
+            ("were given back", "are removed")
+        };
+        say!("{given_back} secrets {back}; nothing is in the vault alone then.");
+        say!("{} pieces {gone}.", there.len());
+        say!("The vault stays in {}.", system.vault().display());
+    });
+    Ok(())
+}
+
+/// The vault that the system's secrets are in; `None` where there never was one.
+fn vault(place: &Place, system: &System) -> Result<Option<Vault>, Failure> {
+    // With --root, the one below it, unless another was named.
+    let dir = if system.is_running() || place.is_named {
+        place.dir.clone()
+    } else {
+        system.vault()
+    };
+    match Vault::open(&dir) {
+        Ok(vault) => Ok(Some(place.expecting(vault))),
+        Err(Error::VaultMissing(_)) if is_empty(&dir) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_empty(dir: &std::path::Path) -> bool {
+    std::fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none())
+}
+
+/// Gives back what came out of the database, and reads that again. How many secrets there were.
+fn keys_back(
+    place: &Place,
+    args: &Uninstall,
+    system: &System,
+    vault: &Vault,
+) -> Result<usize, Failure> {
+    if !args.at.dry_run {
+        check_unused(&system.database(), args.while_in_use)?;
+    }
+    let mut opener = opened(place, vault, args.recovery.as_deref(), &args.passphrase)?;
+    let (mut database, secret) = open(&system.database(), &system.pwenc_secret())?;
+    let _lock = vault.lock()?;
+    let objects = vault.list()?.objects;
+    let read = |database: &Database, opener: &mut dyn crate::migration::rollback::Opener| {
+        Returns::read(database, &secret, &Class::ALL, &objects, opener, || {})
+    };
+    let returns = read(&database, opener.as_mut())?;
+    for kept in &returns.kept {
+        log::error!(
+            "{} {}: not given back: {}",
+            kept.class.singular(),
+            kept.name,
+            kept.reason
+        );
+    }
+    if !returns.kept.is_empty() {
+        return Err(stays(returns.kept.len(), returns.values.len()));
+    }
+    if args.at.dry_run {
+        database.leave_as_it_is()?;
+        return Ok(returns.values.len());
+    }
+    if !args.yes {
+        let question = format!(
+            "{} secrets will be written back into {}, and Strongroom removed from this system. Type \
+             yes to go on:",
+            returns.values.len(),
+            system.database().display()
+        );
+        output::confirm(&question, "yes")?;
+    }
+    let missed = give_back(vault, &mut database, &Class::ALL, &returns)?;
+    drop(database);
+    // As the next reader finds it, from the disk.
+    let (database, _) = open(&system.database(), &system.pwenc_secret())?;
+    let left = read(&database, opener.as_mut())?;
+    let still = left.values.len() + left.kept.len();
+    if still > 0 || !missed.is_empty() {
+        return Err(stays(still.max(missed.len()), returns.values.len()));
+    }
+    check_no_placeholders(&database, &secret)?;
+    Ok(returns.values.len())
+}
+
+fn stays(failed: usize, total: usize) -> Failure {
+    log::error!("nothing was removed: {failed} secrets are in the vault alone");
+    Failure::Partial {
+        failed,
+        total: failed.max(total),
+    }
+}
+
+/// Sees that no placeholder is left, of this vault or another.
+fn check_no_placeholders(database: &Database, secret: &PwencSecret) -> Result<()> {
+    for class in Class::ALL {
+        for column in Column::of_class(class) {
+            if !database.has(column.table, column.name)? {
+                continue;
+            }
+            for value in database.values(column, &[])? {
+                let text = value
+                    .column
+                    .as_deref()
+                    .and_then(|text| secret.decrypt(text).ok());
+                let found = text.is_some_and(|text| credentials::has_placeholder(text.expose()));
+                if found {
+                    return Err(Error::input(
+                        format!("{} {}", class.singular(), value.name),
+                        "the database refers to an object of a vault that is not here: name it with \
+                         --dir, or bring it back (`strongroom recover`). Nothing was removed",
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
+}
