@@ -611,6 +611,11 @@ impl Object {
             Some(CKK_EC_EDWARDS) if self.is_local() => CKM_EC_EDWARDS_KEY_PAIR_GEN,
             Some(CKK_EC_MONTGOMERY) if self.is_local() => CKM_EC_MONTGOMERY_KEY_PAIR_GEN,
             Some(CKK_AES) if self.is_local() => CKM_AES_KEY_GEN,
+            Some(CKK_SHA_1_HMAC) if self.is_local() => CKM_SHA_1_KEY_GEN,
+            Some(CKK_SHA224_HMAC) if self.is_local() => CKM_SHA224_KEY_GEN,
+            Some(CKK_SHA256_HMAC) if self.is_local() => CKM_SHA256_KEY_GEN,
+            Some(CKK_SHA384_HMAC) if self.is_local() => CKM_SHA384_KEY_GEN,
+            Some(CKK_SHA512_HMAC) if self.is_local() => CKM_SHA512_KEY_GEN,
             Some(CKK_GENERIC_SECRET) if self.is_local() => CKM_GENERIC_SECRET_KEY_GEN,
             _ => CK_UNAVAILABLE_INFORMATION,
         }

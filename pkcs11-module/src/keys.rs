@@ -47,7 +47,12 @@ pub(crate) unsafe extern "C" fn generate_key(
             let len = value_len(&template)?.ok_or(Fault::Code(CKR_TEMPLATE_INCOMPLETE))?;
             check_secret_key_len(key_type, len)?;
             let (_, max) = chosen.mechanism.sizes;
-            let max_len = if key_type == CKK_AES { max } else { max / 8 };
+            // Section 6.8.3: the size of generic secrets is in bits.
+            let max_len = if key_type == CKK_GENERIC_SECRET {
+                max / 8
+            } else {
+                max
+            };
             if len > usize::try_from(max_len).unwrap_or(0) {
                 return Err(Fault::Code(CKR_KEY_SIZE_RANGE));
             }

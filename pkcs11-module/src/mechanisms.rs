@@ -166,6 +166,11 @@ pub(crate) static MECHANISMS: &[Mechanism] = {
         CKM_EDDSA, Eddsa, SIGNING, C25519, "bits", InMemory;
         CKM_EC_MONTGOMERY_KEY_PAIR_GEN, MontgomeryKeyPair, CKF_GENERATE_KEY_PAIR, C25519, "bits", InMemory;
         CKM_GENERIC_SECRET_KEY_GEN, SecretKey(CKK_GENERIC_SECRET), CKF_GENERATE, (8, 4096), "bits", InMemory;
+        CKM_SHA_1_KEY_GEN, SecretKey(CKK_SHA_1_HMAC), CKF_GENERATE, SECRET, "bytes", InMemory;
+        CKM_SHA224_KEY_GEN, SecretKey(CKK_SHA224_HMAC), CKF_GENERATE, SECRET, "bytes", InMemory;
+        CKM_SHA256_KEY_GEN, SecretKey(CKK_SHA256_HMAC), CKF_GENERATE, SECRET, "bytes", InMemory;
+        CKM_SHA384_KEY_GEN, SecretKey(CKK_SHA384_HMAC), CKF_GENERATE, SECRET, "bytes", InMemory;
+        CKM_SHA512_KEY_GEN, SecretKey(CKK_SHA512_HMAC), CKF_GENERATE, SECRET, "bytes", InMemory;
         CKM_SHA_1_HMAC, Hmac { hash: Sha1, cut: false }, SIGNING, SECRET, "bytes", InMemory;
         CKM_SHA224_HMAC, Hmac { hash: Sha224, cut: false }, SIGNING, SECRET, "bytes", InMemory;
         CKM_SHA256_HMAC, Hmac { hash: Sha256, cut: false }, SIGNING, SECRET, "bytes", InMemory;
