@@ -1201,7 +1201,13 @@ fn der_of(signature: &[u8]) -> Vec<u8> {
     let (r, s) = signature.split_at(signature.len() / 2);
     let body = [integer(r), integer(s)].concat();
     let len = u8::try_from(body.len()).expect("short");
-    [vec![0x30, len], body].concat()
+    // Of P-521 it is longer than a length of one byte says.
+    let head = if len < 0x80 {
+        vec![0x30, len]
+    } else {
+        vec![0x30, 0x81, len]
+    };
+    [head, body].concat()
 }
 
 fn label(text: &str) -> strongroom::object::Label {
