@@ -2,7 +2,7 @@
 # make test   installs what it needs, builds, and passes all tests
 # The rest is for those who work on Strongroom; CONTRIBUTING.md says when.
 
-.PHONY: demo test test-all bench lint msrv deny man setup machine s3-server release clean
+.PHONY: demo test test-all suites bench lint msrv deny man setup machine s3-server release clean
 
 # The tests of real PKCS#11 clients; they run on a token without PINs, and on one with.
 CLIENTS = --test clients_opensc --test clients_openssl --test clients_nginx --test clients_ssh
@@ -17,8 +17,13 @@ test: setup machine s3-server
 	STRONGROOM_BIN=target/debug scripts/demo.sh --quiet
 
 # Everything, the long tests included, and what keeps the house in order.
-test-all: test lint msrv deny
+test-all: test suites lint msrv deny
 	STRONGROOM_TEST_KILLS=100 cargo test --locked --workspace -- --include-ignored
+
+# Published PKCS#11 suites on our token, beside SoftHSM2; see tests/suites.
+suites: setup
+	cargo build --locked --workspace --bins --lib
+	tests/suites/python-pkcs11
 
 bench: release machine
 	cargo bench --locked -p strongroom-tests --bench unseal --bench signing --bench zfs --bench launcher

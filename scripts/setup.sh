@@ -11,12 +11,13 @@ readonly TSS_SUITE=trixie
 
 # What building Strongroom needs.
 build_packages=(build-essential pkg-config libssl-dev clang libclang-dev ca-certificates)
-# What the demo and the tests run against; clevis and tpm2-pkcs11 are peers in `make bench`.
+# What the demo and the tests run against; clevis and tpm2-pkcs11 are peers in `make bench`,
+# SoftHSM2 is one in `make suites`.
 test_packages=(shellcheck swtpm swtpm-tools opensc rclone restic sqlite3 openssl python3
-    python3-venv python3-cryptography age xxd
+    python3-venv python3-dev python3-cryptography age xxd
     strace util-linux tpm2-tools libtss2-tcti-swtpm0 clevis clevis-tpm2
     curl nginx openssh-client openssh-server libengine-pkcs11-openssl p11-kit p11-kit-modules systemd
-    tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon libtpm2-pkcs11-1 chromium)
+    tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon libtpm2-pkcs11-1 softhsm2 chromium)
 # Of these, what would serve by itself: it stays off, the tests start their own.
 serving_packages=(nginx openssh-server tpm2-abrmd)
 serving_units=(nginx.service ssh.service ssh.socket tpm2-abrmd.service)

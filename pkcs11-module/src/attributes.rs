@@ -28,30 +28,13 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use cryptoki_sys::{
-    CK_ATTRIBUTE_TYPE, CK_CERTIFICATE_CATEGORY_UNSPECIFIED, CK_FALSE, CK_KEY_TYPE,
-    CK_MECHANISM_TYPE, CK_OBJECT_CLASS, CK_SESSION_HANDLE, CK_SLOT_ID, CK_TRUE, CK_ULONG,
-    CK_UNAVAILABLE_INFORMATION, CKA_ALLOWED_MECHANISMS, CKA_ALWAYS_AUTHENTICATE,
-    CKA_ALWAYS_SENSITIVE, CKA_APPLICATION, CKA_CERTIFICATE_CATEGORY, CKA_CERTIFICATE_TYPE,
-    CKA_CLASS, CKA_COEFFICIENT, CKA_COPYABLE, CKA_DECRYPT, CKA_DERIVE, CKA_DESTROYABLE,
-    CKA_EC_PARAMS, CKA_EC_POINT, CKA_ENCRYPT, CKA_END_DATE, CKA_EXPONENT_1, CKA_EXPONENT_2,
-    CKA_EXTRACTABLE, CKA_HASH_OF_ISSUER_PUBLIC_KEY, CKA_HASH_OF_SUBJECT_PUBLIC_KEY, CKA_ID,
-    CKA_ISSUER, CKA_KEY_GEN_MECHANISM, CKA_KEY_TYPE, CKA_LABEL, CKA_LOCAL, CKA_MODIFIABLE,
-    CKA_MODULUS, CKA_MODULUS_BITS, CKA_NEVER_EXTRACTABLE, CKA_OBJECT_ID, CKA_PRIME_1, CKA_PRIME_2,
-    CKA_PRIVATE, CKA_PRIVATE_EXPONENT, CKA_PUBLIC_EXPONENT, CKA_PUBLIC_KEY_INFO, CKA_SENSITIVE,
-    CKA_SERIAL_NUMBER, CKA_SIGN, CKA_SIGN_RECOVER, CKA_START_DATE, CKA_SUBJECT, CKA_TOKEN,
-    CKA_TRUSTED, CKA_UNIQUE_ID, CKA_UNWRAP, CKA_URL, CKA_VALUE, CKA_VALUE_LEN, CKA_VERIFY,
-    CKA_VERIFY_RECOVER, CKA_WRAP, CKA_WRAP_WITH_TRUSTED, CKC_X_509, CKK_AES, CKK_EC,
-    CKK_GENERIC_SECRET, CKK_RSA, CKM_AES_KEY_GEN, CKM_EC_KEY_PAIR_GEN, CKM_GENERIC_SECRET_KEY_GEN,
-    CKM_RSA_PKCS_KEY_PAIR_GEN, CKO_CERTIFICATE, CKO_DATA, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY,
-    CKO_SECRET_KEY, CKR_ATTRIBUTE_READ_ONLY, CKR_ATTRIBUTE_TYPE_INVALID,
-};
+use cryptoki_sys::*;
 use strongroom::Secret;
 use strongroom::object::{CERTIFICATE, KEYFORMAT, Kind, Metadata, PIN};
 
 use crate::certificate::Certificate;
 use crate::fault::{Answer, Fault};
-use crate::public_key::{ec_parameters, octet_string};
+use crate::public_key::{ec_parameters, key_type_of, octet_string};
 use crate::template::{Template, invalid, read_flag, read_number};
 use strongroom::key::{KeyAlgorithm, LOCAL, PUBLIC_KEY, PublicKey};
 
@@ -66,13 +49,15 @@ const HEX_KEY_LEN: usize = 32;
 pub(crate) const PUBLIC_DESTROYED: &str = "cka-public.destroyed";
 
 /// The classes of objects that there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Class {
     Data = 1,
     Certificate = 2,
     PublicKey = 4,
     PrivateKey = 8,
     SecretKey = 16,
+    Mechanism = 32,
+    Profile = 64,
 }
 
 /// Which of the PKCS#11 objects of a vault's object.
@@ -106,6 +91,18 @@ pub(crate) enum Object {
     Sealed(Arc<Listed>, Face),
     /// In the module's memory: a session object.
     Held(Held),
+    /// What the token itself says of itself.
+    Standing(Standing),
+}
+
+/// An object that every token has: a mechanism of its (section 4.11), or a profile that it follows
+/// (section 4.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Standing {
+    pub(crate) slot: CK_SLOT_ID,
+    pub(crate) class: Class,
+    /// Which mechanism or profile.
+    pub(crate) number: CK_ULONG,
 }
 
 /// A session object.
@@ -156,6 +153,8 @@ pub(crate) enum Attribute {
 enum Form {
     Flag,
     Number,
+    /// A CK_DATE, or nothing.
+    Date,
     Bytes,
 }
 
@@ -190,10 +189,12 @@ const C: u8 = Class::Certificate as u8;
 const P: u8 = Class::PublicKey as u8;
 const V: u8 = Class::PrivateKey as u8;
 const S: u8 = Class::SecretKey as u8;
+const M: u8 = Class::Mechanism as u8;
+const O: u8 = Class::Profile as u8;
 
 /// Every attribute that any object has.
 static ATTRIBUTES: &[Known] = {
-    use Form::{Bytes, Flag, Number};
+    use Form::{Bytes, Date, Flag, Number};
     use Settable::{Always, Never, Once, ToFalse, ToTrue};
     macro_rules! table {
         ($($kind:ident, $name:literal, $form:ident, $classes:expr, $settable:ident;)+) => {
@@ -208,16 +209,19 @@ static ATTRIBUTES: &[Known] = {
     }
     table! {
         // Of every object.
-        CKA_CLASS, "class", Number, D | C | P | V | S, Never;
-        CKA_TOKEN, "token", Flag, D | C | P | V | S, Never;
-        CKA_PRIVATE, "private", Flag, D | C | P | V | S, Once;
-        CKA_MODIFIABLE, "modifiable", Flag, D | C | P | V | S, Once;
-        CKA_COPYABLE, "copyable", Flag, D | C | P | V | S, Once;
-        CKA_DESTROYABLE, "destroyable", Flag, D | C | P | V | S, Once;
-        CKA_LABEL, "label", Bytes, D | C | P | V | S, Always;
-        CKA_UNIQUE_ID, "unique-id", Bytes, D | C | P | V | S, Never;
+        CKA_CLASS, "class", Number, D | C | P | V | S | M | O, Never;
+        CKA_TOKEN, "token", Flag, D | C | P | V | S | M | O, Never;
+        CKA_PRIVATE, "private", Flag, D | C | P | V | S | M | O, Once;
+        CKA_MODIFIABLE, "modifiable", Flag, D | C | P | V | S | M | O, Once;
+        CKA_COPYABLE, "copyable", Flag, D | C | P | V | S | M | O, Once;
+        CKA_DESTROYABLE, "destroyable", Flag, D | C | P | V | S | M | O, Once;
+        CKA_LABEL, "label", Bytes, D | C | P | V | S | M | O, Always;
+        CKA_UNIQUE_ID, "unique-id", Bytes, D | C | P | V | S | M | O, Never;
         CKA_ID, "id", Bytes, D | C | P | V | S, Always;
         CKA_VALUE, "value", Bytes, D | C | V | S, Never;
+        // Of what a token says of itself.
+        CKA_MECHANISM_TYPE, "mechanism-type", Number, M, Never;
+        CKA_PROFILE_ID, "profile-id", Number, O, Never;
         // Of data.
         CKA_APPLICATION, "application", Bytes, D, Always;
         CKA_OBJECT_ID, "object-id", Bytes, D, Always;
@@ -232,8 +236,8 @@ static ATTRIBUTES: &[Known] = {
         CKA_SUBJECT, "subject", Bytes, C | P | V, Always;
         CKA_PUBLIC_KEY_INFO, "public-key-info", Bytes, C | P | V, Never;
         CKA_TRUSTED, "trusted", Flag, C | P | S, ToFalse;
-        CKA_START_DATE, "start-date", Bytes, C | P | V | S, Always;
-        CKA_END_DATE, "end-date", Bytes, C | P | V | S, Always;
+        CKA_START_DATE, "start-date", Date, C | P | V | S, Always;
+        CKA_END_DATE, "end-date", Date, C | P | V | S, Always;
         // Of keys.
         CKA_KEY_TYPE, "key-type", Number, P | V | S, Never;
         CKA_LOCAL, "local", Flag, P | V | S, Never;
@@ -254,6 +258,9 @@ static ATTRIBUTES: &[Known] = {
         CKA_NEVER_EXTRACTABLE, "never-extractable", Flag, V | S, Never;
         CKA_WRAP_WITH_TRUSTED, "wrap-with-trusted", Flag, V | S, ToTrue;
         CKA_ALWAYS_AUTHENTICATE, "always-authenticate", Flag, V, Once;
+        CKA_WRAP_TEMPLATE, "wrap-template", Bytes, P | S, Once;
+        CKA_UNWRAP_TEMPLATE, "unwrap-template", Bytes, V | S, Once;
+        CKA_DERIVE_TEMPLATE, "derive-template", Bytes, V | S, Once;
         CKA_VALUE_LEN, "value-len", Number, S, Never;
         // Of RSA keys.
         CKA_MODULUS, "modulus", Bytes, P | V, Never;
@@ -284,7 +291,8 @@ impl Known {
         Ok(match self.form {
             Form::Flag => read_flag(bytes)?.to_string(),
             Form::Number => read_number(bytes)?.to_string(),
-            Form::Bytes => hex::encode(bytes),
+            Form::Date if !is_date(bytes) => return Err(invalid()),
+            Form::Date | Form::Bytes => hex::encode(bytes),
         })
     }
 
@@ -293,12 +301,30 @@ impl Known {
         match self.form {
             Form::Flag => text.parse().ok().map(flag),
             Form::Number => text.parse().ok().map(number),
-            Form::Bytes => hex::decode(text).ok(),
+            Form::Date | Form::Bytes => hex::decode(text).ok(),
         }
     }
 }
 
+/// Whether these are the digits of a year, month and day (section 3.4), or nothing.
+fn is_date(bytes: &[u8]) -> bool {
+    let number = |range: std::ops::Range<usize>| {
+        let text = std::str::from_utf8(&bytes[range]).ok()?;
+        text.parse::<u32>().ok()
+    };
+    bytes.is_empty()
+        || bytes.len() == size_of::<CK_DATE>()
+            && bytes.iter().all(u8::is_ascii_digit)
+            && number(4..6).is_some_and(|month| (1..=12).contains(&month))
+            && number(6..8).is_some_and(|day| (1..=31).contains(&day))
+}
+
 impl Class {
+    /// Whether its objects are what a token says of itself, which nobody makes or changes.
+    pub(crate) fn is_standing(self) -> bool {
+        matches!(self, Self::Mechanism | Self::Profile)
+    }
+
     /// The class of PKCS#11's number, if it is one of those that there are.
     pub(crate) fn of(number: CK_OBJECT_CLASS) -> Option<Self> {
         Some(match number {
@@ -307,8 +333,15 @@ impl Class {
             CKO_PUBLIC_KEY => Self::PublicKey,
             CKO_PRIVATE_KEY => Self::PrivateKey,
             CKO_SECRET_KEY => Self::SecretKey,
+            CKO_MECHANISM => Self::Mechanism,
+            CKO_PROFILE => Self::Profile,
             _ => return None,
         })
+    }
+
+    /// The same of a number as a template has it.
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Option<Self> {
+        Self::of(CK_OBJECT_CLASS::from_ne_bytes(bytes.try_into().ok()?))
     }
 
     /// PKCS#11's number of it.
@@ -319,6 +352,8 @@ impl Class {
             Self::PublicKey => CKO_PUBLIC_KEY,
             Self::PrivateKey => CKO_PRIVATE_KEY,
             Self::SecretKey => CKO_SECRET_KEY,
+            Self::Mechanism => CKO_MECHANISM,
+            Self::Profile => CKO_PROFILE,
         }
     }
 }
@@ -360,6 +395,7 @@ impl Object {
     pub(crate) fn class(&self) -> Class {
         match self {
             Self::Held(held) => held.class,
+            Self::Standing(standing) => standing.class,
             Self::Sealed(_, Face::Public) => Class::PublicKey,
             Self::Sealed(object, Face::Itself) => match object.kind {
                 Kind::Credential if object.attributes.contains_key(PUBLIC_KEY) => Class::PublicKey,
@@ -381,12 +417,13 @@ impl Object {
                     && self.given(CKA_PRIVATE).is_some_and(|it| it == flag(true))
             }
             Self::Held(held) => held.private,
+            Self::Standing(_) => false,
         }
     }
 
     /// Whether it is in the vault.
     pub(crate) fn is_token_object(&self) -> bool {
-        matches!(self, Self::Sealed(..))
+        matches!(self, Self::Sealed(..) | Self::Standing(_))
     }
 
     /// The public key that it is, or belongs to.
@@ -394,23 +431,25 @@ impl Object {
         match self {
             Self::Sealed(object, _) => PublicKey::of(object).ok(),
             Self::Held(held) => held.content.public.clone(),
+            Self::Standing(_) => None,
         }
     }
 
-    fn certificate(&self) -> Option<Certificate> {
+    /// The certificate that it is.
+    pub(crate) fn certificate(&self) -> Option<Certificate> {
         match self {
             Self::Sealed(object, _) => certificate_of(object),
             Self::Held(held) => held.content.certificate.clone(),
+            Self::Standing(_) => None,
         }
     }
 
     /// The type of key that it is.
     pub(crate) fn key_type(&self) -> Option<CK_KEY_TYPE> {
         match self.class() {
-            Class::PublicKey | Class::PrivateKey => Some(match self.public_key()?.algorithm() {
-                KeyAlgorithm::Rsa(_) => CKK_RSA,
-                KeyAlgorithm::Ec(_) => CKK_EC,
-            }),
+            Class::PublicKey | Class::PrivateKey => {
+                Some(key_type_of(self.public_key()?.algorithm()))
+            }
             Class::SecretKey => {
                 let given = self.given(CKA_KEY_TYPE);
                 Some(
@@ -419,7 +458,7 @@ impl Object {
                         .unwrap_or(CKK_GENERIC_SECRET),
                 )
             }
-            Class::Data | Class::Certificate => None,
+            Class::Data | Class::Certificate | Class::Mechanism | Class::Profile => None,
         }
     }
 
@@ -440,8 +479,14 @@ impl Object {
             CKA_ALWAYS_AUTHENTICATE if self.is_private() => {
                 self.given(kind).unwrap_or_else(|| flag(false))
             }
-            // There is no C_CopyObject yet.
-            CKA_COPYABLE | CKA_TRUSTED | CKA_ALWAYS_AUTHENTICATE => flag(false),
+            CKA_COPYABLE if !self.can_be_copied() => flag(false),
+            CKA_COPYABLE => self.given(kind).unwrap_or_else(|| flag(true)),
+            CKA_TRUSTED | CKA_ALWAYS_AUTHENTICATE => flag(false),
+            // An empty list would say that nothing is allowed.
+            CKA_ALLOWED_MECHANISMS
+            | CKA_WRAP_TEMPLATE
+            | CKA_UNWRAP_TEMPLATE
+            | CKA_DERIVE_TEMPLATE => self.given(kind)?,
             CKA_MODIFIABLE | CKA_DESTROYABLE if self.is_protected() => flag(false),
             CKA_MODIFIABLE | CKA_DESTROYABLE => self.given(kind).unwrap_or_else(|| flag(true)),
             CKA_UNIQUE_ID => self.unique_id().into_bytes(),
@@ -456,6 +501,10 @@ impl Object {
                     Class::Certificate => self.of_certificate(kind),
                     Class::SecretKey => self.of_secret_key(kind),
                     Class::PublicKey | Class::PrivateKey => self.of_key_pair(kind),
+                    Class::Mechanism | Class::Profile => match self {
+                        Self::Standing(standing) => Some(Attribute::Known(number(standing.number))),
+                        _ => None,
+                    },
                 };
             }
         };
@@ -466,6 +515,7 @@ impl Object {
     fn given(&self, kind: CK_ATTRIBUTE_TYPE) -> Option<Vec<u8>> {
         match self {
             Self::Held(held) => held.given.get(&kind).cloned(),
+            Self::Standing(_) => None,
             Self::Sealed(object, face) => {
                 let known = Known::find(kind, self.class())?;
                 let text = face
@@ -475,6 +525,35 @@ impl Object {
                 known.read(text)
             }
         }
+    }
+
+    /// All that was given, and what follows for a copy from what the object is.
+    pub(crate) fn all_given(&self) -> Given {
+        let class = self.class();
+        ATTRIBUTES
+            .iter()
+            .filter(|it| it.classes & class as u8 != 0)
+            .filter_map(|it| Some((it.kind, self.given(it.kind)?)))
+            .collect()
+    }
+
+    /// The label of a copy of it of which this was said.
+    pub(crate) fn label_of(&self, given: &Given) -> Vec<u8> {
+        given
+            .get(&CKA_LABEL)
+            .cloned()
+            .unwrap_or_else(|| self.label())
+    }
+
+    /// Whether there can be two of it: private keys in the TPM are there alone, and dataset keys are
+    /// the owner's to pass on.
+    fn can_be_copied(&self) -> bool {
+        let is_ours = match self {
+            Self::Sealed(object, Face::Itself) => object.kind != Kind::PrivateKey,
+            Self::Sealed(_, Face::Public) | Self::Held(_) => true,
+            Self::Standing(_) => false,
+        };
+        is_ours && !self.is_dataset_key()
     }
 
     fn given_or_empty(&self, kind: CK_ATTRIBUTE_TYPE) -> Attribute {
@@ -489,6 +568,7 @@ impl Object {
         match self {
             Self::Sealed(object, _) => object.protected,
             Self::Held(_) => false,
+            Self::Standing(_) => true,
         }
     }
 
@@ -497,27 +577,30 @@ impl Object {
             Self::Sealed(object, Face::Itself) => object.id.to_string(),
             Self::Sealed(object, Face::Public) => format!("{}/public", object.id),
             Self::Held(held) => format!("session/{}", held.number),
+            Self::Standing(it) => format!("{:?}/{}", it.class, it.number),
         }
     }
 
     fn label(&self) -> Vec<u8> {
         self.given(CKA_LABEL).unwrap_or_else(|| match self {
             Self::Sealed(object, _) => object.label.as_str().as_bytes().to_vec(),
-            Self::Held(_) => Vec::new(),
+            Self::Held(_) | Self::Standing(_) => Vec::new(),
         })
     }
 
     fn id(&self) -> Vec<u8> {
         self.given(CKA_ID).unwrap_or_else(|| match self {
             Self::Sealed(object, _) => object.id.as_bytes().to_vec(),
-            Self::Held(_) => Vec::new(),
+            Self::Held(_) | Self::Standing(_) => Vec::new(),
         })
     }
 
-    fn is_local(&self) -> bool {
+    /// Whether it was made here.
+    pub(crate) fn is_local(&self) -> bool {
         match self {
             Self::Sealed(object, _) => object.attributes.get(LOCAL).is_some_and(|it| it == "true"),
             Self::Held(held) => held.content.local,
+            Self::Standing(_) => true,
         }
     }
 
@@ -525,15 +608,26 @@ impl Object {
         match self.key_type() {
             Some(CKK_RSA) if self.is_local() => CKM_RSA_PKCS_KEY_PAIR_GEN,
             Some(CKK_EC) if self.is_local() => CKM_EC_KEY_PAIR_GEN,
+            Some(CKK_EC_EDWARDS) if self.is_local() => CKM_EC_EDWARDS_KEY_PAIR_GEN,
+            Some(CKK_EC_MONTGOMERY) if self.is_local() => CKM_EC_MONTGOMERY_KEY_PAIR_GEN,
             Some(CKK_AES) if self.is_local() => CKM_AES_KEY_GEN,
+            Some(CKK_SHA_1_HMAC) if self.is_local() => CKM_SHA_1_KEY_GEN,
+            Some(CKK_SHA224_HMAC) if self.is_local() => CKM_SHA224_KEY_GEN,
+            Some(CKK_SHA256_HMAC) if self.is_local() => CKM_SHA256_KEY_GEN,
+            Some(CKK_SHA384_HMAC) if self.is_local() => CKM_SHA384_KEY_GEN,
+            Some(CKK_SHA512_HMAC) if self.is_local() => CKM_SHA512_KEY_GEN,
             Some(CKK_GENERIC_SECRET) if self.is_local() => CKM_GENERIC_SECRET_KEY_GEN,
             _ => CK_UNAVAILABLE_INFORMATION,
         }
     }
 
     /// Whether CKA_VALUE and its like may be read.
-    fn is_readable(&self) -> bool {
+    pub(crate) fn is_readable(&self) -> bool {
         !self.has(CKA_SENSITIVE) && self.has(CKA_EXTRACTABLE)
+    }
+
+    fn is_dataset_key(&self) -> bool {
+        matches!(self, Self::Sealed(object, _) if object.kind == Kind::DatasetKey)
     }
 
     fn of_data(&self, kind: CK_ATTRIBUTE_TYPE) -> Attribute {
@@ -541,7 +635,7 @@ impl Object {
             CKA_VALUE => self.value(),
             CKA_APPLICATION => Attribute::Known(self.given(kind).unwrap_or_else(|| match self {
                 Self::Sealed(..) => APPLICATION.as_bytes().to_vec(),
-                Self::Held(_) => Vec::new(),
+                _ => Vec::new(),
             })),
             _ => self.given_or_empty(kind),
         }
@@ -549,7 +643,7 @@ impl Object {
 
     fn value(&self) -> Attribute {
         match self {
-            Self::Sealed(..) => Attribute::Value,
+            Self::Sealed(..) | Self::Standing(_) => Attribute::Value,
             Self::Held(held) => Attribute::Known(
                 held.content
                     .secrets
@@ -580,13 +674,22 @@ impl Object {
             CKA_VALUE if self.is_readable() => self.value(),
             CKA_VALUE => Attribute::Sensitive,
             CKA_VALUE_LEN => match self {
-                Self::Sealed(..) => Attribute::ValueLen,
+                Self::Sealed(..) | Self::Standing(_) => Attribute::ValueLen,
                 Self::Held(held) => {
                     let value = held.content.secrets.get(&CKA_VALUE)?;
                     Attribute::Known(number(crate::foreign::ulong(value.len())))
                 }
             },
-            CKA_START_DATE | CKA_END_DATE | CKA_ALLOWED_MECHANISMS => self.given_or_empty(kind),
+            CKA_START_DATE | CKA_END_DATE => self.given_or_empty(kind),
+            // What a key is for. A dataset key is for ZFS.
+            CKA_ENCRYPT | CKA_DECRYPT => self.given_or(
+                kind,
+                self.key_type() == Some(CKK_AES) && !self.is_dataset_key(),
+            ),
+            CKA_SIGN | CKA_VERIFY => self.given_or(
+                kind,
+                self.key_type() != Some(CKK_AES) && !self.is_dataset_key(),
+            ),
             // Those that were not made through PKCS#11 came from outside, in clear, and are not
             // to be read.
             _ => self.given_or(kind, kind == CKA_SENSITIVE),
@@ -596,18 +699,16 @@ impl Object {
     fn of_key_pair(&self, kind: CK_ATTRIBUTE_TYPE) -> Option<Attribute> {
         let public = self.public_key()?;
         let is_rsa = public.rsa().is_some();
+        let algorithm = public.algorithm();
         Some(match kind {
             CKA_PUBLIC_KEY_INFO => Attribute::Known(public.spki().to_vec()),
             CKA_MODULUS => Attribute::Known(public.rsa()?.0.to_vec()),
             CKA_PUBLIC_EXPONENT => Attribute::Known(public.rsa()?.1.to_vec()),
             CKA_MODULUS_BITS => match public.algorithm() {
                 KeyAlgorithm::Rsa(bits) => Attribute::Known(number(bits.into())),
-                KeyAlgorithm::Ec(_) => return None,
+                _ => return None,
             },
-            CKA_EC_PARAMS => match public.algorithm() {
-                KeyAlgorithm::Ec(curve) => Attribute::Known(ec_parameters(curve).to_vec()),
-                KeyAlgorithm::Rsa(_) => return None,
-            },
+            CKA_EC_PARAMS => Attribute::Known(ec_parameters(public.algorithm())?.to_vec()),
             CKA_EC_POINT => Attribute::Known(octet_string(public.ec_point()?)),
             CKA_VALUE if is_rsa => return None,
             CKA_PRIVATE_EXPONENT | CKA_PRIME_1 | CKA_PRIME_2 | CKA_EXPONENT_1 | CKA_EXPONENT_2
@@ -618,12 +719,14 @@ impl Object {
             }
             CKA_VALUE | CKA_PRIVATE_EXPONENT | CKA_PRIME_1 | CKA_PRIME_2 | CKA_EXPONENT_1
             | CKA_EXPONENT_2 | CKA_COEFFICIENT => self.of_private_key(kind),
-            CKA_SUBJECT | CKA_START_DATE | CKA_END_DATE | CKA_ALLOWED_MECHANISMS => {
-                self.given_or_empty(kind)
-            }
-            CKA_VERIFY | CKA_SIGN | CKA_SENSITIVE => self.given_or(kind, true),
+            CKA_SUBJECT | CKA_START_DATE | CKA_END_DATE => self.given_or_empty(kind),
+            CKA_SENSITIVE => self.given_or(kind, true),
+            CKA_VERIFY | CKA_SIGN => self.given_or(kind, algorithm != KeyAlgorithm::X25519),
             CKA_ENCRYPT | CKA_DECRYPT => self.given_or(kind, is_rsa),
-            CKA_DERIVE => self.given_or(kind, !is_rsa && self.class() == Class::PrivateKey),
+            CKA_DERIVE => {
+                let agrees = !is_rsa && algorithm != KeyAlgorithm::Ed25519;
+                self.given_or(kind, agrees && self.class() == Class::PrivateKey)
+            }
             CKA_ALWAYS_SENSITIVE | CKA_NEVER_EXTRACTABLE if self.is_token_object() => {
                 Attribute::Known(flag(self.is_local()))
             }
@@ -691,6 +794,30 @@ pub(crate) fn changed_by(template: &Template, object: &Object) -> Answer<Given> 
         }
         known.write(bytes)?;
         changed.insert(kind, bytes.to_vec());
+    }
+    Ok(changed)
+}
+
+/// The attributes that a template gives to a copy of an object: what could be changed, and what is said
+/// when an object is made of who may do what with it.
+pub(crate) fn changed_by_copy(template: &Template, object: &Object) -> Answer<Given> {
+    let once = [CKA_PRIVATE, CKA_MODIFIABLE, CKA_COPYABLE, CKA_DESTROYABLE];
+    if template.has_secrets() {
+        return Err(Fault::Code(CKR_ATTRIBUTE_READ_ONLY));
+    }
+    let mut rest = template.without(&once);
+    rest.remove(CKA_CLASS);
+    if template
+        .number(CKA_CLASS)?
+        .is_some_and(|class| class != object.class().number())
+    {
+        return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+    }
+    let mut changed = changed_by(&rest, object)?;
+    for kind in once {
+        if let Some(value) = template.flag(kind)? {
+            changed.insert(kind, flag(value));
+        }
     }
     Ok(changed)
 }

@@ -2,31 +2,23 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_KEY_TYPE, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE,
-    CK_ULONG, CKA_ALWAYS_AUTHENTICATE, CKA_ALWAYS_SENSITIVE, CKA_APPLICATION, CKA_CERTIFICATE_TYPE,
-    CKA_CLASS, CKA_DESTROYABLE, CKA_EC_PARAMS, CKA_EXTRACTABLE, CKA_KEY_TYPE, CKA_LABEL,
-    CKA_MODIFIABLE, CKA_MODULUS_BITS, CKA_NEVER_EXTRACTABLE, CKA_PRIVATE, CKA_PUBLIC_EXPONENT,
-    CKA_PUBLIC_KEY_INFO, CKA_SENSITIVE, CKA_TOKEN, CKA_VALUE, CKA_VALUE_LEN, CKC_X_509, CKK_AES,
-    CKK_GENERIC_SECRET, CKR_ACTION_PROHIBITED, CKR_ATTRIBUTE_VALUE_INVALID, CKR_SESSION_READ_ONLY,
-    CKR_TEMPLATE_INCOMPLETE, CKR_TEMPLATE_INCONSISTENT, CKR_TOKEN_WRITE_PROTECTED,
-    CKR_USER_NOT_LOGGED_IN,
-};
+use cryptoki_sys::*;
 use strongroom::Secret;
-use strongroom::key::{KeyAlgorithm, LOCAL, PUBLIC_KEY, PublicKey};
+use strongroom::key::{KeyAlgorithm, LOCAL, PUBLIC_KEY, PrivateKey, PublicKey};
 use strongroom::object::{CERTIFICATE, Kind, Label, NewObject, PIN};
 
 use crate::attributes::{
-    Class, Content, Face, Given, Object, PUBLIC_DESTROYED, changed_by, flag, given_by, number,
-    write_down,
+    Class, Content, Face, Given, Object, PUBLIC_DESTROYED, changed_by, changed_by_copy, flag,
+    given_by, number, write_down,
 };
 use crate::certificate::Certificate;
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, ulong};
-use crate::private_key::{PARTS, PrivateKey};
+use crate::mechanisms::hash_of_hmac_key;
+use crate::private_key::{PARTS, private_key_of, secret_parts};
 use crate::public_key::public_key_of;
 use crate::source::describe;
-use crate::state::{Module, with_module};
+use crate::state::{Module, private_key, with_module};
 use crate::template::{Template, invalid, read_flag};
 
 /// C_CreateObject, section 5.7.1.
@@ -42,7 +34,9 @@ pub(crate) unsafe extern "C" fn create_object(
             unsafe { (Template::read(template, count)?, Foreign::one(object)?) };
         with_module(|module| {
             module.session(session)?;
-            let class = Class::of(template.required_number(CKA_CLASS)?).ok_or_else(invalid)?;
+            let class = Class::of(template.required_number(CKA_CLASS)?)
+                .filter(|class| !class.is_standing())
+                .ok_or_else(invalid)?;
             let created = match class {
                 Class::Data => create_data(module, session, template),
                 Class::Certificate => create_certificate(module, session, template),
@@ -56,11 +50,120 @@ pub(crate) unsafe extern "C" fn create_object(
                     let key_type = template.required_number(CKA_KEY_TYPE)?;
                     create_secret_key(module, session, &template, key_type, value, Origin::Given)
                 }
+                Class::Mechanism | Class::Profile => Err(invalid()),
             }?;
             handle.set(0, created);
             Ok(())
         })
     })
+}
+
+/// C_CopyObject, section 5.7.2. What was said of the object is said of the copy too, but for what the
+/// template says otherwise, as far as it could be said of the object itself. A private key of the vault
+/// is not copied: the TPM has it once.
+pub(crate) unsafe extern "C" fn copy_object(
+    session: CK_SESSION_HANDLE,
+    handle: CK_OBJECT_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+    copy: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    answer("C_CopyObject", || {
+        // SAFETY: the caller's template, and the caller's CK_OBJECT_HANDLE.
+        let (mut template, copy) =
+            unsafe { (Template::read(template, count)?, Foreign::one(copy)?) };
+        with_module(|module| {
+            let object = module.object(session, handle)?;
+            if !object.has(CKA_COPYABLE) {
+                return Err(Fault::Code(CKR_ACTION_PROHIBITED));
+            }
+            let class = object.class();
+            let to_vault = template
+                .flag(CKA_TOKEN)?
+                .unwrap_or(object.is_token_object());
+            if to_vault {
+                check_may_write(module, session)?;
+            }
+            template.remove(CKA_TOKEN);
+            let mut given = object.all_given();
+            given.extend(changed_by_copy(&template, &object)?);
+            given.insert(CKA_LABEL, object.label_of(&given));
+            let privacy = Privacy::of(module, session, class, &given)?;
+            let content = content_of_copy(module, &object)?;
+            let created = if to_vault {
+                put_copy(module, session, class, privacy, &given, content)?
+            } else {
+                module.hold(session, class, privacy, given, content)?
+            };
+            copy.set(0, created);
+            Ok(())
+        })
+    })
+}
+
+fn content_of_copy(module: &mut Module, object: &Object) -> Answer<Content> {
+    let mut content = Content {
+        public: object.public_key(),
+        certificate: object.certificate(),
+        local: object.is_local(),
+        ..Content::default()
+    };
+    match object.class() {
+        Class::Data | Class::SecretKey => {
+            content.secrets = [(CKA_VALUE, module.value_of(object)?)].into();
+        }
+        Class::PrivateKey => {
+            let Object::Held(held) = object else {
+                return Err(Fault::Code(CKR_ACTION_PROHIBITED));
+            };
+            let key = private_key(held)?;
+            content.private = Some(key.to_pkcs8());
+            if object.is_readable() {
+                content.secrets = secret_parts(&key).into_iter().collect();
+            }
+        }
+        _ => {}
+    }
+    Ok(content)
+}
+
+/// Makes an object of the vault of a copy's content.
+fn put_copy(
+    module: &mut Module,
+    session: CK_SESSION_HANDLE,
+    class: Class,
+    privacy: Privacy,
+    given: &Given,
+    mut content: Content,
+) -> Answer<CK_OBJECT_HANDLE> {
+    let kind = match class {
+        Class::Data | Class::PublicKey => Kind::Credential,
+        Class::SecretKey => Kind::SecretKey,
+        Class::PrivateKey => {
+            check_stays_in_vault(given)?;
+            Kind::PrivateKey
+        }
+        Class::Certificate => Kind::Certificate,
+        Class::Mechanism | Class::Profile => return Err(Fault::Code(CKR_ACTION_PROHIBITED)),
+    };
+    let mut object = new_object(module, session, kind, privacy, given, class)?;
+    let attributes = &mut object.attributes;
+    if let (Class::PublicKey, Some(public)) = (class, &content.public) {
+        attributes.insert(PUBLIC_KEY.to_owned(), STANDARD.encode(public.spki()));
+    }
+    if let Some(certificate) = &content.certificate {
+        attributes.insert(CERTIFICATE.to_owned(), STANDARD.encode(&certificate.der));
+    }
+    if class == Class::SecretKey {
+        attributes.insert(LOCAL.to_owned(), content.local.to_string());
+    }
+    let source = module.source()?;
+    let id = match (content.secrets.remove(&CKA_VALUE), content.private) {
+        (_, Some(pkcs8)) => source.import_key(object, &pkcs8)?,
+        (Some(value), None) => source.seal(object, &value)?,
+        (None, None) => source.store(object)?,
+    };
+    module.handle_of(id, Face::Itself)
 }
 
 /// C_DestroyObject, section 5.7.3. With the private key of a pair its public key goes too, for
@@ -83,6 +186,7 @@ pub(crate) unsafe extern "C" fn destroy_object(
                     module.forget(handle);
                     return Ok(());
                 }
+                Object::Standing(_) => return Err(Fault::Code(CKR_ACTION_PROHIBITED)),
                 Object::Sealed(metadata, face) => (metadata, face),
             };
             let source = module.source()?;
@@ -125,6 +229,7 @@ pub(crate) unsafe extern "C" fn set_attribute_value(
                     module.replace(handle, held);
                     Ok(())
                 }
+                Object::Standing(_) => Err(Fault::Code(CKR_ACTION_PROHIBITED)),
                 Object::Sealed(ref metadata, face) => {
                     let class = object.class();
                     // What cannot be written down is found before anything is written.
@@ -203,7 +308,7 @@ impl Privacy {
 /// Where the value of a new secret key comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// The caller knows it.
+    /// The caller knows it, or somebody who wrapped it may.
     Given,
     /// It was made here.
     Generated,
@@ -274,6 +379,7 @@ pub(crate) fn check_secret_key_len(key_type: CK_KEY_TYPE, len: usize) -> Answer 
     let right = match key_type {
         CKK_GENERIC_SECRET => len > 0,
         CKK_AES => [16, 24, 32].contains(&len),
+        hmac if hash_of_hmac_key(hmac).is_some() => len > 0,
         _ => return Err(invalid()),
     };
     if right {
@@ -317,6 +423,9 @@ pub(crate) fn create_key_pair(
         );
     }
     check_stays_in_vault(&for_private)?;
+    if algorithm == KeyAlgorithm::Rsa(1024) {
+        return Err(Fault::Code(CKR_KEY_SIZE_RANGE));
+    }
     let mut object = new_object(
         module,
         session,
@@ -482,25 +591,38 @@ fn create_private_key(
     session: CK_SESSION_HANDLE,
     template: &Template,
 ) -> Answer<CK_OBJECT_HANDLE> {
+    let key = private_key_of(template)?;
+    store_private_key(module, session, template, &key)
+}
+
+/// Makes a private key of one that is at hand.
+pub(crate) fn store_private_key(
+    module: &mut Module,
+    session: CK_SESSION_HANDLE,
+    template: &Template,
+    key: &PrivateKey,
+) -> Answer<CK_OBJECT_HANDLE> {
     let to_vault = goes_to_vault(module, session, template)?;
-    let key = PrivateKey::of(template)?;
-    let public = key.public()?;
+    let public = key.public();
     check_public_key_info(template, &public)?;
     let class = Class::PrivateKey;
     let given = given_by(template, class, &KEY_PARTS)?;
     let privacy = Privacy::of(module, session, class, &given)?;
     if !to_vault {
-        let content = content_of(&key, &given, false)?;
+        let content = content_of(key, &given, false)?;
         return module.hold(session, class, privacy, given, content);
     }
     check_stays_in_vault(&given)?;
+    if matches!(public.algorithm(), KeyAlgorithm::Rsa(bits) if !(2048..=4096).contains(&bits)) {
+        return Err(Fault::Code(CKR_KEY_SIZE_RANGE));
+    }
     let mut object = new_object(module, session, Kind::PrivateKey, privacy, &given, class)?;
     if find_key(module, session, Class::PublicKey, &public)?.is_some() {
         object
             .attributes
             .insert(PUBLIC_DESTROYED.to_owned(), true.to_string());
     }
-    let id = module.source()?.import_key(object, &key.to_pkcs8()?)?;
+    let id = module.source()?.import_key(object, &key.to_pkcs8())?;
     module.handle_of(id, Face::Itself)
 }
 
@@ -567,7 +689,7 @@ fn hold_key_pair(
     for_private.insert(CKA_ALWAYS_SENSITIVE, flag(sensitive));
     for_private.insert(CKA_NEVER_EXTRACTABLE, flag(!extractable));
     let public = Content {
-        public: Some(key.public()?),
+        public: Some(key.public()),
         local: true,
         ..Content::default()
     };
@@ -590,12 +712,12 @@ fn content_of(key: &PrivateKey, given: &Given, local: bool) -> Answer<Content> {
     let readable = !is(CKA_SENSITIVE, true)? && is(CKA_EXTRACTABLE, false)?;
     Ok(Content {
         secrets: if readable {
-            key.parts().into_iter().collect()
+            secret_parts(key).into_iter().collect()
         } else {
             std::collections::BTreeMap::new()
         },
-        public: Some(key.public()?),
-        private: Some(key.to_pkcs8()?),
+        public: Some(key.public()),
+        private: Some(key.to_pkcs8()),
         local,
         ..Content::default()
     })

@@ -1,12 +1,12 @@
 //! Message digesting (PKCS#11 3.1, section 5.12), in memory.
 
 use cryptoki_sys::{
-    CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CKA_VALUE, CKF_DIGEST,
+    CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CKF_DIGEST,
     CKR_KEY_INDIGESTIBLE, CKR_OPERATION_ACTIVE, CKR_OPERATION_NOT_INITIALIZED,
 };
 use sha2::Digest;
 
-use crate::attributes::{Attribute, Class};
+use crate::attributes::Class;
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, Output, Room};
 use crate::mechanisms::{Chosen, Method};
@@ -16,6 +16,7 @@ use strongroom::key::Hash;
 /// A hash function at work.
 pub(crate) enum Hasher {
     Sha1(sha1::Sha1),
+    Sha224(sha2::Sha224),
     Sha256(sha2::Sha256),
     Sha384(sha2::Sha384),
     Sha512(sha2::Sha512),
@@ -25,6 +26,7 @@ impl Hasher {
     pub(crate) fn new(hash: Hash) -> Self {
         match hash {
             Hash::Sha1 => Self::Sha1(sha1::Sha1::new()),
+            Hash::Sha224 => Self::Sha224(sha2::Sha224::new()),
             Hash::Sha256 => Self::Sha256(sha2::Sha256::new()),
             Hash::Sha384 => Self::Sha384(sha2::Sha384::new()),
             Hash::Sha512 => Self::Sha512(sha2::Sha512::new()),
@@ -34,6 +36,7 @@ impl Hasher {
     pub(crate) fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha1(it) => it.update(bytes),
+            Self::Sha224(it) => it.update(bytes),
             Self::Sha256(it) => it.update(bytes),
             Self::Sha384(it) => it.update(bytes),
             Self::Sha512(it) => it.update(bytes),
@@ -43,6 +46,7 @@ impl Hasher {
     pub(crate) fn finish(self) -> Vec<u8> {
         match self {
             Self::Sha1(it) => it.finalize().to_vec(),
+            Self::Sha224(it) => it.finalize().to_vec(),
             Self::Sha256(it) => it.finalize().to_vec(),
             Self::Sha384(it) => it.finalize().to_vec(),
             Self::Sha512(it) => it.finalize().to_vec(),
@@ -52,6 +56,7 @@ impl Hasher {
     fn len(&self) -> usize {
         match self {
             Self::Sha1(_) => Hash::Sha1.digest_len(),
+            Self::Sha224(_) => Hash::Sha224.digest_len(),
             Self::Sha256(_) => Hash::Sha256.digest_len(),
             Self::Sha384(_) => Hash::Sha384.digest_len(),
             Self::Sha512(_) => Hash::Sha512.digest_len(),
@@ -59,19 +64,24 @@ impl Hasher {
     }
 }
 
-/// The digest of some bytes.
-pub(crate) fn digest_of(hash: Hash, pieces: &[&[u8]]) -> Vec<u8> {
-    let mut hasher = Hasher::new(hash);
-    for piece in pieces {
-        hasher.update(piece);
-    }
-    hasher.finish()
-}
-
 /// A digest that is being computed.
 pub(crate) struct Digesting {
     hasher: Hasher,
     in_parts: bool,
+}
+
+impl Digesting {
+    /// Takes a part.
+    pub(crate) fn update(&mut self, part: &Foreign<u8>) {
+        part.pieces(|piece| self.hasher.update(piece));
+        self.in_parts = true;
+    }
+
+    /// The same of what is ours.
+    pub(crate) fn update_with(&mut self, part: &[u8]) {
+        self.hasher.update(part);
+        self.in_parts = true;
+    }
 }
 
 /// C_DigestInit, section 5.12.1.
@@ -150,16 +160,14 @@ pub(crate) unsafe extern "C" fn digest_update(
         with_module(|module| {
             let mut digesting = take(&mut module.session(session)?.digesting)?;
             // SAFETY: the caller's data.
-            unsafe { Foreign::many(part, part_len) }?
-                .pieces(|piece| digesting.hasher.update(piece));
-            digesting.in_parts = true;
+            digesting.update(&unsafe { Foreign::many(part, part_len) }?);
             module.session(session)?.digesting = Some(digesting);
             Ok(())
         })
     })
 }
 
-/// C_DigestKey, section 5.12.4: of secret keys whose value may be read, and is at hand.
+/// C_DigestKey, section 5.12.4: of secret keys whose value may be read.
 pub(crate) unsafe extern "C" fn digest_key(
     session: CK_SESSION_HANDLE,
     key: CK_OBJECT_HANDLE,
@@ -168,13 +176,11 @@ pub(crate) unsafe extern "C" fn digest_key(
         with_module(|module| {
             let mut digesting = take(&mut module.session(session)?.digesting)?;
             let key = module.key(session, key)?;
-            match key.attribute(CKA_VALUE) {
-                Some(Attribute::Known(value)) if key.class() == Class::SecretKey => {
-                    digesting.hasher.update(&value);
-                }
-                _ => return Err(Fault::Code(CKR_KEY_INDIGESTIBLE)),
+            // A digest of what nobody may read would let them try out what it is.
+            if key.class() != Class::SecretKey || !key.is_readable() {
+                return Err(Fault::Code(CKR_KEY_INDIGESTIBLE));
             }
-            digesting.in_parts = true;
+            digesting.update_with(module.value_of(&key)?.expose());
             module.session(session)?.digesting = Some(digesting);
             Ok(())
         })

@@ -1,9 +1,9 @@
-//! Encrypting and decrypting (PKCS#11 3.1, sections 5.8 and 5.10), with RSA. Private keys are
-//! used where they live, public ones in memory.
+//! Encrypting and decrypting (PKCS#11 3.1, sections 5.8 and 5.10): with RSA, whose private keys are used
+//! where they live and whose public ones in memory, and with AES, in memory.
 
 use cryptoki_sys::{
     CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CKA_ALWAYS_AUTHENTICATE,
-    CKA_DECRYPT, CKA_ENCRYPT, CKF_DECRYPT, CKF_ENCRYPT, CKR_DATA_LEN_RANGE,
+    CKA_DECRYPT, CKA_ENCRYPT, CKF_DECRYPT, CKF_ENCRYPT, CKK_RSA, CKR_DATA_LEN_RANGE,
     CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_KEY_TYPE_INCONSISTENT, CKR_OPERATION_ACTIVE,
     CKR_OPERATION_NOT_INITIALIZED,
 };
@@ -14,39 +14,56 @@ use crate::attributes::{Class, Object};
 use crate::digesting::take;
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, Output, Room};
-use crate::mechanisms::{Chosen, Parameter};
-use crate::public_key::{EncryptScheme, encrypt as encrypt_message, signature_len};
+use crate::mechanisms::{Chosen, Method, Parameter};
 use crate::state::{Module, with_module};
+use crate::symmetric::Cipher;
 
 /// Something that is being encrypted.
 pub(crate) struct Encrypting {
-    key: PublicKey,
-    scheme: EncryptScheme,
-    input: Gathered,
+    work: Encryption,
+    in_parts: bool,
+}
+
+enum Encryption {
+    Rsa {
+        key: PublicKey,
+        scheme: DecryptScheme,
+        input: Gathered,
+    },
+    Aes(Cipher),
 }
 
 /// Something that is being decrypted.
 pub(crate) struct Decrypting {
-    key: Object,
-    scheme: DecryptScheme,
-    input: Gathered,
-    /// What it came to, for which the caller had no room.
+    work: Decryption,
+    in_parts: bool,
+    /// What it came to at its end, for which the caller had no room.
     output: Option<Secret>,
+}
+
+enum Decryption {
+    Rsa {
+        key: Object,
+        scheme: DecryptScheme,
+        input: Gathered,
+    },
+    Aes(Option<Cipher>),
 }
 
 /// What has come in so far, never more than what one RSA operation takes.
 struct Gathered {
     bytes: Secret,
     limit: usize,
-    in_parts: bool,
 }
+
+/// The longest piece that is taken at once.
+const MOST: usize = 1 << 30;
 
 impl Gathered {
     fn new(limit: usize) -> Self {
         Self {
             bytes: Secret::zeroed(0),
             limit,
-            in_parts: false,
         }
     }
 
@@ -62,67 +79,134 @@ impl Gathered {
     }
 }
 
+/// The scheme of RSA that a caller chose.
+pub(crate) fn scheme_of(chosen: &Chosen) -> DecryptScheme {
+    match (chosen.method(), &chosen.parameter) {
+        (_, Parameter::Oaep { hash, mgf, label }) => DecryptScheme::RsaOaep {
+            hash: *hash,
+            mgf: *mgf,
+            label: label.clone(),
+        },
+        (Method::RsaRaw, _) => DecryptScheme::RsaRaw,
+        _ => DecryptScheme::RsaPkcs1,
+    }
+}
+
+/// The class of the keys that encrypt, and that of those that decrypt, with a mechanism.
+pub(crate) fn classes_of(chosen: &Chosen) -> (Class, Class) {
+    match chosen.method().key_type() {
+        Some(CKK_RSA) => (Class::PublicKey, Class::PrivateKey),
+        _ => (Class::SecretKey, Class::SecretKey),
+    }
+}
+
 impl Encrypting {
-    fn new(key: &Object, chosen: &Chosen) -> Answer<Self> {
-        let key = key
-            .public_key()
-            .ok_or(Fault::Code(CKR_KEY_TYPE_INCONSISTENT))?;
-        let scheme = match &chosen.parameter {
-            Parameter::Oaep { hash, mgf, label } => EncryptScheme::RsaOaep {
-                hash: *hash,
-                mgf: *mgf,
-                label: label.clone(),
-            },
-            _ => EncryptScheme::RsaPkcs1,
+    fn new(module: &mut Module, key: &Object, chosen: &Chosen) -> Answer<Self> {
+        let work = if key.class() == Class::SecretKey {
+            let value = module.value_of(key)?;
+            Encryption::Aes(Cipher::new(
+                chosen.method(),
+                &chosen.parameter,
+                &value,
+                true,
+            )?)
+        } else {
+            let key = key
+                .public_key()
+                .ok_or(Fault::Code(CKR_KEY_TYPE_INCONSISTENT))?;
+            let input = Gathered::new(key.signature_len());
+            Encryption::Rsa {
+                key,
+                scheme: scheme_of(chosen),
+                input,
+            }
         };
-        let input = Gathered::new(signature_len(&key));
-        Ok(Self { key, scheme, input })
+        Ok(Self {
+            work,
+            in_parts: false,
+        })
     }
 
-    fn update(&mut self, data: &Foreign<u8>) -> Answer {
-        if self.input.add(data) {
-            Ok(())
-        } else {
-            Err(Fault::Code(CKR_DATA_LEN_RANGE))
+    /// How long what comes of so many more bytes is, and what comes at the end after them.
+    fn lens(&self, more: usize) -> (usize, usize) {
+        match &self.work {
+            Encryption::Rsa { input, .. } => (0, input.limit),
+            Encryption::Aes(cipher) => (cipher.update_len(more), cipher.finish_len(more)),
+        }
+    }
+
+    /// How long what comes of so many more bytes is.
+    pub(crate) fn update_len(&self, more: usize) -> usize {
+        self.lens(more).0
+    }
+
+    /// Takes a part.
+    pub(crate) fn update(&mut self, data: &Foreign<u8>) -> Answer<Vec<u8>> {
+        self.in_parts = true;
+        let too_long = || Fault::Code(CKR_DATA_LEN_RANGE);
+        match &mut self.work {
+            Encryption::Rsa { input, .. } => input.add(data).then(Vec::new).ok_or_else(too_long),
+            Encryption::Aes(cipher) => cipher.update(&data.bytes(MOST).ok_or_else(too_long)?),
         }
     }
 
     fn finish(self) -> Answer<Vec<u8>> {
-        encrypt_message(&self.key, &self.scheme, self.input.bytes.expose())
+        match self.work {
+            Encryption::Rsa { key, scheme, input } => key
+                .encrypt(&scheme, input.bytes.expose())
+                .map_err(|_| Fault::Code(CKR_DATA_LEN_RANGE)),
+            Encryption::Aes(cipher) => cipher.finish(),
+        }
     }
 }
 
 impl Decrypting {
     /// Whether a login must come before each decryption.
     pub(crate) fn asks(&self) -> bool {
-        self.key.has(CKA_ALWAYS_AUTHENTICATE)
+        match &self.work {
+            Decryption::Rsa { key, .. } => key.has(CKA_ALWAYS_AUTHENTICATE),
+            Decryption::Aes(_) => false,
+        }
     }
 
-    fn new(key: Object, chosen: &Chosen) -> Answer<Self> {
-        let public = key
-            .public_key()
-            .ok_or(Fault::Code(CKR_KEY_TYPE_INCONSISTENT))?;
-        let scheme = match &chosen.parameter {
-            Parameter::Oaep { hash, mgf, label } => DecryptScheme::RsaOaep {
-                hash: *hash,
-                mgf: *mgf,
-                label: label.clone(),
-            },
-            _ => DecryptScheme::RsaPkcs1,
+    fn new(module: &mut Module, key: Object, chosen: &Chosen) -> Answer<Self> {
+        let work = if key.class() == Class::SecretKey {
+            let value = module.value_of(&key)?;
+            let cipher = Cipher::new(chosen.method(), &chosen.parameter, &value, false)?;
+            Decryption::Aes(Some(cipher))
+        } else {
+            let public = key
+                .public_key()
+                .ok_or(Fault::Code(CKR_KEY_TYPE_INCONSISTENT))?;
+            Decryption::Rsa {
+                key,
+                scheme: scheme_of(chosen),
+                input: Gathered::new(public.signature_len()),
+            }
         };
         Ok(Self {
-            key,
-            scheme,
-            input: Gathered::new(signature_len(&public)),
+            work,
+            in_parts: false,
             output: None,
         })
     }
 
-    fn update(&mut self, data: &Foreign<u8>) -> Answer {
-        if self.input.add(data) {
-            Ok(())
-        } else {
-            Err(Fault::Code(CKR_ENCRYPTED_DATA_LEN_RANGE))
+    /// How long what comes of so many more bytes is.
+    pub(crate) fn update_len(&self, more: usize) -> usize {
+        match &self.work {
+            Decryption::Aes(Some(cipher)) => cipher.update_len(more),
+            _ => 0,
+        }
+    }
+
+    /// Takes a part.
+    pub(crate) fn update(&mut self, data: &Foreign<u8>) -> Answer<Vec<u8>> {
+        self.in_parts = true;
+        let too_long = || Fault::Code(CKR_ENCRYPTED_DATA_LEN_RANGE);
+        match &mut self.work {
+            Decryption::Rsa { input, .. } => input.add(data).then(Vec::new).ok_or_else(too_long),
+            Decryption::Aes(Some(cipher)) => cipher.update(&data.bytes(MOST).ok_or_else(too_long)?),
+            Decryption::Aes(None) => Err(too_long()),
         }
     }
 
@@ -136,16 +220,38 @@ impl Decrypting {
         data: Option<&Foreign<u8>>,
     ) -> Answer {
         let outcome = match &self.output {
-            None if output.is_query() => output.room(self.input.limit),
+            None if output.is_query() => {
+                let more = data.map_or(0, Foreign::len);
+                output.room(match &self.work {
+                    Decryption::Rsa { input, .. } => input.limit,
+                    Decryption::Aes(Some(cipher)) => cipher
+                        .update_len(more)
+                        .saturating_add(cipher.finish_len(more)),
+                    Decryption::Aes(None) => 0,
+                })
+            }
             None => {
-                if let Some(data) = data {
-                    self.update(data)?;
-                }
-                if self.input.bytes.len() != self.input.limit {
-                    return Err(Fault::Code(CKR_ENCRYPTED_DATA_LEN_RANGE));
-                }
-                module.check_authenticated(session, &self.key)?;
-                let plaintext = module.decrypt(&self.key, &self.scheme, &self.input.bytes)?;
+                let mut plaintext = match data {
+                    Some(data) => self.update(data)?,
+                    None => Vec::new(),
+                };
+                // One that came at once is asked for again at once.
+                self.in_parts = data.is_none();
+                let plaintext = match &mut self.work {
+                    Decryption::Rsa { key, scheme, input } => {
+                        if input.bytes.len() != input.limit {
+                            return Err(Fault::Code(CKR_ENCRYPTED_DATA_LEN_RANGE));
+                        }
+                        module.check_authenticated(session, key)?;
+                        module.decrypt(key, scheme, &input.bytes)?
+                    }
+                    Decryption::Aes(cipher) => {
+                        let cipher =
+                            (cipher.take()).ok_or(Fault::Code(CKR_OPERATION_NOT_INITIALIZED))?;
+                        plaintext.extend(cipher.finish()?);
+                        Secret::take(plaintext)
+                    }
+                };
                 let outcome = output.room(plaintext.len());
                 self.output = Some(plaintext);
                 outcome
@@ -177,9 +283,9 @@ pub(crate) unsafe extern "C" fn encrypt_init(
             }
             let started = match chosen? {
                 Some(chosen) => {
-                    let key =
-                        module.key_for(session, key, &chosen, Class::PublicKey, CKA_ENCRYPT)?;
-                    Some(Encrypting::new(&key, &chosen)?)
+                    let (class, _) = classes_of(&chosen);
+                    let key = module.key_for(session, key, &chosen, class, CKA_ENCRYPT)?;
+                    Some(Encrypting::new(module, &key, &chosen)?)
                 }
                 None => None,
             };
@@ -200,7 +306,7 @@ pub(crate) unsafe extern "C" fn encrypt(
     answer("C_Encrypt", || {
         with_module(|module| {
             let mut encrypting = take(&mut module.session(session)?.encrypting)?;
-            if encrypting.input.in_parts {
+            if encrypting.in_parts {
                 return Err(Fault::Code(CKR_OPERATION_NOT_INITIALIZED));
             }
             // SAFETY: the caller's data and memory.
@@ -210,10 +316,12 @@ pub(crate) unsafe extern "C" fn encrypt(
                     Output::new(encrypted, encrypted_len)?,
                 )
             };
-            match output.room(encrypting.input.limit) {
+            let (now, then) = encrypting.lens(data.len());
+            match output.room(now.saturating_add(then)) {
                 Ok(Room::Enough) => {
-                    encrypting.update(&data)?;
-                    output.give(&encrypting.finish()?)
+                    let mut all = encrypting.update(&data)?;
+                    all.extend(encrypting.finish()?);
+                    output.give(&all)
                 }
                 other => {
                     module.session(session)?.encrypting = Some(encrypting);
@@ -224,7 +332,7 @@ pub(crate) unsafe extern "C" fn encrypt(
     })
 }
 
-/// C_EncryptUpdate, section 5.8.3: gathers; there is no output before the end.
+/// C_EncryptUpdate, section 5.8.3. With RSA there is no output before the end.
 pub(crate) unsafe extern "C" fn encrypt_update(
     session: CK_SESSION_HANDLE,
     part: *mut u8,
@@ -242,13 +350,14 @@ pub(crate) unsafe extern "C" fn encrypt_update(
                     Output::new(encrypted, encrypted_len)?,
                 )
             };
-            if let Room::Enough = output.room(0)? {
-                encrypting.update(&part)?;
-                encrypting.input.in_parts = true;
-                output.give(&[])?;
+            let (now, _) = encrypting.lens(part.len());
+            let room = output.room(now);
+            if let Ok(Room::Enough) = room {
+                let out = encrypting.update(&part)?;
+                output.give(&out)?;
             }
             module.session(session)?.encrypting = Some(encrypting);
-            Ok(())
+            room.map(|_| ())
         })
     })
 }
@@ -264,7 +373,8 @@ pub(crate) unsafe extern "C" fn encrypt_final(
             let encrypting = take(&mut module.session(session)?.encrypting)?;
             // SAFETY: the caller's memory.
             let output = unsafe { Output::new(encrypted, encrypted_len) }?;
-            match output.room(encrypting.input.limit) {
+            let (_, then) = encrypting.lens(0);
+            match output.room(then) {
                 Ok(Room::Enough) => output.give(&encrypting.finish()?),
                 other => {
                     module.session(session)?.encrypting = Some(encrypting);
@@ -290,9 +400,9 @@ pub(crate) unsafe extern "C" fn decrypt_init(
             }
             let started = match chosen? {
                 Some(chosen) => {
-                    let key =
-                        module.key_for(session, key, &chosen, Class::PrivateKey, CKA_DECRYPT)?;
-                    Some(Decrypting::new(key, &chosen)?)
+                    let (_, class) = classes_of(&chosen);
+                    let key = module.key_for(session, key, &chosen, class, CKA_DECRYPT)?;
+                    Some(Decrypting::new(module, key, &chosen)?)
                 }
                 None => None,
             };
@@ -315,7 +425,7 @@ pub(crate) unsafe extern "C" fn decrypt(
     answer("C_Decrypt", || {
         with_module(|module| {
             let decrypting = take(&mut module.session(session)?.decrypting)?;
-            if decrypting.input.in_parts {
+            if decrypting.in_parts {
                 return Err(Fault::Code(CKR_OPERATION_NOT_INITIALIZED));
             }
             // SAFETY: the caller's data and memory.
@@ -330,7 +440,8 @@ pub(crate) unsafe extern "C" fn decrypt(
     })
 }
 
-/// C_DecryptUpdate, section 5.10.3: gathers; there is no output before the end.
+/// C_DecryptUpdate, section 5.10.3. With RSA there is no output before the end, and with GCM none before the tag was
+/// compared.
 pub(crate) unsafe extern "C" fn decrypt_update(
     session: CK_SESSION_HANDLE,
     encrypted: *mut u8,
@@ -348,13 +459,13 @@ pub(crate) unsafe extern "C" fn decrypt_update(
                     Output::new(part, part_len)?,
                 )
             };
-            if let Room::Enough = output.room(0)? {
-                decrypting.update(&encrypted)?;
-                decrypting.input.in_parts = true;
-                output.give(&[])?;
+            let room = output.room(decrypting.update_len(encrypted.len()));
+            if let Ok(Room::Enough) = room {
+                let out = decrypting.update(&encrypted)?;
+                output.give(&out)?;
             }
             module.session(session)?.decrypting = Some(decrypting);
-            Ok(())
+            room.map(|_| ())
         })
     })
 }

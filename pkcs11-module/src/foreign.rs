@@ -8,6 +8,7 @@ use std::ptr::NonNull;
 
 use cryptoki_sys::{CK_ULONG, CKR_ARGUMENTS_BAD, CKR_BUFFER_TOO_SMALL};
 use strongroom::Secret;
+use zeroize::Zeroizing;
 
 use crate::fault::{Answer, Fault};
 
@@ -116,18 +117,20 @@ impl Foreign<u8> {
     }
 
     /// Fills the caller's memory piece by piece.
-    pub(crate) fn fill_by_pieces(&self, make: impl Fn(usize) -> Secret) {
-        const PIECE: usize = 4096;
+    pub(crate) fn fill_by_pieces(&self, mut make: impl FnMut(&mut [u8])) {
+        const PIECE: usize = 256;
+        let mut buffer = Zeroizing::new([0; PIECE]);
         let mut done = 0;
         while done < self.len {
-            let piece = make(PIECE.min(self.len - done));
+            let piece = &mut buffer[..PIECE.min(self.len - done)];
+            make(piece);
             // SAFETY: within the `len` writable bytes that `many`'s caller vouched for; the piece
             // is ours.
             unsafe {
                 self.start
                     .as_ptr()
                     .add(done)
-                    .copy_from_nonoverlapping(piece.expose().as_ptr(), piece.len());
+                    .copy_from_nonoverlapping(piece.as_ptr(), piece.len());
             }
             done += piece.len();
         }

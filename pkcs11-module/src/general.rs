@@ -4,8 +4,8 @@
 use std::ffi::c_void;
 
 use cryptoki_sys::{
-    CK_C_INITIALIZE_ARGS, CK_INFO, CK_RV, CK_VERSION, CKF_OS_LOCKING_OK, CKR_ARGUMENTS_BAD,
-    CKR_CANT_LOCK,
+    CK_C_INITIALIZE_ARGS, CK_INFO, CK_RV, CK_SESSION_HANDLE, CK_VERSION, CKF_OS_LOCKING_OK,
+    CKR_ARGUMENTS_BAD, CKR_CANT_LOCK, CKR_FUNCTION_NOT_PARALLEL,
 };
 
 use crate::fault::{Answer, Fault, answer};
@@ -52,7 +52,7 @@ pub(crate) unsafe extern "C" fn get_info(info: *mut CK_INFO) -> CK_RV {
             info.set(
                 0,
                 CK_INFO {
-                    cryptokiVersion: CK_VERSION { major: 3, minor: 0 },
+                    cryptokiVersion: CK_VERSION { major: 3, minor: 1 },
                     manufacturerID: padded(MANUFACTURER),
                     flags: 0,
                     libraryDescription: padded("Strongroom PKCS#11 module"),
@@ -62,6 +62,12 @@ pub(crate) unsafe extern "C" fn get_info(info: *mut CK_INFO) -> CK_RV {
             Ok(())
         })
     })
+}
+
+/// C_GetFunctionStatus and C_CancelFunction, sections 5.20.1 and 5.20.2: legacy functions whose
+/// one answer the specification fixes.
+pub(crate) unsafe extern "C" fn not_parallel(_session: CK_SESSION_HANDLE) -> CK_RV {
+    CKR_FUNCTION_NOT_PARALLEL
 }
 
 /// This library's version, as far as PKCS#11 has room for it.

@@ -14,10 +14,9 @@ use cryptoki_sys::{
 use crate::fault::{Fault, answer};
 use crate::foreign::Foreign;
 use crate::slots::give_list;
-use crate::unsupported::{not_parallel, unsupported};
 use crate::{
-    creation, digesting, encryption, general, keys, mechanisms, objects, pins, random, sessions,
-    signing, slots, tokens,
+    creation, digesting, dual, encryption, general, keys, mechanisms, messages, objects, pins,
+    random, sessions, signing, slots, tokens,
 };
 
 /// C_GetFunctionList, section 5.4.4: the list of version 2.40.
@@ -34,7 +33,7 @@ pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> 
     })
 }
 
-/// C_GetInterfaceList, section 5.4.5: versions 3.0 and 2.40.
+/// C_GetInterfaceList, section 5.4.5: versions 3.1, 3.0 and 2.40.
 ///
 /// # Safety
 /// `count` is null or points to a `CK_ULONG`; `list` is null or points to memory for as many
@@ -51,7 +50,7 @@ pub unsafe extern "C" fn C_GetInterfaceList(
     })
 }
 
-/// C_GetInterface, section 5.4.6: version 3.0 unless another is asked for.
+/// C_GetInterface, section 5.4.6: version 3.1 unless another is asked for.
 ///
 /// # Safety
 /// `name` is null or a text that ends with a zero; `version` is null or points to a version;
@@ -90,6 +89,7 @@ pub unsafe extern "C" fn C_GetInterface(
     })
 }
 
+const VERSION_3_1: CK_VERSION = CK_VERSION { major: 3, minor: 1 };
 const VERSION_3_0: CK_VERSION = CK_VERSION { major: 3, minor: 0 };
 const VERSION_2_40: CK_VERSION = CK_VERSION {
     major: 2,
@@ -97,12 +97,17 @@ const VERSION_2_40: CK_VERSION = CK_VERSION {
 };
 
 /// The versions of [`INTERFACES`].
-const VERSIONS: [CK_VERSION; 2] = [VERSION_3_0, VERSION_2_40];
+const VERSIONS: [CK_VERSION; 3] = [VERSION_3_1, VERSION_3_0, VERSION_2_40];
 
 /// The name of every interface that the specification defines.
 const NAME: &[u8] = b"PKCS 11\0";
 
-const INTERFACES: [CK_INTERFACE; 2] = [
+const INTERFACES: [CK_INTERFACE; 3] = [
+    CK_INTERFACE {
+        pInterfaceName: NAME.as_ptr().cast_mut(),
+        pFunctionList: (&raw const FUNCTIONS_3_1).cast_mut().cast(),
+        flags: 0,
+    },
     CK_INTERFACE {
         pInterfaceName: NAME.as_ptr().cast_mut(),
         pFunctionList: (&raw const FUNCTIONS_3_0).cast_mut().cast(),
@@ -118,7 +123,7 @@ const INTERFACES: [CK_INTERFACE; 2] = [
 /// What [`C_GetInterface`] gives out: memory that the host may write to, for the specification gives
 /// out no `const`. OpenSC's pkcs11-spy puts its own function lists there. We only give out where it
 /// is.
-struct Lent(UnsafeCell<[CK_INTERFACE; 2]>);
+struct Lent(UnsafeCell<[CK_INTERFACE; 3]>);
 
 // SAFETY: this module neither reads nor writes what is in it.
 unsafe impl Sync for Lent {}
@@ -155,12 +160,12 @@ macro_rules! functions {
             C_CloseSession: Some(sessions::close_session),
             C_CloseAllSessions: Some(sessions::close_all_sessions),
             C_GetSessionInfo: Some(sessions::get_session_info),
-            C_GetOperationState: Some(unsupported()),
-            C_SetOperationState: Some(unsupported()),
+            C_GetOperationState: Some(dual::get_operation_state),
+            C_SetOperationState: Some(dual::set_operation_state),
             C_Login: Some(pins::login),
             C_Logout: Some(pins::logout),
             C_CreateObject: Some(creation::create_object),
-            C_CopyObject: Some(unsupported()),
+            C_CopyObject: Some(creation::copy_object),
             C_DestroyObject: Some(creation::destroy_object),
             C_GetObjectSize: Some(objects::get_object_size),
             C_GetAttributeValue: Some(objects::get_attribute_value),
@@ -185,27 +190,27 @@ macro_rules! functions {
             C_Sign: Some(signing::sign),
             C_SignUpdate: Some(signing::sign_update),
             C_SignFinal: Some(signing::sign_final),
-            C_SignRecoverInit: Some(unsupported()),
-            C_SignRecover: Some(unsupported()),
+            C_SignRecoverInit: Some(signing::sign_recover_init),
+            C_SignRecover: Some(signing::sign_recover),
             C_VerifyInit: Some(signing::verify_init),
             C_Verify: Some(signing::verify),
             C_VerifyUpdate: Some(signing::verify_update),
             C_VerifyFinal: Some(signing::verify_final),
-            C_VerifyRecoverInit: Some(unsupported()),
-            C_VerifyRecover: Some(unsupported()),
-            C_DigestEncryptUpdate: Some(unsupported()),
-            C_DecryptDigestUpdate: Some(unsupported()),
-            C_SignEncryptUpdate: Some(unsupported()),
-            C_DecryptVerifyUpdate: Some(unsupported()),
+            C_VerifyRecoverInit: Some(signing::verify_recover_init),
+            C_VerifyRecover: Some(signing::verify_recover),
+            C_DigestEncryptUpdate: Some(dual::digest_encrypt_update),
+            C_DecryptDigestUpdate: Some(dual::decrypt_digest_update),
+            C_SignEncryptUpdate: Some(dual::sign_encrypt_update),
+            C_DecryptVerifyUpdate: Some(dual::decrypt_verify_update),
             C_GenerateKey: Some(keys::generate_key),
             C_GenerateKeyPair: Some(keys::generate_key_pair),
-            C_WrapKey: Some(unsupported()),
-            C_UnwrapKey: Some(unsupported()),
+            C_WrapKey: Some(keys::wrap_key),
+            C_UnwrapKey: Some(keys::unwrap_key),
             C_DeriveKey: Some(keys::derive_key),
             C_SeedRandom: Some(random::seed_random),
             C_GenerateRandom: Some(random::generate_random),
-            C_GetFunctionStatus: Some(not_parallel),
-            C_CancelFunction: Some(not_parallel),
+            C_GetFunctionStatus: Some(general::not_parallel),
+            C_CancelFunction: Some(general::not_parallel),
             C_WaitForSlotEvent: Some(slots::wait_for_slot_event),
             $($besides)*
         }
@@ -214,29 +219,37 @@ macro_rules! functions {
 
 static FUNCTIONS_2_40: CK_FUNCTION_LIST = functions!(CK_FUNCTION_LIST, VERSION_2_40, {});
 
-static FUNCTIONS_3_0: CK_FUNCTION_LIST_3_0 = functions!(CK_FUNCTION_LIST_3_0, VERSION_3_0, {
-    C_GetInterfaceList: Some(C_GetInterfaceList),
-    C_GetInterface: Some(C_GetInterface),
-    C_LoginUser: Some(pins::login_user),
-    C_SessionCancel: Some(sessions::session_cancel),
-    C_MessageEncryptInit: Some(unsupported()),
-    C_EncryptMessage: Some(unsupported()),
-    C_EncryptMessageBegin: Some(unsupported()),
-    C_EncryptMessageNext: Some(unsupported()),
-    C_MessageEncryptFinal: Some(unsupported()),
-    C_MessageDecryptInit: Some(unsupported()),
-    C_DecryptMessage: Some(unsupported()),
-    C_DecryptMessageBegin: Some(unsupported()),
-    C_DecryptMessageNext: Some(unsupported()),
-    C_MessageDecryptFinal: Some(unsupported()),
-    C_MessageSignInit: Some(unsupported()),
-    C_SignMessage: Some(unsupported()),
-    C_SignMessageBegin: Some(unsupported()),
-    C_SignMessageNext: Some(unsupported()),
-    C_MessageSignFinal: Some(unsupported()),
-    C_MessageVerifyInit: Some(unsupported()),
-    C_VerifyMessage: Some(unsupported()),
-    C_VerifyMessageBegin: Some(unsupported()),
-    C_VerifyMessageNext: Some(unsupported()),
-    C_MessageVerifyFinal: Some(unsupported()),
-});
+/// Version 3.1 has the functions of 3.0, and no others.
+macro_rules! functions_3 {
+    ($version:expr) => {
+        functions!(CK_FUNCTION_LIST_3_0, $version, {
+            C_GetInterfaceList: Some(C_GetInterfaceList),
+            C_GetInterface: Some(C_GetInterface),
+            C_LoginUser: Some(pins::login_user),
+            C_SessionCancel: Some(sessions::session_cancel),
+            C_MessageEncryptInit: Some(messages::message_encrypt_init),
+            C_EncryptMessage: Some(messages::encrypt_message),
+            C_EncryptMessageBegin: Some(messages::encrypt_message_begin),
+            C_EncryptMessageNext: Some(messages::encrypt_message_next),
+            C_MessageEncryptFinal: Some(messages::message_encrypt_final),
+            C_MessageDecryptInit: Some(messages::message_decrypt_init),
+            C_DecryptMessage: Some(messages::decrypt_message),
+            C_DecryptMessageBegin: Some(messages::decrypt_message_begin),
+            C_DecryptMessageNext: Some(messages::decrypt_message_next),
+            C_MessageDecryptFinal: Some(messages::message_decrypt_final),
+            C_MessageSignInit: Some(messages::message_sign_init),
+            C_SignMessage: Some(messages::not_begun::sign_message),
+            C_SignMessageBegin: Some(messages::not_begun::sign_message_begin),
+            C_SignMessageNext: Some(messages::not_begun::sign_message_next),
+            C_MessageSignFinal: Some(messages::not_begun::message_final),
+            C_MessageVerifyInit: Some(messages::message_verify_init),
+            C_VerifyMessage: Some(messages::not_begun::verify_message),
+            C_VerifyMessageBegin: Some(messages::not_begun::verify_message_begin),
+            C_VerifyMessageNext: Some(messages::not_begun::verify_message_next),
+            C_MessageVerifyFinal: Some(messages::not_begun::message_final),
+        })
+    };
+}
+
+static FUNCTIONS_3_1: CK_FUNCTION_LIST_3_0 = functions_3!(VERSION_3_1);
+static FUNCTIONS_3_0: CK_FUNCTION_LIST_3_0 = functions_3!(VERSION_3_0);

@@ -1,25 +1,22 @@
-//! Key management (PKCS#11 3.1, section 5.18): keys that are generated or derived. Keys of the
-//! vault are made in the TPM where it can, session keys in memory.
+//! Key management (PKCS#11 3.1, section 5.18): keys that are generated, wrapped, unwrapped and
+//! derived. Keys of the vault are made in the TPM where it can, session keys in memory.
 
-use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG,
-    CKA_ALWAYS_SENSITIVE, CKA_CLASS, CKA_DERIVE, CKA_KEY_TYPE, CKA_MODULUS_BITS,
-    CKA_NEVER_EXTRACTABLE, CKA_PUBLIC_EXPONENT, CKA_VALUE_LEN, CKF_DERIVE, CKF_GENERATE,
-    CKF_GENERATE_KEY_PAIR, CKK_AES, CKK_EC, CKK_GENERIC_SECRET, CKK_RSA,
-    CKR_ATTRIBUTE_VALUE_INVALID, CKR_KEY_SIZE_RANGE, CKR_MECHANISM_INVALID,
-    CKR_MECHANISM_PARAM_INVALID, CKR_TEMPLATE_INCOMPLETE, CKR_TEMPLATE_INCONSISTENT,
-};
+use cryptoki_sys::*;
 use strongroom::Secret;
-use strongroom::key::KeyAlgorithm;
+use strongroom::key::{KeyAlgorithm, PrivateKey};
 
-use crate::attributes::Class;
-use crate::creation::{Origin, check_secret_key_len, create_key_pair, create_secret_key};
+use crate::attributes::{Attribute, Class, Object};
+use crate::creation::{
+    Origin, check_secret_key_len, create_key_pair, create_secret_key, store_private_key,
+};
+use crate::encryption::{classes_of, scheme_of};
 use crate::fault::{Answer, Fault, answer};
-use crate::foreign::Foreign;
+use crate::foreign::{Foreign, Output, Room};
 use crate::mechanisms::{Chosen, Method, Parameter};
-use crate::public_key::{curve_of, read_point};
-use crate::state::with_module;
-use crate::template::Template;
+use crate::public_key::{algorithm_of, key_type_of, read_point};
+use crate::state::{Module, private_key, with_module};
+use crate::symmetric::{BLOCK, Cipher, encrypt, with_aes};
+use crate::template::{Template, inner_template};
 
 /// C_GenerateKey, section 5.18.1.
 pub(crate) unsafe extern "C" fn generate_key(
@@ -50,7 +47,12 @@ pub(crate) unsafe extern "C" fn generate_key(
             let len = value_len(&template)?.ok_or(Fault::Code(CKR_TEMPLATE_INCOMPLETE))?;
             check_secret_key_len(key_type, len)?;
             let (_, max) = chosen.mechanism.sizes;
-            let max_len = if key_type == CKK_AES { max } else { max / 8 };
+            // Section 6.8.3: the size of generic secrets is in bits.
+            let max_len = if key_type == CKK_GENERIC_SECRET {
+                max / 8
+            } else {
+                max
+            };
             if len > usize::try_from(max_len).unwrap_or(0) {
                 return Err(Fault::Code(CKR_KEY_SIZE_RANGE));
             }
@@ -91,7 +93,16 @@ pub(crate) unsafe extern "C" fn generate_key_pair(
             module.check_has_mechanisms(session)?;
             let (algorithm, key_type) = match chosen.method() {
                 Method::RsaKeyPair => (rsa_of(&for_public)?, CKK_RSA),
-                _ => (KeyAlgorithm::Ec(curve_of(&for_public)?), CKK_EC),
+                method => {
+                    let key_type = method.key_type().unwrap_or(CKK_EC);
+                    // There is but one curve of the others, and clients leave it out.
+                    let algorithm = match (for_public.bytes(CKA_EC_PARAMS), method) {
+                        (None, Method::EdwardsKeyPair) => KeyAlgorithm::Ed25519,
+                        (None, Method::MontgomeryKeyPair) => KeyAlgorithm::X25519,
+                        _ => algorithm_of(&for_public, key_type)?,
+                    };
+                    (algorithm, key_type)
+                }
             };
             for_public.fix_number(CKA_CLASS, Class::PublicKey.number())?;
             for_public.fix_number(CKA_KEY_TYPE, key_type)?;
@@ -106,8 +117,7 @@ pub(crate) unsafe extern "C" fn generate_key_pair(
     })
 }
 
-/// C_DeriveKey, section 5.18.5: ECDH. Of an agreed value that is longer than the key, the leading
-/// bytes go (section 6.3.20).
+/// C_DeriveKey, section 5.18.5: Diffie-Hellman, and what AES makes of some data.
 pub(crate) unsafe extern "C" fn derive_key(
     session: CK_SESSION_HANDLE,
     mechanism: *mut CK_MECHANISM,
@@ -128,25 +138,34 @@ pub(crate) unsafe extern "C" fn derive_key(
         with_module(|module| {
             module.session(session)?;
             let chosen = chosen?;
-            let base = module.key_for(session, base_key, &chosen, Class::PrivateKey, CKA_DERIVE)?;
-            let (Parameter::Ecdh(point), Some(public)) = (&chosen.parameter, base.public_key())
-            else {
-                return Err(Fault::Code(CKR_MECHANISM_PARAM_INVALID));
+            let class = match chosen.method() {
+                Method::Ecdh => Class::PrivateKey,
+                _ => Class::SecretKey,
             };
-            let KeyAlgorithm::Ec(curve) = public.algorithm() else {
-                return Err(Fault::Code(CKR_MECHANISM_PARAM_INVALID));
-            };
-            let point =
-                read_point(curve, point).map_err(|_| Fault::Code(CKR_MECHANISM_PARAM_INVALID))?;
+            let base = module.key_for(session, base_key, &chosen, class, CKA_DERIVE)?;
+            if let Some(Attribute::Known(inner)) = base.attribute(CKA_DERIVE_TEMPLATE) {
+                template.fix_all(&inner)?;
+            }
             template.fix_number(CKA_CLASS, Class::SecretKey.number())?;
             let key_type = template.number(CKA_KEY_TYPE)?.unwrap_or(CKK_GENERIC_SECRET);
-            let len = value_len(&template)?.unwrap_or(curve.field_len());
-            if len > curve.field_len() {
-                return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+            let (value, source_is_secret) = match &chosen.parameter {
+                Parameter::Ecdh(point) => {
+                    module.check_authenticated(session, &base)?;
+                    (agree(module, &base, point, key_type, &template)?, false)
+                }
+                Parameter::Data { iv, data } => {
+                    let value = module.value_of(&base)?;
+                    (
+                        encrypt_data(&chosen, &value, iv, data, key_type, &template)?,
+                        true,
+                    )
+                }
+                _ => return Err(Fault::Code(CKR_MECHANISM_PARAM_INVALID)),
+            };
+            // Section 6.13.7: what comes of a sensitive key by AES is as sensitive.
+            if source_is_secret {
+                inherit(&mut template, &base)?;
             }
-            check_secret_key_len(key_type, len)?;
-            let agreed = module.derive(&base, point)?;
-            let value = Secret::copy_of(&agreed.expose()[agreed.len() - len..]);
             let origin = Origin::Derived {
                 always_sensitive: base.has(CKA_ALWAYS_SENSITIVE),
                 never_extractable: base.has(CKA_NEVER_EXTRACTABLE),
@@ -158,9 +177,296 @@ pub(crate) unsafe extern "C" fn derive_key(
     })
 }
 
+/// What a private key and another party's point come to. Of an agreed value that is longer than the
+/// key, the leading bytes go (section 6.3.20).
+fn agree(
+    module: &mut Module,
+    base: &Object,
+    point: &[u8],
+    key_type: CK_KEY_TYPE,
+    template: &Template,
+) -> Answer<Secret> {
+    let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
+    let algorithm = base.public_key().ok_or_else(invalid)?.algorithm();
+    let most = match algorithm {
+        KeyAlgorithm::Ec(curve) => curve.field_len(),
+        KeyAlgorithm::X25519 => 32,
+        _ => return Err(invalid()),
+    };
+    let point = read_point(algorithm, point).map_err(|_| invalid())?;
+    let len = value_len(template)?.unwrap_or(most);
+    if len > most {
+        return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+    }
+    check_secret_key_len(key_type, len)?;
+    let agreed = module.derive(base, point)?;
+    Ok(Secret::copy_of(&agreed.expose()[agreed.len() - len..]))
+}
+
+/// What AES makes of some data: as much of its beginning as the key is long (section 6.13.7).
+fn encrypt_data(
+    chosen: &Chosen,
+    base: &Secret,
+    iv: &[u8; BLOCK],
+    data: &[u8],
+    key_type: CK_KEY_TYPE,
+    template: &Template,
+) -> Answer<Secret> {
+    let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
+    let len = value_len(template)?.unwrap_or(data.len());
+    if data.is_empty() || data.len() % BLOCK != 0 || len > data.len() {
+        return Err(invalid());
+    }
+    check_secret_key_len(key_type, len)?;
+    let (method, parameter) = match chosen.method() {
+        Method::DeriveEcb => (Method::AesEcb, Parameter::Nothing),
+        _ => (Method::AesCbc { padded: false }, Parameter::Iv(*iv)),
+    };
+    let made = Secret::take(encrypt(Cipher::new(method, &parameter, base, true)?, data)?);
+    Ok(Secret::copy_of(&made.expose()[..len]))
+}
+
+/// Has a new key be no more open than the one that it comes from: where a template does not say, it
+/// is the same; where it says otherwise, it is refused.
+fn inherit(template: &mut Template, base: &Object) -> Answer {
+    if base.has(CKA_SENSITIVE) {
+        template.fix_flag(CKA_SENSITIVE, true)?;
+    }
+    if !base.has(CKA_EXTRACTABLE) {
+        template.fix_flag(CKA_EXTRACTABLE, false)?;
+    }
+    Ok(())
+}
+
+/// C_WrapKey, section 5.18.3.
+pub(crate) unsafe extern "C" fn wrap_key(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    wrapping_key: CK_OBJECT_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    wrapped: *mut u8,
+    wrapped_len: *mut CK_ULONG,
+) -> CK_RV {
+    answer("C_WrapKey", || {
+        // SAFETY: the caller's mechanism and memory.
+        let (chosen, output) = unsafe {
+            (
+                Chosen::required(mechanism, CKF_WRAP),
+                Output::new(wrapped, wrapped_len)?,
+            )
+        };
+        with_module(|module| {
+            module.session(session)?;
+            let chosen = chosen?;
+            let (class, _) = classes_of(&chosen);
+            let wrapping = module
+                .key_for(session, wrapping_key, &chosen, class, CKA_WRAP)
+                .map_err(in_words_of(&WRAPPING))?;
+            let key = module.key(session, key)?;
+            check_wrappable(&key, &wrapping, class)?;
+            let value = match key.class() {
+                Class::SecretKey => module.value_of(&key)?,
+                // Those of the vault are never extractable.
+                _ => match &key {
+                    Object::Held(held) => private_key(held)?.to_pkcs8(),
+                    _ => return Err(Fault::Code(CKR_KEY_UNEXTRACTABLE)),
+                },
+            };
+            let wrapped = wrap(module, &chosen, &wrapping, &value)?;
+            match output.room(wrapped.len())? {
+                Room::Enough => output.give(&wrapped),
+                Room::LengthOnly => Ok(()),
+            }
+        })
+    })
+}
+
+/// C_UnwrapKey, section 5.18.4. What comes out is sensitive and not extractable unless the template
+/// says otherwise, as all keys here are.
+pub(crate) unsafe extern "C" fn unwrap_key(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    unwrapping_key: CK_OBJECT_HANDLE,
+    wrapped: *mut u8,
+    wrapped_len: CK_ULONG,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+    key: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    answer("C_UnwrapKey", || {
+        // SAFETY: the caller's mechanism, bytes, template and CK_OBJECT_HANDLE.
+        let (chosen, wrapped, mut template, handle) = unsafe {
+            (
+                Chosen::required(mechanism, CKF_UNWRAP),
+                Foreign::many(wrapped, wrapped_len)?,
+                Template::read(template, count)?,
+                Foreign::one(key)?,
+            )
+        };
+        let wrapped = wrapped
+            .bytes(MAX_WRAPPED)
+            .ok_or(Fault::Code(CKR_WRAPPED_KEY_LEN_RANGE))?;
+        with_module(|module| {
+            module.session(session)?;
+            let chosen = chosen?;
+            let (_, class) = classes_of(&chosen);
+            let unwrapping = module
+                .key_for(session, unwrapping_key, &chosen, class, CKA_UNWRAP)
+                .map_err(in_words_of(&UNWRAPPING))?;
+            module.check_authenticated(session, &unwrapping)?;
+            if let Some(Attribute::Known(inner)) = unwrapping.attribute(CKA_UNWRAP_TEMPLATE) {
+                template.fix_all(&inner)?;
+            }
+            let class = Class::of(template.required_number(CKA_CLASS)?)
+                .ok_or(Fault::Code(CKR_TEMPLATE_INCONSISTENT))?;
+            let key_type = template.required_number(CKA_KEY_TYPE)?;
+            let value = unwrap(module, &chosen, &unwrapping, &wrapped)?;
+            let created = match class {
+                Class::SecretKey => {
+                    let wrong_len = value_len(&template)?.is_some_and(|len| len != value.len());
+                    if wrong_len || check_secret_key_len(key_type, value.len()).is_err() {
+                        return Err(Fault::Code(CKR_WRAPPED_KEY_LEN_RANGE));
+                    }
+                    create_secret_key(module, session, &template, key_type, value, Origin::Given)
+                }
+                Class::PrivateKey => {
+                    let key = PrivateKey::from_pkcs8(&value)
+                        .map_err(|_| Fault::Code(CKR_WRAPPED_KEY_INVALID))?;
+                    if key_type_of(key.public().algorithm()) != key_type {
+                        return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+                    }
+                    store_private_key(module, session, &template, &key)
+                }
+                _ => Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT)),
+            }?;
+            handle.set(0, created);
+            Ok(())
+        })
+    })
+}
+
+/// The longest wrapped key: a private key of RSA has some 2,400 bytes.
+const MAX_WRAPPED: usize = 1 << 16;
+
+fn check_wrappable(key: &Object, wrapping: &Object, class: Class) -> Answer {
+    let is_key = matches!(key.class(), Class::SecretKey | Class::PrivateKey);
+    if !is_key {
+        return Err(Fault::Code(CKR_KEY_HANDLE_INVALID));
+    }
+    if !key.has(CKA_EXTRACTABLE) {
+        return Err(Fault::Code(CKR_KEY_UNEXTRACTABLE));
+    }
+    let trusted = !key.has(CKA_WRAP_WITH_TRUSTED) || wrapping.has(CKA_TRUSTED);
+    let is_as_demanded = match wrapping.attribute(CKA_WRAP_TEMPLATE) {
+        Some(Attribute::Known(inner)) => inner_template(&inner).into_iter().all(|(kind, value)| {
+            matches!(key.attribute(kind), Some(Attribute::Known(its)) if its == value)
+        }),
+        _ => true,
+    };
+    // Section 4.9.3 names no code for a template that does not fit; that of the key does.
+    if !is_as_demanded {
+        return Err(Fault::Code(CKR_KEY_HANDLE_INVALID));
+    }
+    // RSA has no room for a private key.
+    if !trusted || (class == Class::PublicKey && key.class() == Class::PrivateKey) {
+        return Err(Fault::Code(CKR_KEY_NOT_WRAPPABLE));
+    }
+    Ok(())
+}
+
+fn wrap(module: &mut Module, chosen: &Chosen, key: &Object, value: &Secret) -> Answer<Vec<u8>> {
+    let too_long = || Fault::Code(CKR_KEY_SIZE_RANGE);
+    match chosen.method() {
+        Method::RsaPkcs(_) | Method::RsaOaep => key
+            .public_key()
+            .ok_or(Fault::Code(CKR_WRAPPING_KEY_TYPE_INCONSISTENT))?
+            .encrypt(&scheme_of(chosen), value.expose())
+            .map_err(|_| too_long()),
+        Method::AesKeyWrap { padded } => {
+            let kek = module.value_of(key)?;
+            let kek = kek.expose();
+            let value = value.expose();
+            with_aes!(kek, Aes => {
+                let kek = aes_kw::Kek::<Aes>::new(kek.into());
+                if padded {
+                    kek.wrap_with_padding_vec(value)
+                } else if value.len() < 16 {
+                    // RFC 3394, section 2: two semiblocks at least.
+                    return Err(too_long());
+                } else {
+                    kek.wrap_vec(value)
+                }
+                .map_err(|_| too_long())?
+            })
+        }
+        method => {
+            let kek = module.value_of(key)?;
+            let cipher = Cipher::new(method, &chosen.parameter, &kek, true)?;
+            encrypt(cipher, value.expose())
+        }
+    }
+}
+
+/// Whatever is wrong with what was wrapped, the answer is one and the same.
+fn unwrap(module: &mut Module, chosen: &Chosen, key: &Object, wrapped: &[u8]) -> Answer<Secret> {
+    let wrong = || Fault::Code(CKR_WRAPPED_KEY_INVALID);
+    match chosen.method() {
+        Method::RsaPkcs(_) | Method::RsaOaep => module
+            .decrypt(key, &scheme_of(chosen), &Secret::copy_of(wrapped))
+            .map_err(|fault| match fault {
+                Fault::Code(CKR_ENCRYPTED_DATA_INVALID) => wrong(),
+                other => other,
+            }),
+        Method::AesKeyWrap { padded } => {
+            let kek = module.value_of(key)?;
+            let kek = kek.expose();
+            // Three semiblocks at least, or, padded, two.
+            if wrapped.len() < if padded { 16 } else { 24 } {
+                return Err(Fault::Code(CKR_WRAPPED_KEY_LEN_RANGE));
+            }
+            with_aes!(kek, Aes => {
+                let kek = aes_kw::Kek::<Aes>::new(kek.into());
+                let value = if padded {
+                    kek.unwrap_with_padding_vec(wrapped)
+                } else {
+                    kek.unwrap_vec(wrapped)
+                };
+                Secret::take(value.map_err(|_| wrong())?)
+            })
+        }
+        method => {
+            let kek = module.value_of(key)?;
+            let cipher = Cipher::new(method, &chosen.parameter, &kek, false)?;
+            encrypt(cipher, wrapped)
+                .map(Secret::take)
+                .map_err(|_| wrong())
+        }
+    }
+}
+
+/// What is wrong with a key that wraps or unwraps is said so, with the codes for its handle and its
+/// type.
+fn in_words_of(words: &'static [CK_RV; 2]) -> impl FnOnce(Fault) -> Fault {
+    let [handle, key_type] = *words;
+    move |fault| match fault {
+        Fault::Code(CKR_KEY_HANDLE_INVALID) => Fault::Code(handle),
+        Fault::Code(CKR_KEY_TYPE_INCONSISTENT) => Fault::Code(key_type),
+        other => other,
+    }
+}
+
+const WRAPPING: [CK_RV; 2] = [
+    CKR_WRAPPING_KEY_HANDLE_INVALID,
+    CKR_WRAPPING_KEY_TYPE_INCONSISTENT,
+];
+const UNWRAPPING: [CK_RV; 2] = [
+    CKR_UNWRAPPING_KEY_HANDLE_INVALID,
+    CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT,
+];
+
 /// The RSA algorithm of a template: its size, and the one exponent that there is.
 fn rsa_of(template: &Template) -> Answer<KeyAlgorithm> {
-    const SIZES: [u16; 3] = [2048, 3072, 4096];
+    const SIZES: [u16; 4] = [1024, 2048, 3072, 4096];
     let bits = template.required_number(CKA_MODULUS_BITS)?;
     let bits = SIZES
         .into_iter()

@@ -12,7 +12,8 @@
 //! The files follow the chapters of the PKCS#11 specification, version 3.1: [`interface`] and
 //! `general` (5.4), `slots`, `tokens` and `mechanisms` (5.5), `pins` (5.5 and 5.6), `sessions` (5.6), `objects` and `creation`
 //! (5.7), `encryption` (5.8 and 5.10), `digesting` (5.12), `signing` (5.13 and 5.15), `keys`
-//! (5.18), `random` (5.21), `unsupported` (the rest). `attributes` says what PKCS#11 object a
+//! (5.18), `messages` (5.9, 5.11, 5.14 and 5.16), `dual` (5.17), `random` (5.21). What they compute is in
+//! `symmetric` and `codes`, or the library's. `attributes` says what PKCS#11 object a
 //! vault's object is (chapter 4), `template` what a caller says of one. `fault` is the one place
 //! where an error or a panic becomes a `CK_RV`, and `foreign` the one where the caller's memory is
 //! touched. `source` says how long a key stays in the TPM, and `idle` ends that.
@@ -23,8 +24,10 @@
 
 mod attributes;
 mod certificate;
+mod codes;
 mod creation;
 mod digesting;
+mod dual;
 mod encryption;
 mod fault;
 mod foreign;
@@ -33,6 +36,7 @@ mod idle;
 pub mod interface;
 mod keys;
 mod mechanisms;
+mod messages;
 mod objects;
 mod pins;
 mod private_key;
@@ -43,11 +47,11 @@ mod signing;
 mod slots;
 mod source;
 mod state;
+mod symmetric;
 mod template;
 #[cfg(test)]
 mod tests;
 mod tokens;
-mod unsupported;
 
 /// Wipes every block that the module's own code frees; the host's allocator is not touched.
 #[global_allocator]

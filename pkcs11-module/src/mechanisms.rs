@@ -5,20 +5,7 @@
 
 use std::mem::size_of;
 
-use cryptoki_sys::{
-    CK_ECDH1_DERIVE_PARAMS, CK_FLAGS, CK_KEY_TYPE, CK_MECHANISM, CK_MECHANISM_INFO,
-    CK_MECHANISM_TYPE, CK_RSA_PKCS_MGF_TYPE, CK_RSA_PKCS_OAEP_PARAMS, CK_RSA_PKCS_PSS_PARAMS,
-    CK_RV, CK_SLOT_ID, CK_ULONG, CKD_NULL, CKF_DECRYPT, CKF_DERIVE, CKF_DIGEST, CKF_EC_F_P,
-    CKF_EC_OID, CKF_EC_UNCOMPRESS, CKF_ENCRYPT, CKF_GENERATE, CKF_GENERATE_KEY_PAIR, CKF_HW,
-    CKF_SIGN, CKF_VERIFY, CKG_MGF1_SHA1, CKG_MGF1_SHA256, CKG_MGF1_SHA384, CKG_MGF1_SHA512,
-    CKK_AES, CKK_EC, CKK_GENERIC_SECRET, CKK_RSA, CKM_AES_KEY_GEN, CKM_EC_KEY_PAIR_GEN,
-    CKM_ECDH1_DERIVE, CKM_ECDSA, CKM_ECDSA_SHA1, CKM_ECDSA_SHA256, CKM_ECDSA_SHA384,
-    CKM_ECDSA_SHA512, CKM_GENERIC_SECRET_KEY_GEN, CKM_RSA_PKCS, CKM_RSA_PKCS_KEY_PAIR_GEN,
-    CKM_RSA_PKCS_OAEP, CKM_RSA_PKCS_PSS, CKM_SHA_1, CKM_SHA1_RSA_PKCS, CKM_SHA1_RSA_PKCS_PSS,
-    CKM_SHA256, CKM_SHA256_RSA_PKCS, CKM_SHA256_RSA_PKCS_PSS, CKM_SHA384, CKM_SHA384_RSA_PKCS,
-    CKM_SHA384_RSA_PKCS_PSS, CKM_SHA512, CKM_SHA512_RSA_PKCS, CKM_SHA512_RSA_PKCS_PSS,
-    CKR_ARGUMENTS_BAD, CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID, CKZ_DATA_SPECIFIED,
-};
+use cryptoki_sys::*;
 
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::Foreign;
@@ -48,20 +35,60 @@ pub(crate) enum Method {
     RsaKeyPair,
     /// Makes a key pair on a named curve.
     EcKeyPair,
+    /// The same for signatures on Curve25519.
+    EdwardsKeyPair,
+    /// The same for Diffie-Hellman there.
+    MontgomeryKeyPair,
     /// Makes a secret key of this type.
     SecretKey(CK_KEY_TYPE),
     /// Digests.
     Digest(Hash),
     /// RSASSA-PKCS1-v1_5, of data or of what the caller has encoded; RSAES-PKCS1-v1_5.
     RsaPkcs(Option<Hash>),
+    /// RSA's operations alone.
+    RsaRaw,
     /// RSASSA-PSS, of data or of a digest.
     RsaPss(Option<Hash>),
     /// RSAES-OAEP.
     RsaOaep,
     /// ECDSA, of data or of a digest.
     Ecdsa(Option<Hash>),
+    /// Ed25519.
+    Eddsa,
     /// ECDH as in X9.63, without key derivation function.
     Ecdh,
+    /// AES, block by block.
+    AesEcb,
+    /// AES in cipher block chaining, the last block filled up (PKCS#7) or whole.
+    AesCbc {
+        /// Whether it is filled up.
+        padded: bool,
+    },
+    /// AES in counter mode.
+    AesCtr,
+    /// AES in Galois/counter mode.
+    AesGcm,
+    /// AES key wrap (RFC 3394), or with padding (RFC 5649).
+    AesKeyWrap {
+        /// Whether any length can be wrapped.
+        padded: bool,
+    },
+    /// The message authentication code of AES, the whole or as much as is asked for.
+    Cmac {
+        /// Whether its length is a parameter.
+        cut: bool,
+    },
+    /// The same of a hash function.
+    Hmac {
+        /// The hash function.
+        hash: Hash,
+        /// Whether its length is a parameter.
+        cut: bool,
+    },
+    /// A key that is what AES makes of some data, in ECB.
+    DeriveEcb,
+    /// The same in CBC.
+    DeriveCbc,
 }
 
 /// Where a mechanism runs.
@@ -75,17 +102,28 @@ enum Runs {
     InMemory,
 }
 
-const RSA: (CK_ULONG, CK_ULONG) = (2048, 4096);
-const EC: (CK_ULONG, CK_ULONG) = (256, 384);
+const RSA: (CK_ULONG, CK_ULONG) = (1024, 8192);
+const NEW_RSA: (CK_ULONG, CK_ULONG) = (1024, 4096);
+const EC: (CK_ULONG, CK_ULONG) = (256, 521);
+const C25519: (CK_ULONG, CK_ULONG) = (255, 255);
+const AES: (CK_ULONG, CK_ULONG) = (16, 32);
+const SECRET: (CK_ULONG, CK_ULONG) = (1, 512);
 const SIGNING: CK_FLAGS = CKF_SIGN | CKF_VERIFY;
 const CRYPTING: CK_FLAGS = CKF_ENCRYPT | CKF_DECRYPT;
+const RECOVERING: CK_FLAGS = CKF_SIGN_RECOVER | CKF_VERIFY_RECOVER;
+const WRAPPING: CK_FLAGS = CKF_WRAP | CKF_UNWRAP;
+const MESSAGES: CK_FLAGS = CKF_MESSAGE_ENCRYPT | CKF_MESSAGE_DECRYPT | CKF_MULTI_MESSAGE;
 /// What there is to say of curves: prime fields, by their OID, points written in full.
 const CURVES: CK_FLAGS = CKF_EC_F_P | CKF_EC_OID | CKF_EC_UNCOMPRESS;
 
 /// Every mechanism that there is, and none that does not work.
 pub(crate) static MECHANISMS: &[Mechanism] = {
-    use Hash::{Sha1, Sha256, Sha384, Sha512};
-    use Method::{Digest, EcKeyPair, Ecdh, Ecdsa, RsaKeyPair, RsaOaep, RsaPkcs, RsaPss, SecretKey};
+    use Hash::{Sha1, Sha224, Sha256, Sha384, Sha512};
+    use Method::{
+        AesCbc, AesCtr, AesEcb, AesGcm, AesKeyWrap, Cmac, DeriveCbc, DeriveEcb, Digest, EcKeyPair,
+        Ecdh, Ecdsa, Eddsa, EdwardsKeyPair, Hmac, MontgomeryKeyPair, RsaKeyPair, RsaOaep, RsaPkcs,
+        RsaPss, RsaRaw, SecretKey,
+    };
     use Runs::{InMemory, InTheTpm, WithTheKey};
     macro_rules! table {
         ($($kind:ident, $method:expr, $functions:expr, $sizes:expr, $unit:literal, $runs:ident;)+) => {
@@ -101,28 +139,62 @@ pub(crate) static MECHANISMS: &[Mechanism] = {
         };
     }
     table! {
-        CKM_RSA_PKCS_KEY_PAIR_GEN, RsaKeyPair, CKF_GENERATE_KEY_PAIR, RSA, "bits", InTheTpm;
-        CKM_RSA_PKCS, RsaPkcs(None), SIGNING | CRYPTING, RSA, "bits", WithTheKey;
+        CKM_RSA_PKCS_KEY_PAIR_GEN, RsaKeyPair, CKF_GENERATE_KEY_PAIR, NEW_RSA, "bits", InTheTpm;
+        CKM_RSA_PKCS, RsaPkcs(None), SIGNING | RECOVERING | CRYPTING | WRAPPING, RSA, "bits", WithTheKey;
         CKM_SHA1_RSA_PKCS, RsaPkcs(Some(Sha1)), SIGNING, RSA, "bits", WithTheKey;
+        CKM_SHA224_RSA_PKCS, RsaPkcs(Some(Sha224)), SIGNING, RSA, "bits", WithTheKey;
         CKM_SHA256_RSA_PKCS, RsaPkcs(Some(Sha256)), SIGNING, RSA, "bits", WithTheKey;
         CKM_SHA384_RSA_PKCS, RsaPkcs(Some(Sha384)), SIGNING, RSA, "bits", WithTheKey;
         CKM_SHA512_RSA_PKCS, RsaPkcs(Some(Sha512)), SIGNING, RSA, "bits", WithTheKey;
         CKM_RSA_PKCS_PSS, RsaPss(None), SIGNING, RSA, "bits", WithTheKey;
         CKM_SHA1_RSA_PKCS_PSS, RsaPss(Some(Sha1)), SIGNING, RSA, "bits", WithTheKey;
+        CKM_SHA224_RSA_PKCS_PSS, RsaPss(Some(Sha224)), SIGNING, RSA, "bits", WithTheKey;
         CKM_SHA256_RSA_PKCS_PSS, RsaPss(Some(Sha256)), SIGNING, RSA, "bits", WithTheKey;
         CKM_SHA384_RSA_PKCS_PSS, RsaPss(Some(Sha384)), SIGNING, RSA, "bits", WithTheKey;
         CKM_SHA512_RSA_PKCS_PSS, RsaPss(Some(Sha512)), SIGNING, RSA, "bits", WithTheKey;
-        CKM_RSA_PKCS_OAEP, RsaOaep, CRYPTING, RSA, "bits", WithTheKey;
+        CKM_RSA_PKCS_OAEP, RsaOaep, CRYPTING | WRAPPING, RSA, "bits", WithTheKey;
+        CKM_RSA_X_509, RsaRaw, SIGNING | RECOVERING | CRYPTING, RSA, "bits", WithTheKey;
         CKM_EC_KEY_PAIR_GEN, EcKeyPair, CKF_GENERATE_KEY_PAIR, EC, "bits", InTheTpm;
         CKM_ECDSA, Ecdsa(None), SIGNING, EC, "bits", WithTheKey;
         CKM_ECDSA_SHA1, Ecdsa(Some(Sha1)), SIGNING, EC, "bits", WithTheKey;
+        CKM_ECDSA_SHA224, Ecdsa(Some(Sha224)), SIGNING, EC, "bits", WithTheKey;
         CKM_ECDSA_SHA256, Ecdsa(Some(Sha256)), SIGNING, EC, "bits", WithTheKey;
         CKM_ECDSA_SHA384, Ecdsa(Some(Sha384)), SIGNING, EC, "bits", WithTheKey;
         CKM_ECDSA_SHA512, Ecdsa(Some(Sha512)), SIGNING, EC, "bits", WithTheKey;
         CKM_ECDH1_DERIVE, Ecdh, CKF_DERIVE, EC, "bits", WithTheKey;
+        CKM_EC_EDWARDS_KEY_PAIR_GEN, EdwardsKeyPair, CKF_GENERATE_KEY_PAIR, C25519, "bits", InMemory;
+        CKM_EDDSA, Eddsa, SIGNING, C25519, "bits", InMemory;
+        CKM_EC_MONTGOMERY_KEY_PAIR_GEN, MontgomeryKeyPair, CKF_GENERATE_KEY_PAIR, C25519, "bits", InMemory;
         CKM_GENERIC_SECRET_KEY_GEN, SecretKey(CKK_GENERIC_SECRET), CKF_GENERATE, (8, 4096), "bits", InMemory;
-        CKM_AES_KEY_GEN, SecretKey(CKK_AES), CKF_GENERATE, (16, 32), "bytes", InMemory;
+        CKM_SHA_1_KEY_GEN, SecretKey(CKK_SHA_1_HMAC), CKF_GENERATE, SECRET, "bytes", InMemory;
+        CKM_SHA224_KEY_GEN, SecretKey(CKK_SHA224_HMAC), CKF_GENERATE, SECRET, "bytes", InMemory;
+        CKM_SHA256_KEY_GEN, SecretKey(CKK_SHA256_HMAC), CKF_GENERATE, SECRET, "bytes", InMemory;
+        CKM_SHA384_KEY_GEN, SecretKey(CKK_SHA384_HMAC), CKF_GENERATE, SECRET, "bytes", InMemory;
+        CKM_SHA512_KEY_GEN, SecretKey(CKK_SHA512_HMAC), CKF_GENERATE, SECRET, "bytes", InMemory;
+        CKM_SHA_1_HMAC, Hmac { hash: Sha1, cut: false }, SIGNING, SECRET, "bytes", InMemory;
+        CKM_SHA224_HMAC, Hmac { hash: Sha224, cut: false }, SIGNING, SECRET, "bytes", InMemory;
+        CKM_SHA256_HMAC, Hmac { hash: Sha256, cut: false }, SIGNING, SECRET, "bytes", InMemory;
+        CKM_SHA384_HMAC, Hmac { hash: Sha384, cut: false }, SIGNING, SECRET, "bytes", InMemory;
+        CKM_SHA512_HMAC, Hmac { hash: Sha512, cut: false }, SIGNING, SECRET, "bytes", InMemory;
+        CKM_SHA_1_HMAC_GENERAL, Hmac { hash: Sha1, cut: true }, SIGNING, SECRET, "bytes", InMemory;
+        CKM_SHA224_HMAC_GENERAL, Hmac { hash: Sha224, cut: true }, SIGNING, SECRET, "bytes", InMemory;
+        CKM_SHA256_HMAC_GENERAL, Hmac { hash: Sha256, cut: true }, SIGNING, SECRET, "bytes", InMemory;
+        CKM_SHA384_HMAC_GENERAL, Hmac { hash: Sha384, cut: true }, SIGNING, SECRET, "bytes", InMemory;
+        CKM_SHA512_HMAC_GENERAL, Hmac { hash: Sha512, cut: true }, SIGNING, SECRET, "bytes", InMemory;
+        CKM_AES_KEY_GEN, SecretKey(CKK_AES), CKF_GENERATE, AES, "bytes", InMemory;
+        CKM_AES_ECB, AesEcb, CRYPTING, AES, "bytes", InMemory;
+        CKM_AES_CBC, AesCbc { padded: false }, CRYPTING, AES, "bytes", InMemory;
+        CKM_AES_CBC_PAD, AesCbc { padded: true }, CRYPTING | WRAPPING, AES, "bytes", InMemory;
+        CKM_AES_CTR, AesCtr, CRYPTING, AES, "bytes", InMemory;
+        CKM_AES_GCM, AesGcm, CRYPTING | WRAPPING | MESSAGES, AES, "bytes", InMemory;
+        CKM_AES_CMAC, Cmac { cut: false }, SIGNING, AES, "bytes", InMemory;
+        CKM_AES_CMAC_GENERAL, Cmac { cut: true }, SIGNING, AES, "bytes", InMemory;
+        CKM_AES_KEY_WRAP, AesKeyWrap { padded: false }, WRAPPING, AES, "bytes", InMemory;
+        CKM_AES_KEY_WRAP_KWP, AesKeyWrap { padded: true }, WRAPPING, AES, "bytes", InMemory;
+        CKM_AES_ECB_ENCRYPT_DATA, DeriveEcb, CKF_DERIVE, AES, "bytes", InMemory;
+        CKM_AES_CBC_ENCRYPT_DATA, DeriveCbc, CKF_DERIVE, AES, "bytes", InMemory;
         CKM_SHA_1, Digest(Sha1), CKF_DIGEST, (0, 0), "", InMemory;
+        CKM_SHA224, Digest(Sha224), CKF_DIGEST, (0, 0), "", InMemory;
         CKM_SHA256, Digest(Sha256), CKF_DIGEST, (0, 0), "", InMemory;
         CKM_SHA384, Digest(Sha384), CKF_DIGEST, (0, 0), "", InMemory;
         CKM_SHA512, Digest(Sha512), CKF_DIGEST, (0, 0), "", InMemory;
@@ -179,6 +251,7 @@ impl Mechanism {
         };
         let curves = match self.method.key_type() {
             Some(CKK_EC) => CURVES,
+            Some(CKK_EC_EDWARDS | CKK_EC_MONTGOMERY) => CURVES | CKF_EC_CURVENAME,
             _ => 0,
         };
         CK_MECHANISM_INFO {
@@ -190,13 +263,39 @@ impl Mechanism {
 }
 
 impl Method {
-    /// The type of the keys that it uses.
+    /// The type of the keys that it makes or uses; of several, the first.
     pub(crate) fn key_type(self) -> Option<CK_KEY_TYPE> {
-        match self {
-            Self::RsaKeyPair | Self::RsaPkcs(_) | Self::RsaPss(_) | Self::RsaOaep => Some(CKK_RSA),
-            Self::EcKeyPair | Self::Ecdsa(_) | Self::Ecdh => Some(CKK_EC),
-            Self::SecretKey(kind) => Some(kind),
-            Self::Digest(_) => None,
+        Some(match self {
+            Self::RsaKeyPair
+            | Self::RsaPkcs(_)
+            | Self::RsaPss(_)
+            | Self::RsaOaep
+            | Self::RsaRaw => CKK_RSA,
+            Self::EcKeyPair | Self::Ecdsa(_) | Self::Ecdh => CKK_EC,
+            Self::EdwardsKeyPair | Self::Eddsa => CKK_EC_EDWARDS,
+            Self::MontgomeryKeyPair => CKK_EC_MONTGOMERY,
+            Self::SecretKey(kind) => kind,
+            Self::AesEcb
+            | Self::AesCbc { .. }
+            | Self::AesCtr
+            | Self::AesGcm
+            | Self::AesKeyWrap { .. }
+            | Self::Cmac { .. }
+            | Self::DeriveEcb
+            | Self::DeriveCbc => CKK_AES,
+            Self::Hmac { .. } => CKK_GENERIC_SECRET,
+            Self::Digest(_) => return None,
+        })
+    }
+
+    /// Whether it uses keys of this type.
+    pub(crate) fn takes(self, key_type: Option<CK_KEY_TYPE>) -> bool {
+        match (self, key_type) {
+            (Self::Hmac { hash, .. }, Some(kind)) => {
+                kind == CKK_GENERIC_SECRET || hash_of_hmac_key(kind) == Some(hash)
+            }
+            (Self::Ecdh, Some(CKK_EC_MONTGOMERY)) => true,
+            _ => self.key_type() == key_type,
         }
     }
 
@@ -205,6 +304,13 @@ impl Method {
         match self {
             Self::RsaPkcs(hash) | Self::RsaPss(hash) | Self::Ecdsa(hash) => hash,
             Self::Digest(hash) => Some(hash),
+            _ => None,
+        }
+    }
+
+    fn hash_of_code(self) -> Option<Hash> {
+        match self {
+            Self::Hmac { hash, .. } => Some(hash),
             _ => None,
         }
     }
@@ -221,6 +327,7 @@ pub(crate) enum Parameter {
     Nothing,
     Pss {
         hash: Hash,
+        mgf: Hash,
         salt_len: usize,
     },
     Oaep {
@@ -230,7 +337,31 @@ pub(crate) enum Parameter {
     },
     /// The other party's public key.
     Ecdh(Vec<u8>),
+    /// What the chaining begins with.
+    Iv([u8; 16]),
+    /// What is counted, in so many bits at the end.
+    Counter {
+        block: [u8; 16],
+        bits: u32,
+    },
+    Gcm {
+        iv: Vec<u8>,
+        aad: Vec<u8>,
+        tag_len: usize,
+    },
+    /// The length of a code.
+    Len(usize),
+    /// Ed25519ph with a context, or else Ed25519.
+    Eddsa(Option<Vec<u8>>),
+    /// What is encrypted to be a key, and what the chaining begins with.
+    Data {
+        iv: [u8; 16],
+        data: Vec<u8>,
+    },
 }
+
+/// The length of a block of AES, and of a tag.
+const BLOCK: usize = 16;
 
 impl Chosen {
     /// What the caller chose for a function; nothing if the pointer is null, which since version
@@ -252,8 +383,13 @@ impl Chosen {
             .iter()
             .find(|it| it.kind == given.mechanism && it.functions & function != 0)
             .ok_or(Fault::Code(CKR_MECHANISM_INVALID))?;
-        // SAFETY: the caller vouches for the parameter.
-        let parameter = unsafe { Parameter::read(mechanism.method, &given) }?;
+        // Each message has its own, and what is given before is not looked at.
+        let parameter = if function & MESSAGES != 0 {
+            Parameter::Nothing
+        } else {
+            // SAFETY: the caller vouches for the parameter.
+            unsafe { Parameter::read(mechanism.method, &given) }?
+        };
         Ok(Some(Self {
             mechanism,
             parameter,
@@ -288,12 +424,16 @@ impl Parameter {
                 // SAFETY: the caller vouches for it.
                 let given = unsafe { structure::<CK_RSA_PKCS_PSS_PARAMS>(given) }?;
                 let hash = hash_of(given.hashAlg).ok_or_else(invalid)?;
-                // With two hashes no TPM signs, and nobody is known to.
-                if fixed.is_some_and(|it| it != hash) || mgf_of(given.mgf) != Some(hash) {
+                let mgf = mgf_of(given.mgf).ok_or_else(invalid)?;
+                if fixed.is_some_and(|it| it != hash) {
                     return Err(invalid());
                 }
                 let salt_len = usize::try_from(given.sLen).map_err(|_| invalid())?;
-                Ok(Self::Pss { hash, salt_len })
+                Ok(Self::Pss {
+                    hash,
+                    mgf,
+                    salt_len,
+                })
             }
             Method::RsaOaep => {
                 // SAFETY: the caller vouches for it.
@@ -323,10 +463,137 @@ impl Parameter {
                 let point = point.bytes(MAX_PARAMETER).ok_or_else(invalid)?;
                 Ok(Self::Ecdh(point))
             }
+            Method::AesCbc { .. } => {
+                // SAFETY: the caller vouches for it.
+                let iv = unsafe { bytes_of(given) }?;
+                let iv = iv.try_into().map_err(|_| invalid())?;
+                Ok(Self::Iv(iv))
+            }
+            Method::AesCtr => {
+                // SAFETY: the caller vouches for it.
+                let given = unsafe { structure::<CK_AES_CTR_PARAMS>(given) }?;
+                let bits = u32::try_from(given.ulCounterBits)
+                    .ok()
+                    .filter(|bits| (1..=128).contains(bits))
+                    .ok_or_else(invalid)?;
+                Ok(Self::Counter {
+                    block: given.cb,
+                    bits,
+                })
+            }
+            // SAFETY: the caller vouches for it.
+            Method::AesGcm => unsafe { Self::read_gcm(given) },
+            Method::Cmac { cut: true } | Method::Hmac { cut: true, .. } => {
+                // SAFETY: the caller vouches for it.
+                let len = unsafe { structure::<CK_MAC_GENERAL_PARAMS>(given) }?;
+                let most = method.hash_of_code().map_or(BLOCK, Hash::digest_len);
+                let len = usize::try_from(len)
+                    .ok()
+                    .filter(|len| (1..=most).contains(len))
+                    .ok_or_else(invalid)?;
+                Ok(Self::Len(len))
+            }
+            Method::Eddsa if given.ulParameterLen == 0 => Ok(Self::Eddsa(None)),
+            Method::Eddsa => {
+                // SAFETY: the caller vouches for it.
+                let given = unsafe { structure::<CK_EDDSA_PARAMS>(given) }?;
+                // SAFETY: the caller vouches for it.
+                let context = unsafe { Foreign::many(given.pContextData, given.ulContextDataLen) }?;
+                // RFC 8032, section 5.1.
+                let context = context.bytes(255).ok_or_else(invalid)?;
+                match given.phFlag {
+                    CK_FALSE if context.is_empty() => Ok(Self::Eddsa(None)),
+                    // Ed25519ctx, which no library here has.
+                    CK_FALSE => Err(invalid()),
+                    _ => Ok(Self::Eddsa(Some(context))),
+                }
+            }
+            Method::DeriveEcb => {
+                // SAFETY: the caller vouches for it.
+                let given = unsafe { structure::<CK_KEY_DERIVATION_STRING_DATA>(given) }?;
+                // SAFETY: the caller vouches for it.
+                let data = unsafe { Foreign::many(given.pData, given.ulLen) }?;
+                Ok(Self::Data {
+                    iv: [0; BLOCK],
+                    data: data.bytes(MAX_PARAMETER).ok_or_else(invalid)?,
+                })
+            }
+            Method::DeriveCbc => {
+                // SAFETY: the caller vouches for it.
+                let given = unsafe { structure::<CK_AES_CBC_ENCRYPT_DATA_PARAMS>(given) }?;
+                // SAFETY: the caller vouches for it.
+                let data = unsafe { Foreign::many(given.pData, given.length) }?;
+                Ok(Self::Data {
+                    iv: given.iv,
+                    data: data.bytes(MAX_PARAMETER).ok_or_else(invalid)?,
+                })
+            }
             _ if given.ulParameterLen != 0 => Err(invalid()),
             _ => Ok(Self::Nothing),
         }
     }
+
+    /// # Safety
+    /// As [`Parameter::read`].
+    unsafe fn read_gcm(given: &CK_MECHANISM) -> Answer<Self> {
+        let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
+        // SAFETY: the caller vouches for it.
+        let given = unsafe { structure::<CK_GCM_PARAMS>(given) }?;
+        // SAFETY: the caller vouches for both.
+        let (iv, aad) = unsafe {
+            (
+                Foreign::many(given.pIv, given.ulIvLen)?,
+                Foreign::many(given.pAAD, given.ulAADLen)?,
+            )
+        };
+        // Section 6.13.3: 256 bytes at most.
+        let iv = iv
+            .bytes(256)
+            .filter(|iv| !iv.is_empty())
+            .ok_or_else(invalid)?;
+        Ok(Self::Gcm {
+            iv,
+            aad: aad.bytes(MAX_AAD).ok_or_else(invalid)?,
+            tag_len: tag_len(given.ulTagBits)?,
+        })
+    }
+}
+
+/// The length of a tag of GCM, which is given in bits: those that NIST SP 800-38D, section 5.2.1.2, has.
+pub(crate) fn tag_len(bits: CK_ULONG) -> Answer<usize> {
+    usize::try_from(bits)
+        .ok()
+        .filter(|bits| [32, 64, 96, 104, 112, 120, 128].contains(bits))
+        .map(|bits| bits / 8)
+        .ok_or(Fault::Code(CKR_MECHANISM_PARAM_INVALID))
+}
+
+/// The longest additional data, in bytes.
+pub(crate) const MAX_AAD: usize = 1 << 24;
+
+/// A parameter that is nothing but bytes.
+///
+/// # Safety
+/// The mechanism's parameter is the caller's, of the length that it says.
+unsafe fn bytes_of(given: &CK_MECHANISM) -> Answer<Vec<u8>> {
+    let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
+    // SAFETY: the caller vouches for it.
+    unsafe { Foreign::many(given.pParameter.cast::<u8>(), given.ulParameterLen) }
+        .map_err(|_| invalid())?
+        .bytes(MAX_PARAMETER)
+        .ok_or_else(invalid)
+}
+
+/// The hash of which keys of a type are for the HMAC alone.
+pub(crate) fn hash_of_hmac_key(kind: CK_KEY_TYPE) -> Option<Hash> {
+    Some(match kind {
+        CKK_SHA_1_HMAC => Hash::Sha1,
+        CKK_SHA224_HMAC => Hash::Sha224,
+        CKK_SHA256_HMAC => Hash::Sha256,
+        CKK_SHA384_HMAC => Hash::Sha384,
+        CKK_SHA512_HMAC => Hash::Sha512,
+        _ => return None,
+    })
 }
 
 /// The longest label or point, in bytes.
@@ -356,6 +623,7 @@ fn hash_of(kind: CK_MECHANISM_TYPE) -> Option<Hash> {
 fn mgf_of(kind: CK_RSA_PKCS_MGF_TYPE) -> Option<Hash> {
     Some(match kind {
         CKG_MGF1_SHA1 => Hash::Sha1,
+        CKG_MGF1_SHA224 => Hash::Sha224,
         CKG_MGF1_SHA256 => Hash::Sha256,
         CKG_MGF1_SHA384 => Hash::Sha384,
         CKG_MGF1_SHA512 => Hash::Sha512,
@@ -374,10 +642,16 @@ mod tests {
             (CKF_GENERATE_KEY_PAIR, "generate pair"),
             (CKF_SIGN, "sign"),
             (CKF_VERIFY, "verify"),
+            (CKF_SIGN_RECOVER, "sign and recover"),
+            (CKF_VERIFY_RECOVER, "recover"),
             (CKF_ENCRYPT, "encrypt"),
             (CKF_DECRYPT, "decrypt"),
             (CKF_DERIVE, "derive"),
             (CKF_DIGEST, "digest"),
+            (CKF_WRAP, "wrap"),
+            (CKF_UNWRAP, "unwrap"),
+            (CKF_MESSAGE_ENCRYPT, "encrypt messages"),
+            (CKF_MESSAGE_DECRYPT, "decrypt messages"),
         ];
         let mut text = "| Mechanism | For | Keys | Runs |\n|---|---|---|---|\n".to_owned();
         for it in MECHANISMS {
@@ -389,6 +663,7 @@ mod tests {
             let (min, max) = it.sizes;
             let keys = match it.sizes {
                 (_, 0) => String::new(),
+                (min, max) if min == max => format!("{max} {}", it.unit),
                 _ => format!("{min} to {max} {}", it.unit),
             };
             let runs = match it.runs {

@@ -9,19 +9,19 @@ use std::ffi::OsStr;
 
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG,
-    CK_UNAVAILABLE_INFORMATION, CKA_ID, CKA_UNIQUE_ID, CKA_VALUE, CKR_ATTRIBUTE_SENSITIVE,
-    CKR_ATTRIBUTE_TYPE_INVALID, CKR_BUFFER_TOO_SMALL, CKR_OK, CKR_OPERATION_ACTIVE,
-    CKR_OPERATION_NOT_INITIALIZED,
+    CK_UNAVAILABLE_INFORMATION, CKA_CLASS, CKA_ID, CKA_UNIQUE_ID, CKA_VALUE,
+    CKR_ATTRIBUTE_SENSITIVE, CKR_ATTRIBUTE_TYPE_INVALID, CKR_BUFFER_TOO_SMALL, CKR_OK,
+    CKR_OPERATION_ACTIVE, CKR_OPERATION_NOT_INITIALIZED,
 };
 use strongroom::object::{Metadata, ObjectId};
 use strongroom::{Damaged, Error, Secret};
 
-use crate::attributes::{self, Attribute, Face, Object};
+use crate::attributes::{self, Attribute, Class, Face, Object};
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, ulong};
 use crate::source::{Source, describe};
 use crate::state::with_module;
-use crate::template::foreign_template;
+use crate::template::{foreign_template, inner_template, is_template};
 
 /// C_GetObjectSize, section 5.7.4: the length of the value.
 pub(crate) unsafe extern "C" fn get_object_size(
@@ -85,7 +85,14 @@ pub(crate) unsafe extern "C" fn find_objects_init(
             let slot = open.slot();
             module.refresh_objects()?;
             let mut found = Vec::new();
-            for (handle, object) in module.objects_in(slot)? {
+            let class = (wanted.iter())
+                .filter(|(kind, _)| *kind == CKA_CLASS)
+                .find_map(|(_, bytes)| Class::of_bytes(&bytes.bytes(size_of::<CK_ULONG>())?));
+            let mut candidates = module.objects_in(slot)?;
+            if let Some(class) = class.filter(|class| class.is_standing()) {
+                candidates.extend(module.standing_in(slot, class)?);
+            }
+            for (handle, object) in candidates {
                 if meets(&object, &wanted, module.source()?)? {
                     found.push(handle);
                 }
@@ -165,6 +172,14 @@ unsafe fn give_attributes(
     for index in 0..template.len() {
         let mut item = template.get(index);
         match object.attribute(item.type_) {
+            Some(Attribute::Known(value)) if is_template(item.type_) => {
+                // SAFETY: the caller of `give_attributes` vouches for it.
+                let given = unsafe { give_inner(&mut item, &inner_template(&value)) };
+                template.set(index, item);
+                if let (Err(code), CKR_OK) = (given, outcome) {
+                    outcome = code;
+                }
+            }
             Some(Attribute::Known(value)) => put(index, &mut outcome, Ok(&value)),
             Some(Attribute::ValueLen) => {
                 let len = value_len.read(source)?.map(|len| ulong(len).to_ne_bytes());
@@ -224,7 +239,7 @@ impl<'a> ValueLen<'a> {
         }
         let len = match self.object {
             Object::Sealed(object, _) => value_len(object, source)?,
-            Object::Held(_) => None,
+            Object::Held(_) | Object::Standing(_) => None,
         };
         Ok(*self.known.get_or_init(|| len))
     }
@@ -246,6 +261,46 @@ unsafe fn give_value(item: &CK_ATTRIBUTE, value: &[u8]) -> Result<(), CK_RV> {
         .map_err(|fault| fault.code())?
         .fill(value);
     Ok(())
+}
+
+/// The same for an attribute that is a template itself: its attributes, of which each wants its length,
+/// or its content too (section 5.7.5).
+///
+/// # Safety
+/// The attribute's `pValue` is null or the caller's memory of `ulValueLen` bytes, and so is that of each
+/// attribute there.
+unsafe fn give_inner(
+    item: &mut CK_ATTRIBUTE,
+    inner: &[(CK_ATTRIBUTE_TYPE, Vec<u8>)],
+) -> Result<(), CK_RV> {
+    let wanted = ulong(inner.len());
+    let len = wanted * ulong(size_of::<CK_ATTRIBUTE>());
+    if item.pValue.is_null() {
+        item.ulValueLen = len;
+        return Ok(());
+    }
+    if item.ulValueLen < len {
+        item.ulValueLen = CK_UNAVAILABLE_INFORMATION;
+        return Err(CKR_BUFFER_TOO_SMALL);
+    }
+    item.ulValueLen = len;
+    // SAFETY: the caller vouches for `ulValueLen` bytes, which are enough for as many.
+    let room = unsafe { Foreign::many(item.pValue.cast::<CK_ATTRIBUTE>(), wanted) }
+        .map_err(|fault| fault.code())?;
+    let mut outcome = Ok(());
+    for (index, (kind, value)) in inner.iter().enumerate() {
+        let mut item = room.get(index);
+        item.type_ = *kind;
+        // SAFETY: the caller vouches for it.
+        let given = unsafe { give_value(&item, value) };
+        item.ulValueLen = match given {
+            Ok(()) => ulong(value.len()),
+            Err(_) => CK_UNAVAILABLE_INFORMATION,
+        };
+        room.set(index, item);
+        outcome = outcome.and(given);
+    }
+    outcome
 }
 
 /// What a search is for: attributes with the bytes that they must have.
@@ -325,6 +380,6 @@ pub(crate) fn unseal(object: &Object, source: &mut dyn Source) -> Answer<Secret>
         Object::Sealed(object, _) => source
             .unseal(object)
             .map_err(Fault::about(describe(object))),
-        Object::Held(_) => Err(Fault::Code(CKR_ATTRIBUTE_SENSITIVE)),
+        Object::Held(_) | Object::Standing(_) => Err(Fault::Code(CKR_ATTRIBUTE_SENSITIVE)),
     }
 }

@@ -3,20 +3,15 @@
 use std::ffi::c_void;
 use std::vec;
 
-use cryptoki_sys::{
-    CK_FLAGS, CK_NOTIFY, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_SESSION_INFO, CK_SLOT_ID,
-    CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT, CKF_FIND_OBJECTS, CKF_RW_SESSION, CKF_SERIAL_SESSION,
-    CKF_SIGN, CKF_VERIFY, CKR_OPERATION_CANCEL_FAILED, CKR_SESSION_PARALLEL_NOT_SUPPORTED,
-    CKR_SESSION_READ_WRITE_SO_EXISTS, CKR_TOKEN_WRITE_PROTECTED, CKS_RO_PUBLIC_SESSION,
-    CKS_RO_USER_FUNCTIONS, CKS_RW_PUBLIC_SESSION, CKS_RW_SO_FUNCTIONS, CKS_RW_USER_FUNCTIONS,
-};
+use cryptoki_sys::*;
 use strongroom::pin::Role;
 
 use crate::digesting::Digesting;
 use crate::encryption::{Decrypting, Encrypting};
 use crate::fault::{Fault, answer};
 use crate::foreign::Foreign;
-use crate::signing::Signing;
+use crate::messages::Messaging;
+use crate::signing::{Recovering, Signing};
 use crate::state::with_module;
 
 /// An open session, and the operations that are going on in it.
@@ -30,6 +25,11 @@ pub(crate) struct Session {
     pub(crate) verifying: Option<Signing>,
     pub(crate) encrypting: Option<Encrypting>,
     pub(crate) decrypting: Option<Decrypting>,
+    /// A signature from which the data will be recovered, and one from which they are.
+    pub(crate) sign_recovering: Option<Signing>,
+    pub(crate) verify_recovering: Option<Recovering>,
+    pub(crate) encrypting_messages: Option<Messaging>,
+    pub(crate) decrypting_messages: Option<Messaging>,
     /// Whether a login came before the next use of a key that wants one each time.
     pub(crate) authenticated: bool,
 }
@@ -46,6 +46,10 @@ impl Session {
             verifying: None,
             encrypting: None,
             decrypting: None,
+            sign_recovering: None,
+            verify_recovering: None,
+            encrypting_messages: None,
+            decrypting_messages: None,
             authenticated: false,
         }
     }
@@ -53,7 +57,17 @@ impl Session {
     /// Whether an operation goes on that wants a login by itself.
     pub(crate) fn awaits_login(&self) -> bool {
         self.signing.as_ref().is_some_and(Signing::asks)
+            || self.sign_recovering.as_ref().is_some_and(Signing::asks)
             || self.decrypting.as_ref().is_some_and(Decrypting::asks)
+    }
+
+    /// Whether anything of cryptography goes on.
+    pub(crate) fn is_active(&self) -> bool {
+        self.digesting.is_some()
+            || self.signing.is_some()
+            || self.verifying.is_some()
+            || self.encrypting.is_some()
+            || self.decrypting.is_some()
     }
 
     /// Ends what goes on.
@@ -192,7 +206,21 @@ pub(crate) unsafe extern "C" fn session_cancel(
             if names(CKF_DECRYPT) {
                 session.decrypting = None;
             }
-            if rest != 0 {
+            if names(CKF_SIGN_RECOVER) {
+                session.sign_recovering = None;
+            }
+            if names(CKF_VERIFY_RECOVER) {
+                session.verify_recovering = None;
+            }
+            if names(CKF_MESSAGE_ENCRYPT) {
+                session.encrypting_messages = None;
+            }
+            if names(CKF_MESSAGE_DECRYPT) {
+                session.decrypting_messages = None;
+            }
+            // Of what never begins, nothing is left to be ended.
+            let never = CKF_MESSAGE_SIGN | CKF_MESSAGE_VERIFY;
+            if rest & !never != 0 {
                 return Err(Fault::Code(CKR_OPERATION_CANCEL_FAILED));
             }
             Ok(())

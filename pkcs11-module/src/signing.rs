@@ -1,28 +1,39 @@
 //! Signing and verifying (PKCS#11 3.1, sections 5.13 and 5.15). Private keys are used where they
-//! live, public ones in memory.
+//! live, public ones and those of message authentication codes in memory.
 
 use cryptoki_sys::{
     CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CKA_ALWAYS_AUTHENTICATE,
-    CKA_SIGN, CKA_VERIFY, CKF_SIGN, CKF_VERIFY, CKR_DATA_LEN_RANGE, CKR_KEY_TYPE_INCONSISTENT,
+    CKA_SIGN, CKA_SIGN_RECOVER, CKA_VERIFY, CKA_VERIFY_RECOVER, CKF_SIGN, CKF_SIGN_RECOVER,
+    CKF_VERIFY, CKF_VERIFY_RECOVER, CKR_DATA_LEN_RANGE, CKR_KEY_TYPE_INCONSISTENT,
     CKR_MECHANISM_PARAM_INVALID, CKR_OPERATION_ACTIVE, CKR_OPERATION_NOT_INITIALIZED,
+    CKR_SIGNATURE_INVALID, CKR_SIGNATURE_LEN_RANGE,
 };
 use strongroom::key::{PublicKey, SignScheme};
 
 use crate::attributes::{Class, Object};
+use crate::codes::Code;
 use crate::digesting::{Hasher, take};
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, Output, Room};
 use crate::mechanisms::{Chosen, Method, Parameter};
-use crate::public_key::{signature_len, verify as verify_signature};
 use crate::state::{Module, with_module};
 
-/// A signature that is being made or verified.
+/// A signature, or a code, that is being made or verified.
 pub(crate) struct Signing {
+    work: Work,
+    in_parts: bool,
+}
+
+enum Work {
+    Signature(Box<Signature>),
+    Code(Code),
+}
+
+struct Signature {
     key: Object,
     public: PublicKey,
     scheme: SignScheme,
     input: Input,
-    in_parts: bool,
 }
 
 /// What is to be signed, as far as it has come.
@@ -35,16 +46,27 @@ enum Input {
     },
 }
 
-impl Signing {
+/// The longest message that is signed as it is.
+const MAX_MESSAGE: usize = 1 << 30;
+
+impl Signature {
     fn new(key: Object, chosen: &Chosen) -> Answer<Self> {
         let public = key
             .public_key()
             .ok_or(Fault::Code(CKR_KEY_TYPE_INCONSISTENT))?;
-        let len = signature_len(&public);
+        let len = public.signature_len();
         let (scheme, limit) = match (chosen.method(), &chosen.parameter) {
             (Method::RsaPkcs(hash), _) => (SignScheme::RsaPkcs1 { hash }, len - 11),
-            (Method::RsaPss(_), Parameter::Pss { hash, salt_len }) => {
-                let hash = *hash;
+            (Method::RsaRaw, _) => (SignScheme::RsaRaw, len),
+            (
+                Method::RsaPss(_),
+                Parameter::Pss {
+                    hash,
+                    mgf,
+                    salt_len,
+                },
+            ) => {
+                let (hash, mgf) = (*hash, *mgf);
                 // RFC 8017, section 9.1.1, step 3.
                 let most = len.checked_sub(hash.digest_len() + 2);
                 if most.is_none_or(|most| *salt_len > most) {
@@ -52,11 +74,15 @@ impl Signing {
                 }
                 let scheme = SignScheme::RsaPss {
                     hash,
-                    mgf: hash,
+                    mgf,
                     salt_len: *salt_len,
                 };
                 (scheme, hash.digest_len())
             }
+            (Method::Eddsa, Parameter::Eddsa(Some(context))) => {
+                (SignScheme::Ed25519ph(context.clone()), MAX_MESSAGE)
+            }
+            (Method::Eddsa, _) => (SignScheme::Ed25519, MAX_MESSAGE),
             // A longer digest than any hash's is a mistake.
             _ => (SignScheme::Ecdsa, 64),
         };
@@ -72,7 +98,6 @@ impl Signing {
             public,
             scheme,
             input,
-            in_parts: false,
         })
     }
 
@@ -91,42 +116,112 @@ impl Signing {
 
     /// The digest, or what the caller has encoded.
     fn finish(self) -> Answer<(Object, PublicKey, SignScheme, Vec<u8>)> {
-        let input = match self.input {
+        let mut input = match self.input {
             Input::Hashed(hasher) => hasher.finish(),
             Input::Plain { bytes, .. } => bytes,
         };
         let right = match &self.scheme {
-            SignScheme::RsaPkcs1 { .. } => true,
             SignScheme::RsaPss { hash, .. } => input.len() == hash.digest_len(),
             SignScheme::Ecdsa => !input.is_empty(),
+            SignScheme::RsaRaw => {
+                // Section 6.1.8: shorter ones are numbers too.
+                let zeros = self.public.signature_len() - input.len();
+                input.splice(..0, std::iter::repeat_n(0, zeros));
+                true
+            }
+            _ => true,
         };
         if !right {
             return Err(Fault::Code(CKR_DATA_LEN_RANGE));
         }
         Ok((self.key, self.public, self.scheme, input))
     }
+}
+
+impl Signing {
+    fn new(module: &mut Module, key: Object, chosen: &Chosen) -> Answer<Self> {
+        let work = if key.class() == Class::SecretKey {
+            let value = module.value_of(&key)?;
+            Work::Code(Code::new(chosen.method(), &chosen.parameter, &value)?)
+        } else {
+            Work::Signature(Box::new(Signature::new(key, chosen)?))
+        };
+        Ok(Self {
+            work,
+            in_parts: false,
+        })
+    }
+
+    fn len(&self) -> usize {
+        match &self.work {
+            Work::Signature(signature) => signature.public.signature_len(),
+            Work::Code(code) => code.len(),
+        }
+    }
+
+    fn update(&mut self, data: &Foreign<u8>) -> Answer {
+        match &mut self.work {
+            Work::Signature(signature) => signature.update(data),
+            Work::Code(code) => {
+                data.pieces(|piece| code.update(piece));
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes a part.
+    pub(crate) fn update_part(&mut self, data: &Foreign<u8>) -> Answer {
+        self.in_parts = true;
+        self.update(data)
+    }
 
     fn sign(self, module: &mut Module, session: CK_SESSION_HANDLE, output: &Output) -> Answer {
-        let (key, _, scheme, input) = self.finish()?;
-        module.check_authenticated(session, &key)?;
-        output.give(&module.sign(&key, &scheme, &input)?)
+        match self.work {
+            Work::Code(code) => output.give(&code.finish()),
+            Work::Signature(signature) => {
+                let (key, _, scheme, input) = signature.finish()?;
+                module.check_authenticated(session, &key)?;
+                output.give(&module.sign(&key, &scheme, &input)?)
+            }
+        }
     }
 
     /// Whether a login must come before each signature.
     pub(crate) fn asks(&self) -> bool {
-        self.key.has(CKA_ALWAYS_AUTHENTICATE)
+        match &self.work {
+            Work::Signature(signature) => signature.key.has(CKA_ALWAYS_AUTHENTICATE),
+            Work::Code(_) => false,
+        }
     }
 
     fn verify(self, signature: &Foreign<u8>) -> Answer {
-        let (_, public, scheme, input) = self.finish()?;
-        // One that is too long is told from one that is wrong by its length alone.
-        let signature = signature.bytes(MAX_SIGNATURE).unwrap_or_default();
-        verify_signature(&public, &scheme, &input, &signature)
+        let right_len = self.len();
+        let signature = signature
+            .bytes(right_len)
+            .filter(|it| it.len() == right_len)
+            .ok_or(Fault::Code(CKR_SIGNATURE_LEN_RANGE));
+        let right = match self.work {
+            Work::Code(code) => code.is(&signature?),
+            Work::Signature(work) => {
+                let (_, public, scheme, input) = work.finish()?;
+                public.verifies(&scheme, &input, &signature?)
+            }
+        };
+        if right {
+            Ok(())
+        } else {
+            Err(Fault::Code(CKR_SIGNATURE_INVALID))
+        }
     }
 }
 
-/// Longer than any signature.
-const MAX_SIGNATURE: usize = 1024;
+/// The class of the keys that sign, and that of those that verify, with a mechanism.
+fn classes_of(chosen: &Chosen) -> (Class, Class) {
+    match chosen.method() {
+        Method::Hmac { .. } | Method::Cmac { .. } => (Class::SecretKey, Class::SecretKey),
+        _ => (Class::PrivateKey, Class::PublicKey),
+    }
+}
 
 /// C_SignInit, section 5.13.1.
 pub(crate) unsafe extern "C" fn sign_init(
@@ -143,8 +238,9 @@ pub(crate) unsafe extern "C" fn sign_init(
             }
             let started = match chosen? {
                 Some(chosen) => {
-                    let key = module.key_for(session, key, &chosen, Class::PrivateKey, CKA_SIGN)?;
-                    Some(Signing::new(key, &chosen)?)
+                    let (class, _) = classes_of(&chosen);
+                    let key = module.key_for(session, key, &chosen, class, CKA_SIGN)?;
+                    Some(Signing::new(module, key, &chosen)?)
                 }
                 None => None,
             };
@@ -177,7 +273,7 @@ pub(crate) unsafe extern "C" fn sign(
                     Output::new(signature, signature_len)?,
                 )
             };
-            match output.room(self::signature_len(&signing.public)) {
+            match output.room(signing.len()) {
                 Ok(Room::Enough) => {
                     signing.update(&data)?;
                     signing.sign(module, session, &output)
@@ -220,7 +316,7 @@ pub(crate) unsafe extern "C" fn sign_final(
             let signing = take(&mut module.session(session)?.signing)?;
             // SAFETY: the caller's memory.
             let output = unsafe { Output::new(signature, signature_len) }?;
-            match output.room(self::signature_len(&signing.public)) {
+            match output.room(signing.len()) {
                 Ok(Room::Enough) => signing.sign(module, session, &output),
                 other => {
                     module.session(session)?.signing = Some(signing);
@@ -246,9 +342,9 @@ pub(crate) unsafe extern "C" fn verify_init(
             }
             let started = match chosen? {
                 Some(chosen) => {
-                    let key =
-                        module.key_for(session, key, &chosen, Class::PublicKey, CKA_VERIFY)?;
-                    Some(Signing::new(key, &chosen)?)
+                    let (_, class) = classes_of(&chosen);
+                    let key = module.key_for(session, key, &chosen, class, CKA_VERIFY)?;
+                    Some(Signing::new(module, key, &chosen)?)
                 }
                 None => None,
             };
@@ -314,6 +410,144 @@ pub(crate) unsafe extern "C" fn verify_final(
             let verifying = take(&mut module.session(session)?.verifying)?;
             // SAFETY: the caller's signature.
             verifying.verify(&unsafe { Foreign::many(signature, signature_len) }?)
+        })
+    })
+}
+
+/// A signature from which the data are recovered.
+pub(crate) struct Recovering {
+    public: PublicKey,
+    scheme: SignScheme,
+}
+
+/// C_SignRecoverInit, section 5.13.5.
+pub(crate) unsafe extern "C" fn sign_recover_init(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    key: CK_OBJECT_HANDLE,
+) -> CK_RV {
+    answer("C_SignRecoverInit", || {
+        with_module(|module| {
+            // SAFETY: the caller's CK_MECHANISM.
+            let chosen = unsafe { Chosen::read(mechanism, CKF_SIGN_RECOVER) };
+            if module.session(session)?.sign_recovering.is_some() && !mechanism.is_null() {
+                return Err(Fault::Code(CKR_OPERATION_ACTIVE));
+            }
+            let started = match chosen? {
+                Some(chosen) => {
+                    let class = Class::PrivateKey;
+                    let key = module.key_for(session, key, &chosen, class, CKA_SIGN_RECOVER)?;
+                    Some(Signing::new(module, key, &chosen)?)
+                }
+                None => None,
+            };
+            let open = module.session(session)?;
+            open.authenticated = false;
+            open.sign_recovering = started;
+            Ok(())
+        })
+    })
+}
+
+/// C_SignRecover, section 5.13.6.
+pub(crate) unsafe extern "C" fn sign_recover(
+    session: CK_SESSION_HANDLE,
+    data: *mut u8,
+    data_len: CK_ULONG,
+    signature: *mut u8,
+    signature_len: *mut CK_ULONG,
+) -> CK_RV {
+    answer("C_SignRecover", || {
+        with_module(|module| {
+            let mut signing = take(&mut module.session(session)?.sign_recovering)?;
+            // SAFETY: the caller's data and memory.
+            let (data, output) = unsafe {
+                (
+                    Foreign::many(data, data_len)?,
+                    Output::new(signature, signature_len)?,
+                )
+            };
+            match output.room(signing.len()) {
+                Ok(Room::Enough) => {
+                    signing.update(&data)?;
+                    signing.sign(module, session, &output)
+                }
+                other => {
+                    module.session(session)?.sign_recovering = Some(signing);
+                    other.map(|_| ())
+                }
+            }
+        })
+    })
+}
+
+/// C_VerifyRecoverInit, section 5.15.5.
+pub(crate) unsafe extern "C" fn verify_recover_init(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    key: CK_OBJECT_HANDLE,
+) -> CK_RV {
+    answer("C_VerifyRecoverInit", || {
+        with_module(|module| {
+            // SAFETY: the caller's CK_MECHANISM.
+            let chosen = unsafe { Chosen::read(mechanism, CKF_VERIFY_RECOVER) };
+            if module.session(session)?.verify_recovering.is_some() && !mechanism.is_null() {
+                return Err(Fault::Code(CKR_OPERATION_ACTIVE));
+            }
+            let started = match chosen? {
+                Some(chosen) => {
+                    let class = Class::PublicKey;
+                    let key = module.key_for(session, key, &chosen, class, CKA_VERIFY_RECOVER)?;
+                    let public = key
+                        .public_key()
+                        .ok_or(Fault::Code(CKR_KEY_TYPE_INCONSISTENT))?;
+                    let scheme = match chosen.method() {
+                        Method::RsaRaw => SignScheme::RsaRaw,
+                        _ => SignScheme::RsaPkcs1 { hash: None },
+                    };
+                    Some(Recovering { public, scheme })
+                }
+                None => None,
+            };
+            module.session(session)?.verify_recovering = started;
+            Ok(())
+        })
+    })
+}
+
+/// C_VerifyRecover, section 5.15.6.
+pub(crate) unsafe extern "C" fn verify_recover(
+    session: CK_SESSION_HANDLE,
+    signature: *mut u8,
+    signature_len: CK_ULONG,
+    data: *mut u8,
+    data_len: *mut CK_ULONG,
+) -> CK_RV {
+    answer("C_VerifyRecover", || {
+        with_module(|module| {
+            let recovering = take(&mut module.session(session)?.verify_recovering)?;
+            // SAFETY: the caller's signature and memory.
+            let (signature, output) = unsafe {
+                (
+                    Foreign::many(signature, signature_len)?,
+                    Output::new(data, data_len)?,
+                )
+            };
+            let right_len = recovering.public.signature_len();
+            let signature = signature
+                .bytes(right_len)
+                .filter(|it| it.len() == right_len)
+                .ok_or(Fault::Code(CKR_SIGNATURE_LEN_RANGE))?;
+            let recovered = (recovering.public)
+                .recovers(&recovering.scheme, &signature)
+                .ok_or(Fault::Code(CKR_SIGNATURE_INVALID))?;
+            match output.room(recovered.len()) {
+                Ok(Room::Enough) => output.give(&recovered),
+                other => {
+                    module.session(session)?.verify_recovering = Some(recovering);
+                    other.map(|_| ())
+                }
+            }
         })
     })
 }

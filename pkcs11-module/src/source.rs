@@ -106,6 +106,9 @@ pub(crate) trait Source: Send {
     /// What both sides of an ECDH come to.
     fn derive(&mut self, object: &Metadata, point: &[u8]) -> Result<Secret>;
 
+    /// Random numbers of the TPM's own, 32 bytes. One command, or, encrypted, one where it is in use.
+    fn tpm_random(&mut self) -> Result<Secret>;
+
     /// When the TPM was last used, if it holds something of ours.
     fn holds_since(&self) -> Option<Instant>;
 
@@ -138,6 +141,8 @@ pub(crate) struct VaultSource {
     vault: Vault,
     dir: PathBuf,
     tcti: Tcti,
+    /// The tokens that are shown, where not all are.
+    only: Option<Vec<TokenName>>,
     holding: Option<Holding>,
     /// A login, before anything was asked of the vault.
     ready: Option<(LoggedIn, Instant)>,
@@ -159,12 +164,16 @@ struct Holding {
 
 impl VaultSource {
     /// The vault in this folder, whose TPM is there. Touches no TPM.
+    ///
+    /// # Errors
+    /// Those of [`Vault::open`], and [`Error::Input`] for a name in `STRONGROOM_TOKENS` that is none.
     pub(crate) fn open(dir: PathBuf, tcti: Tcti) -> Result<Self> {
         let vault = Vault::open(&dir)?;
         Ok(Self {
             vault,
             dir,
             tcti,
+            only: only_tokens()?,
             holding: None,
             ready: None,
             officers: BTreeMap::new(),
@@ -345,6 +354,9 @@ impl Source for VaultSource {
             let place = usual.iter().position(|it| it == name);
             (place.unwrap_or(usual.len()), name.clone())
         });
+        if let Some(only) = &self.only {
+            names.retain(|name| only.contains(name));
+        }
         let (readable, others): (Vec<_>, Vec<_>) =
             (names.into_iter()).partition(|token| self.vault.may_read(token));
         for token in &others {
@@ -361,7 +373,12 @@ impl Source for VaultSource {
     }
 
     fn add_token(&mut self, token: &NewToken) -> Result<()> {
-        self.write(|vault| vault.add_token(token))
+        self.write(|vault| vault.add_token(token))?;
+        // Whoever makes one sees it.
+        if let Some(only) = &mut self.only {
+            only.push(token.name.clone());
+        }
+        Ok(())
     }
 
     fn begin_token_anew(
@@ -518,6 +535,14 @@ impl Source for VaultSource {
         })
     }
 
+    fn tpm_random(&mut self) -> Result<Secret> {
+        const LEN: usize = 32;
+        match &mut self.holding {
+            Some(holding) => holding.unlocked.random(LEN),
+            None => self.vault.random(&self.tcti, LEN),
+        }
+    }
+
     fn holds_since(&self) -> Option<Instant> {
         let ready = self.ready.as_ref().map(|(_, since)| *since);
         self.holding.as_ref().map(|holding| holding.used).or(ready)
@@ -559,6 +584,20 @@ pub(crate) fn tcti() -> Result<Tcti> {
         return format!("device:{MANAGED}").parse();
     }
     Tcti::from_environment()
+}
+
+/// The tokens that the host is to see, by the names in `STRONGROOM_TOKENS`, between commas; all of them
+/// where that says nothing. It keeps clients from others that take the first slot for theirs; what a host
+/// may read is decided elsewhere.
+fn only_tokens() -> Result<Option<Vec<TokenName>>> {
+    match std::env::var("STRONGROOM_TOKENS") {
+        Ok(names) if !names.is_empty() => names
+            .split(',')
+            .map(str::parse)
+            .collect::<Result<_>>()
+            .map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// For messages: an object by id and label.

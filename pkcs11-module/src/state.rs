@@ -12,26 +12,18 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
-use cryptoki_sys::{
-    CK_ATTRIBUTE_TYPE, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CK_SLOT_ID,
-    CKA_ALLOWED_MECHANISMS, CKA_ALWAYS_AUTHENTICATE, CKR_CRYPTOKI_ALREADY_INITIALIZED,
-    CKR_CRYPTOKI_NOT_INITIALIZED, CKR_DATA_LEN_RANGE, CKR_DEVICE_REMOVED,
-    CKR_ENCRYPTED_DATA_INVALID, CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_KEY_HANDLE_INVALID,
-    CKR_KEY_TYPE_INCONSISTENT, CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID,
-    CKR_OBJECT_HANDLE_INVALID, CKR_SESSION_HANDLE_INVALID, CKR_SLOT_ID_INVALID,
-    CKR_TOKEN_NOT_RECOGNIZED, CKR_USER_NOT_LOGGED_IN,
-};
-use strongroom::key::{DecryptScheme, SignScheme};
+use cryptoki_sys::*;
+use strongroom::key::{DecryptScheme, PrivateKey, SignScheme};
 use strongroom::object::{Metadata, ObjectId, TokenName};
 use strongroom::pin::Role;
 use strongroom::{Damaged, Error, Secret};
 
-use crate::attributes::{Attribute, Class, Content, Face, Given, Held, Listed, Object};
+use crate::attributes::{Attribute, Class, Content, Face, Given, Held, Listed, Object, Standing};
 use crate::creation::Privacy;
 use crate::fault::{Answer, Fault};
 use crate::idle::Watch;
-use crate::mechanisms::Chosen;
-use crate::private_key::PrivateKey;
+use crate::mechanisms::{Chosen, MECHANISMS};
+use crate::random::Generator;
 use crate::sessions::Session;
 use crate::source::{IDLE, Source, describe};
 use crate::tokens::Token;
@@ -49,6 +41,7 @@ pub(crate) struct Module {
     pub(crate) sessions: BTreeMap<CK_SESSION_HANDLE, Session>,
     last_session: CK_SESSION_HANDLE,
     objects: Objects,
+    pub(crate) generator: Generator,
     damaged: Vec<Damaged>,
     named_damage: BTreeSet<String>,
 }
@@ -129,6 +122,7 @@ impl Module {
             sessions: BTreeMap::new(),
             last_session: 0,
             objects: Objects::default(),
+            generator: Generator::default(),
             damaged: Vec::new(),
             named_damage: BTreeSet::new(),
         };
@@ -372,8 +366,40 @@ impl Module {
             .known
             .iter()
             .filter(|(_, object)| is_in(object, slot, token))
+            .filter(|(_, object)| !object.class().is_standing())
             .filter(|(_, object)| is_user || !object.is_private())
             .map(|(handle, object)| (*handle, object.clone()))
+            .collect())
+    }
+
+    /// What the token in a slot says of itself: its mechanisms, or the profiles that it follows. Nobody
+    /// finds them who does not ask for their class (sections 4.7 and 4.11).
+    pub(crate) fn standing_in(
+        &mut self,
+        slot: CK_SLOT_ID,
+        class: Class,
+    ) -> Answer<Vec<(CK_OBJECT_HANDLE, Object)>> {
+        let has_mechanisms = self.token(slot)?.has_mechanisms;
+        let numbers: Vec<CK_ULONG> = match class {
+            Class::Mechanism if has_mechanisms => MECHANISMS.iter().map(|it| it.kind).collect(),
+            Class::Profile if has_mechanisms => vec![
+                CKP_BASELINE_PROVIDER,
+                CKP_EXTENDED_PROVIDER,
+                CKP_AUTHENTICATION_TOKEN,
+            ],
+            Class::Profile => vec![CKP_BASELINE_PROVIDER],
+            _ => Vec::new(),
+        };
+        Ok(numbers
+            .into_iter()
+            .map(|number| {
+                let object = Object::Standing(Standing {
+                    slot,
+                    class,
+                    number,
+                });
+                (self.objects.standing(&object), object)
+            })
             .collect())
     }
 
@@ -427,7 +453,7 @@ impl Module {
     ) -> Answer<Object> {
         self.check_has_mechanisms(session)?;
         let key = self.key(session, handle)?;
-        if key.class() != class || key.key_type() != chosen.method().key_type() {
+        if key.class() != class || !chosen.method().takes(key.key_type()) {
             return Err(Fault::Code(CKR_KEY_TYPE_INCONSISTENT));
         }
         if !key.has(usage) || !allows(&key, chosen.mechanism.kind) {
@@ -448,7 +474,10 @@ impl Module {
                 .source()?
                 .sign(object, scheme, input)
                 .map_err(refused(object, CKR_DATA_LEN_RANGE)),
-            Object::Held(held) => private_key(held)?.sign(scheme, input),
+            Object::Held(held) => private_key(held)?
+                .sign(scheme, input)
+                .map_err(|_| Fault::Code(CKR_DATA_LEN_RANGE)),
+            Object::Standing(_) => Err(Fault::Code(CKR_KEY_TYPE_INCONSISTENT)),
         }
     }
 
@@ -464,7 +493,10 @@ impl Module {
                 .source()?
                 .decrypt(object, scheme, ciphertext.expose())
                 .map_err(refused(object, CKR_ENCRYPTED_DATA_INVALID)),
-            Object::Held(held) => private_key(held)?.decrypt(scheme, ciphertext.expose()),
+            Object::Held(held) => private_key(held)?
+                .decrypt(scheme, ciphertext.expose())
+                .map_err(|_| Fault::Code(CKR_ENCRYPTED_DATA_INVALID)),
+            Object::Standing(_) => Err(Fault::Code(CKR_KEY_TYPE_INCONSISTENT)),
         }
     }
 
@@ -475,7 +507,25 @@ impl Module {
                 .source()?
                 .derive(object, point)
                 .map_err(refused(object, CKR_MECHANISM_PARAM_INVALID)),
-            Object::Held(held) => private_key(held)?.derive(point),
+            Object::Held(held) => private_key(held)?
+                .derive(point)
+                .map_err(|_| Fault::Code(CKR_MECHANISM_PARAM_INVALID)),
+            Object::Standing(_) => Err(Fault::Code(CKR_KEY_TYPE_INCONSISTENT)),
+        }
+    }
+
+    /// The value of a secret key, for the use of the module itself, whether or not anybody may read
+    /// it.
+    pub(crate) fn value_of(&mut self, key: &Object) -> Answer<Secret> {
+        match key {
+            Object::Sealed(object, _) => self
+                .source()?
+                .unseal(object)
+                .map_err(Fault::about(describe(object))),
+            Object::Held(held) => (held.content.secrets.get(&CKA_VALUE))
+                .map(|value| Secret::copy_of(value.expose()))
+                .ok_or(Fault::Code(CKR_KEY_TYPE_INCONSISTENT)),
+            Object::Standing(_) => Err(Fault::Code(CKR_KEY_TYPE_INCONSISTENT)),
         }
     }
 
@@ -542,6 +592,7 @@ fn is_in(object: &Object, slot: CK_SLOT_ID, token: &TokenName) -> bool {
     match object {
         Object::Sealed(object, _) => object.token == *token,
         Object::Held(held) => held.slot == slot,
+        Object::Standing(standing) => standing.slot == slot,
     }
 }
 
@@ -556,7 +607,7 @@ fn allows(key: &Object, kind: CK_MECHANISM_TYPE) -> bool {
 }
 
 /// What the library refuses as input is the caller's input; a key that is gone had a handle.
-fn refused(object: &Metadata, code: cryptoki_sys::CK_RV) -> impl FnOnce(Error) -> Fault {
+fn refused(object: &Metadata, code: CK_RV) -> impl FnOnce(Error) -> Fault {
     let subject = describe(object);
     move |error| match error {
         Error::Input { .. } => {
@@ -567,11 +618,11 @@ fn refused(object: &Metadata, code: cryptoki_sys::CK_RV) -> impl FnOnce(Error) -
     }
 }
 
-fn private_key(held: &Held) -> Answer<PrivateKey> {
-    match (&held.content.private, &held.content.public) {
-        (Some(pkcs8), Some(public)) => PrivateKey::from_pkcs8(pkcs8, public.algorithm()),
-        _ => Err(Fault::Code(CKR_KEY_TYPE_INCONSISTENT)),
-    }
+/// The private key of a session object.
+pub(crate) fn private_key(held: &Held) -> Answer<PrivateKey> {
+    (held.content.private.as_ref())
+        .and_then(|pkcs8| PrivateKey::from_pkcs8(pkcs8).ok())
+        .ok_or(Fault::Code(CKR_KEY_TYPE_INCONSISTENT))
 }
 
 /// The objects that there are. A handle is an object's for as long as the module runs.
@@ -580,10 +631,25 @@ struct Objects {
     known: BTreeMap<CK_OBJECT_HANDLE, Object>,
     /// Of all objects of the vault that were ever listed.
     handles: BTreeMap<(ObjectId, Face), CK_OBJECT_HANDLE>,
+    /// Of what tokens say of themselves.
+    standing: BTreeMap<Standing, CK_OBJECT_HANDLE>,
     last: CK_OBJECT_HANDLE,
 }
 
 impl Objects {
+    /// The handle of what a token says of itself.
+    fn standing(&mut self, object: &Object) -> CK_OBJECT_HANDLE {
+        let Object::Standing(key) = object else {
+            unreachable!("its caller made one");
+        };
+        if let Some(handle) = self.standing.get(key) {
+            return *handle;
+        }
+        let handle = self.add(object.clone());
+        self.standing.insert(*key, handle);
+        handle
+    }
+
     fn add(&mut self, object: Object) -> CK_OBJECT_HANDLE {
         self.last += 1;
         self.known.insert(self.last, object);
@@ -592,7 +658,7 @@ impl Objects {
 
     fn refresh(&mut self, listed: impl Iterator<Item = Listed>) {
         self.known
-            .retain(|_, object| matches!(object, Object::Held(_)));
+            .retain(|_, object| !matches!(object, Object::Sealed(..)));
         for object in listed {
             let object = Arc::new(object);
             for face in Face::all_of(&object) {
@@ -621,7 +687,7 @@ impl Objects {
 
     fn retain_held(&mut self, keep: impl Fn(&Held) -> bool) {
         self.known.retain(|_, object| match object {
-            Object::Sealed(..) => true,
+            Object::Sealed(..) | Object::Standing(_) => true,
             Object::Held(held) => keep(held),
         });
     }

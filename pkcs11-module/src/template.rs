@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_BBOOL, CK_FALSE, CK_TRUE, CK_ULONG, CKA_COEFFICIENT,
-    CKA_EXPONENT_1, CKA_EXPONENT_2, CKA_PRIME_1, CKA_PRIME_2, CKA_PRIVATE_EXPONENT, CKA_VALUE,
-    CKR_ARGUMENTS_BAD, CKR_ATTRIBUTE_VALUE_INVALID, CKR_TEMPLATE_INCOMPLETE,
-    CKR_TEMPLATE_INCONSISTENT,
+    CKA_DERIVE_TEMPLATE, CKA_EXPONENT_1, CKA_EXPONENT_2, CKA_PRIME_1, CKA_PRIME_2,
+    CKA_PRIVATE_EXPONENT, CKA_UNWRAP_TEMPLATE, CKA_VALUE, CKA_WRAP_TEMPLATE, CKR_ARGUMENTS_BAD,
+    CKR_ATTRIBUTE_VALUE_INVALID, CKR_TEMPLATE_INCOMPLETE, CKR_TEMPLATE_INCONSISTENT,
 };
 use strongroom::Secret;
 use strongroom::object::MAX_PAYLOAD;
@@ -20,6 +20,9 @@ const MAX_TEMPLATE: CK_ULONG = 1024;
 
 /// The longest attribute that is not a value, in bytes.
 const MAX_ATTRIBUTE: usize = 1 << 16;
+
+/// The longest attribute of a template within a template.
+const MAX_INNER: usize = 1 << 12;
 
 /// Attributes that a caller has given.
 #[derive(Default)]
@@ -55,6 +58,70 @@ fn is_secret(kind: CK_ATTRIBUTE_TYPE) -> bool {
     )
 }
 
+/// Whether the content of an attribute is a template itself.
+pub(crate) fn is_template(kind: CK_ATTRIBUTE_TYPE) -> bool {
+    matches!(
+        kind,
+        CKA_WRAP_TEMPLATE | CKA_UNWRAP_TEMPLATE | CKA_DERIVE_TEMPLATE
+    )
+}
+
+/// A template within a template as bytes: of each attribute its type and its length, as CK_ULONGs, and
+/// its content.
+///
+/// # Safety
+/// As [`Template::read`].
+unsafe fn read_inner(item: &CK_ATTRIBUTE) -> Answer<Vec<u8>> {
+    let each = CK_ULONG::try_from(size_of::<CK_ATTRIBUTE>()).map_err(|_| invalid())?;
+    if item.ulValueLen % each != 0 {
+        return Err(invalid());
+    }
+    // SAFETY: the caller vouches for it.
+    let inner = unsafe { foreign_template(item.pValue.cast(), item.ulValueLen / each) }
+        .map_err(|_| invalid())?;
+    let mut written = Vec::new();
+    for index in 0..inner.len() {
+        let item = inner.get(index);
+        // Nor is a template in it, which no specification foresees.
+        if is_secret(item.type_) || is_template(item.type_) {
+            return Err(invalid());
+        }
+        // SAFETY: the caller vouches for it.
+        let bytes = unsafe { Foreign::many(item.pValue.cast::<u8>(), item.ulValueLen) }
+            .map_err(|_| invalid())?
+            .bytes(MAX_INNER)
+            .ok_or_else(invalid)?;
+        written.extend(item.type_.to_ne_bytes());
+        written.extend(item.ulValueLen.to_ne_bytes());
+        written.extend(bytes);
+    }
+    if written.len() > MAX_ATTRIBUTE {
+        return Err(invalid());
+    }
+    Ok(written)
+}
+
+/// The attributes of such bytes, as far as they are some.
+pub(crate) fn inner_template(mut bytes: &[u8]) -> Vec<(CK_ATTRIBUTE_TYPE, Vec<u8>)> {
+    const NUMBER: usize = size_of::<CK_ULONG>();
+    let mut all = Vec::new();
+    while let Some((head, rest)) = bytes.split_at_checked(2 * NUMBER) {
+        let number = |bytes: &[u8]| bytes.try_into().map(CK_ULONG::from_ne_bytes);
+        let (Ok(kind), Ok(len)) = (number(&head[..NUMBER]), number(&head[NUMBER..])) else {
+            break;
+        };
+        let Some((content, rest)) = usize::try_from(len)
+            .ok()
+            .and_then(|len| rest.split_at_checked(len))
+        else {
+            break;
+        };
+        all.push((kind, content.to_vec()));
+        bytes = rest;
+    }
+    all
+}
+
 impl Template {
     /// Copies a caller's template.
     ///
@@ -70,7 +137,11 @@ impl Template {
             // SAFETY: the caller vouches for it.
             let bytes = unsafe { Foreign::many(item.pValue.cast::<u8>(), item.ulValueLen) }
                 .map_err(|_| Fault::Code(CKR_ATTRIBUTE_VALUE_INVALID))?;
-            let twice = if is_secret(item.type_) {
+            let twice = if is_template(item.type_) {
+                // SAFETY: the caller vouches for it.
+                let inner = unsafe { read_inner(&item) }?;
+                read.open.insert(item.type_, inner).is_some()
+            } else if is_secret(item.type_) {
                 let value = bytes.secret(MAX_PAYLOAD).ok_or_else(invalid)?;
                 read.secret.insert(item.type_, value).is_some()
             } else {
@@ -118,6 +189,54 @@ impl Template {
     pub(crate) fn required_number(&self, kind: CK_ATTRIBUTE_TYPE) -> Answer<CK_ULONG> {
         self.number(kind)?
             .ok_or(Fault::Code(CKR_TEMPLATE_INCOMPLETE))
+    }
+
+    /// The same without some attributes; and without those that are secret, which are never said of an
+    /// object that is there.
+    pub(crate) fn without(&self, kinds: &[CK_ATTRIBUTE_TYPE]) -> Self {
+        Self {
+            open: self
+                .open
+                .iter()
+                .filter(|(kind, _)| !kinds.contains(kind))
+                .map(|(kind, value)| (*kind, value.clone()))
+                .collect(),
+            secret: BTreeMap::new(),
+        }
+    }
+
+    /// Whether it has attributes that may be secret.
+    pub(crate) fn has_secrets(&self) -> bool {
+        !self.secret.is_empty()
+    }
+
+    /// Leaves an attribute out.
+    pub(crate) fn remove(&mut self, kind: CK_ATTRIBUTE_TYPE) {
+        self.open.remove(&kind);
+    }
+
+    /// Checks of each attribute of a template within another object that it, if it is there, is the same
+    /// here, and puts it there.
+    pub(crate) fn fix_all(&mut self, inner: &[u8]) -> Answer {
+        for (kind, value) in inner_template(inner) {
+            if self.open.get(&kind).is_some_and(|given| *given != value) {
+                return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+            }
+            self.open.insert(kind, value);
+        }
+        Ok(())
+    }
+
+    /// Checks that an attribute, if it is there, is this flag, and puts it there.
+    pub(crate) fn fix_flag(&mut self, kind: CK_ATTRIBUTE_TYPE, value: bool) -> Answer {
+        match self.flag(kind)? {
+            Some(other) if other != value => Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT)),
+            _ => {
+                let flag = if value { CK_TRUE } else { CK_FALSE };
+                self.open.insert(kind, vec![flag]);
+                Ok(())
+            }
+        }
     }
 
     /// Checks that an attribute, if it is there, has this number, and puts it there.

@@ -14,7 +14,7 @@ use std::time::Instant;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cryptoki_sys::*;
-use strongroom::key::{DecryptScheme, KeyAlgorithm, LOCAL, PUBLIC_KEY, PublicKey, SignScheme};
+use strongroom::key::{DecryptScheme, KeyAlgorithm, LOCAL, PUBLIC_KEY, PrivateKey, SignScheme};
 use strongroom::object::{
     KEYFORMAT, Kind, Metadata, NewObject, OBJECT_FORMAT, ObjectId, TokenLabel, TokenName,
 };
@@ -23,8 +23,7 @@ use strongroom::vault::{Listing, NewToken, Token};
 use strongroom::{Damaged, Error, Result, Secret};
 
 use crate::fault::VAULT_UNUSABLE;
-use crate::interface::{C_GetFunctionList, C_GetInterface, C_GetInterfaceList};
-use crate::private_key::PrivateKey;
+use crate::interface::{C_GetInterface, C_GetInterfaceList};
 use crate::source::Source;
 use crate::state;
 
@@ -43,6 +42,7 @@ macro_rules! call {
 }
 
 mod keys;
+mod mechanisms;
 
 #[test]
 fn nothing_works_before_initialize_or_after_finalize() {
@@ -164,23 +164,23 @@ fn every_function_of_every_list_is_there() {
     // SAFETY: pointers to our own variables; the lists live as long as the program.
     unsafe {
         assert_eq!(C_GetInterfaceList(null(), &raw mut count), CKR_OK);
-        assert_eq!(count, 2);
+        assert_eq!(count, 3);
         let mut interfaces = [CK_INTERFACE {
             pInterfaceName: null(),
             pFunctionList: null(),
             flags: 0,
-        }; 2];
+        }; 3];
         count = 1;
         assert_eq!(
             C_GetInterfaceList(interfaces.as_mut_ptr(), &raw mut count),
             CKR_BUFFER_TOO_SMALL
         );
-        assert_eq!(count, 2);
+        assert_eq!(count, 3);
         assert_eq!(
             C_GetInterfaceList(interfaces.as_mut_ptr(), &raw mut count),
             CKR_OK
         );
-        for (interface, functions) in interfaces.iter().zip([92, 68]) {
+        for (interface, functions) in interfaces.iter().zip([92, 92, 68]) {
             let start = interface.pFunctionList.cast::<*const c_void>();
             // The version, padded to a pointer, then pointers only.
             assert!((1..=functions).all(|index| !(*start.add(index)).is_null()));
@@ -188,9 +188,10 @@ fn every_function_of_every_list_is_there() {
         assert_eq!(size_of::<CK_FUNCTION_LIST_3_0>(), 93 * size_of::<usize>());
         assert_eq!(size_of::<CK_FUNCTION_LIST>(), 69 * size_of::<usize>());
     }
+    // None is there in name alone.
     assert_eq!(
-        call!(host.C_CopyObject(1, 1, null(), 0, null())),
-        CKR_FUNCTION_NOT_SUPPORTED
+        call!(host.C_SignMessageBegin(1, null(), 0)),
+        CKR_CRYPTOKI_NOT_INITIALIZED
     );
     assert_eq!(call!(host.C_CancelFunction(1)), CKR_FUNCTION_NOT_PARALLEL);
 }
@@ -214,7 +215,8 @@ fn interfaces_are_found_by_name_and_version() {
             })
         }
     };
-    assert_eq!(find(None, None, 0), Some((3, 0)));
+    assert_eq!(find(None, None, 0), Some((3, 1)));
+    assert_eq!(find(Some(b"PKCS 11\0"), Some((3, 0)), 0), Some((3, 0)));
     assert_eq!(find(Some(b"PKCS 11\0"), Some((2, 40)), 0), Some((2, 40)));
     assert_eq!(find(Some(b"PKCS 11\0"), Some((3, 2)), 0), None);
     assert_eq!(find(Some(b"PKCS\0"), None, 0), None);
@@ -545,7 +547,7 @@ fn a_child_of_a_fork_starts_anew_even_while_its_parent_is_busy() {
 
 /// The test's turn with the process's one module, which ends when the test does.
 struct Host {
-    functions: CK_FUNCTION_LIST,
+    functions: CK_FUNCTION_LIST_3_0,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -556,11 +558,15 @@ impl Host {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: whatever reads or writes the environment here does it through std, which locks.
         unsafe { std::env::set_var("STRONGROOM_DIR", "/nonexistent/strongroom-test") };
-        let mut list = null();
+        let mut interface = null();
         // SAFETY: a pointer to our own variable; the list lives as long as the program.
         let functions = unsafe {
-            assert_eq!(C_GetFunctionList(&raw mut list), CKR_OK);
-            list.read()
+            let code = C_GetInterface(null(), null(), &raw mut interface, 0);
+            assert_eq!(code, CKR_OK);
+            (*interface)
+                .pFunctionList
+                .cast::<CK_FUNCTION_LIST_3_0>()
+                .read()
         };
         let host = Self {
             functions,
@@ -699,22 +705,21 @@ impl Fake {
     }
 
     fn add_key(&mut self, mut object: NewObject, key: &PrivateKey, local: bool) -> ObjectId {
-        let public = key.public().expect("a key has a public key");
+        let public = key.public();
         for (name, value) in [
             (PUBLIC_KEY, STANDARD.encode(public.spki())),
             (LOCAL, local.to_string()),
         ] {
             object.attributes.insert(name.to_owned(), value);
         }
-        let pkcs8 = key.to_pkcs8().expect("a key can be written");
+        let pkcs8 = key.to_pkcs8();
         self.add(object, pkcs8.expose())
     }
 
     fn key(&mut self, id: ObjectId) -> Result<PrivateKey> {
         self.used = Some(Instant::now());
-        let (object, payload) = self.find(id)?;
-        let algorithm = PublicKey::of(object)?.algorithm();
-        Ok(PrivateKey::from_pkcs8(&Secret::copy_of(payload), algorithm).expect("a key"))
+        let (_, payload) = self.find(id)?;
+        Ok(PrivateKey::from_pkcs8(&Secret::copy_of(payload)).expect("a key"))
     }
 }
 
@@ -892,21 +897,14 @@ impl Source for Fake {
     fn generate_key(&mut self, object: NewObject, algorithm: KeyAlgorithm) -> Result<ObjectId> {
         // An RSA key takes long to find without optimisation.
         let key = match algorithm {
-            KeyAlgorithm::Rsa(_) => PrivateKey::from_pkcs8(&Secret::copy_of(keys::RSA), algorithm),
-            KeyAlgorithm::Ec(_) => PrivateKey::generate(algorithm),
+            KeyAlgorithm::Rsa(_) => PrivateKey::from_pkcs8(&Secret::copy_of(keys::RSA)),
+            _ => PrivateKey::generate(algorithm),
         };
         Ok(self.add_key(object, &key.expect("a key"), true))
     }
 
     fn import_key(&mut self, object: NewObject, pkcs8: &Secret) -> Result<ObjectId> {
-        let key = [
-            KeyAlgorithm::Rsa(2048),
-            KeyAlgorithm::Ec(strongroom::key::Curve::P256),
-            KeyAlgorithm::Ec(strongroom::key::Curve::P384),
-        ]
-        .into_iter()
-        .find_map(|algorithm| PrivateKey::from_pkcs8(pkcs8, algorithm).ok())
-        .ok_or_else(|| Error::input("private key", "it is none"))?;
+        let key = PrivateKey::from_pkcs8(pkcs8)?;
         Ok(self.add_key(object, &key, false))
     }
 
@@ -958,6 +956,10 @@ impl Source for Fake {
         let key = self.key(id)?;
         key.derive(point)
             .map_err(|_| Error::input("point", "as this test wants"))
+    }
+
+    fn tpm_random(&mut self) -> Result<Secret> {
+        Ok(Secret::random(32))
     }
 
     fn holds_since(&self) -> Option<Instant> {

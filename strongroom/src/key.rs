@@ -1,4 +1,5 @@
-//! Keys that do something: RSA and EC private keys, their public halves, and what is done with them.
+//! Keys that do something: RSA and EC private keys, those on Curve25519, their public halves, and what
+//! is done with them.
 //!
 //! A private key lives in the TPM ([`Residence::Tpm`]): its object has a slot that the TPM loads,
 //! and no value that anyone could ask for. Where the TPM lacks the algorithm or size, the key is
@@ -9,7 +10,7 @@
 //! have alike ([`padding`]).
 
 pub(crate) mod padding;
-pub(crate) mod private;
+mod private;
 mod public;
 
 use std::fmt;
@@ -17,11 +18,13 @@ use std::str::FromStr;
 
 use sha1::Sha1;
 use sha2::digest::DynDigest;
-use sha2::{Sha256, Sha384, Sha512};
+use sha2::{Sha224, Sha256, Sha384, Sha512};
 
+pub use self::private::{Parts, PrivateKey};
 pub use self::public::PublicKey;
 
-use self::private::PrivateKey;
+pub(crate) use self::private::{not_of_its_kind, padded, unusable};
+
 use crate::error::{Error, Result};
 use crate::object::Metadata;
 use crate::tpm::keys::TpmKey;
@@ -48,6 +51,8 @@ pub enum Curve {
     P256,
     /// NIST P-384, secp384r1.
     P384,
+    /// NIST P-521, secp521r1.
+    P521,
 }
 
 impl Curve {
@@ -56,6 +61,7 @@ impl Curve {
         match self {
             Self::P256 => 32,
             Self::P384 => 48,
+            Self::P521 => 66,
         }
     }
 }
@@ -63,11 +69,15 @@ impl Curve {
 /// What kind of key, and of what size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KeyAlgorithm {
-    /// RSA, and how many bits its modulus has: 2048, 3072 or 4096. An imported key may have any
-    /// multiple of 8 between.
+    /// RSA, and how many bits its modulus has: in the vault 2048, 3072 or 4096, and where it was
+    /// imported any multiple of 8 between.
     Rsa(u16),
     /// Elliptic curve.
     Ec(Curve),
+    /// Signatures on Curve25519 (RFC 8032).
+    Ed25519,
+    /// Diffie-Hellman on Curve25519 (RFC 7748).
+    X25519,
 }
 
 impl fmt::Display for KeyAlgorithm {
@@ -76,6 +86,9 @@ impl fmt::Display for KeyAlgorithm {
             Self::Rsa(bits) => write!(f, "rsa-{bits}"),
             Self::Ec(Curve::P256) => f.write_str("ec-p256"),
             Self::Ec(Curve::P384) => f.write_str("ec-p384"),
+            Self::Ec(Curve::P521) => f.write_str("ec-p521"),
+            Self::Ed25519 => f.write_str("ed25519"),
+            Self::X25519 => f.write_str("x25519"),
         }
     }
 }
@@ -87,6 +100,9 @@ impl FromStr for KeyAlgorithm {
         match text {
             "ec-p256" => Some(Self::Ec(Curve::P256)),
             "ec-p384" => Some(Self::Ec(Curve::P384)),
+            "ec-p521" => Some(Self::Ec(Curve::P521)),
+            "ed25519" => Some(Self::Ed25519),
+            "x25519" => Some(Self::X25519),
             _ => text
                 .strip_prefix("rsa-")
                 .and_then(|bits| bits.parse().ok())
@@ -98,22 +114,32 @@ impl FromStr for KeyAlgorithm {
         .ok_or_else(|| {
             Error::input(
                 format!("key algorithm {text:?}"),
-                "it must be rsa-2048, rsa-3072, rsa-4096, ec-p256 or ec-p384",
+                "it must be rsa-2048, rsa-3072, rsa-4096, ec-p256, ec-p384, ec-p521, ed25519 or x25519",
             )
         })
     }
 }
 
-/// Which sizes of RSA are used. Smaller ones are broken or soon will be; larger ones no TPM has.
+/// Which sizes of RSA private keys are kept. Smaller ones are broken or soon will be; larger ones no
+/// TPM has.
 pub(crate) fn is_rsa_size(bits: u16) -> bool {
     (2048..=4096).contains(&bits) && bits % 8 == 0
 }
+
+/// Which sizes of RSA there may be at all: other people's public keys, and keys that nobody keeps.
+pub(crate) fn is_any_rsa_size(bits: usize) -> bool {
+    (1024..=MAX_RSA_BITS).contains(&bits) && bits % 8 == 0
+}
+
+/// The longest modulus of anybody's.
+pub(crate) const MAX_RSA_BITS: usize = 8192;
 
 /// A hash function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "their names say what they are")]
 pub enum Hash {
     Sha1,
+    Sha224,
     Sha256,
     Sha384,
     Sha512,
@@ -124,6 +150,7 @@ impl Hash {
     pub fn digest_len(self) -> usize {
         match self {
             Self::Sha1 => 20,
+            Self::Sha224 => 28,
             Self::Sha256 => 32,
             Self::Sha384 => 48,
             Self::Sha512 => 64,
@@ -133,6 +160,7 @@ impl Hash {
     pub(crate) fn start(self) -> Box<dyn DynDigest> {
         match self {
             Self::Sha1 => Box::new(Sha1::default()),
+            Self::Sha224 => Box::new(Sha224::default()),
             Self::Sha256 => Box::new(Sha256::default()),
             Self::Sha384 => Box::new(Sha384::default()),
             Self::Sha512 => Box::new(Sha512::default()),
@@ -187,6 +215,13 @@ pub enum SignScheme {
     /// ECDSA (FIPS 186-4, section 6). The input is a digest of whatever hash; the signature is
     /// r ‖ s, each as long as the field.
     Ecdsa,
+    /// RSA's private operation alone (RFC 8017, section 5.2.1). The input is as long as the modulus.
+    RsaRaw,
+    /// Ed25519 (RFC 8032, section 5.1). The input is the message.
+    Ed25519,
+    /// Ed25519ph with this context of at most 255 bytes. The input is the message, which is hashed
+    /// here.
+    Ed25519ph(Vec<u8>),
 }
 
 /// How to decrypt.
@@ -205,6 +240,19 @@ pub enum DecryptScheme {
     },
     /// The private operation alone (RFC 8017, section 5.1.2). As long as the modulus.
     RsaRaw,
+}
+
+/// A digest at the length of the field, and still the same number: the leftmost bits of a longer one
+/// (FIPS 186-4, section 6.4). P-521's field is longer than every digest.
+pub(crate) fn as_long_as_field(digest: &[u8], curve: Curve) -> Result<Vec<u8>> {
+    let len = curve.field_len();
+    if digest.is_empty() {
+        return Err(Error::input("digest", "it is empty"));
+    }
+    let digest = &digest[..digest.len().min(len)];
+    let mut number = vec![0; len - digest.len()];
+    number.extend_from_slice(digest);
+    Ok(number)
 }
 
 /// A private key that is ready for use.
@@ -240,7 +288,10 @@ mod tests {
 
     #[test]
     fn algorithms_have_one_spelling() {
-        for text in ["rsa-2048", "rsa-3072", "rsa-4096", "ec-p256", "ec-p384"] {
+        for text in [
+            "rsa-2048", "rsa-3072", "rsa-4096", "ec-p256", "ec-p384", "ec-p521", "ed25519",
+            "x25519",
+        ] {
             let algorithm: KeyAlgorithm = text.parse().expect(text);
             assert_eq!(algorithm.to_string(), text);
         }
@@ -250,7 +301,8 @@ mod tests {
             "rsa-+2048",
             "rsa-2049",
             "rsa-8192",
-            "ec-p521",
+            "ec-p-521",
+            "Ed25519",
             "",
             "RSA-2048",
         ] {

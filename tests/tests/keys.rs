@@ -136,6 +136,47 @@ fn an_imported_key_is_a_tpm_key_and_crosses_the_bus_encrypted() {
 }
 
 #[test]
+fn algorithms_that_no_tpm_here_has_are_sealed_and_used_in_memory() {
+    let bench = Bench::new();
+    let mut vault = bench.unlock();
+    for (algorithm, made_by_openssl) in [
+        (
+            KeyAlgorithm::Ec(Curve::P521),
+            &["EC", "-pkeyopt", "ec_paramgen_curve:P-521"][..],
+        ),
+        (KeyAlgorithm::Ed25519, &["ED25519"]),
+        (KeyAlgorithm::X25519, &["X25519"]),
+    ] {
+        let made = vault
+            .generate_key(named("made"), algorithm)
+            .expect("generate");
+        let pkcs8 = pkcs8_of(&bench.openssl_key(made_by_openssl));
+        let imported = vault.import_key(named("imported"), &pkcs8).expect("import");
+        for id in [made, imported] {
+            let object = bench.object(id);
+            assert_eq!(object.attributes["algorithm"], algorithm.to_string());
+            assert_eq!(object.attributes["residence"], "memory");
+            let key = vault.load_key(id).expect("load");
+            assert_eq!(key.residence(), Residence::Memory);
+            assert_eq!(key.public().algorithm(), algorithm);
+            bench.check_signatures(&mut vault, &key);
+            vault.unload_key(key).expect("unload");
+        }
+        // It opens by the recovery kit as it was.
+        let by_kit = bench
+            .vault()
+            .open_by_recovery(bench.kit())
+            .expect("the kit is the vault's");
+        assert!(
+            by_kit
+                .unseal(imported)
+                .expect("open")
+                .same_as(pkcs8.expose())
+        );
+    }
+}
+
+#[test]
 fn what_is_no_private_key_is_refused() {
     let bench = Bench::new();
     let mut vault = bench.unlock();
@@ -144,8 +185,8 @@ fn what_is_no_private_key_is_refused() {
     let cut = Secret::copy_of(&pkcs8.expose()[..pkcs8.len() - 1]);
     let longer = Secret::concat(&[pkcs8.expose(), b"\0"]);
     let small = pkcs8_of(&bench.openssl_key(&["RSA", "-pkeyopt", "rsa_keygen_bits:1024"]));
-    let other = pkcs8_of(&bench.openssl_key(&["EC", "-pkeyopt", "ec_paramgen_curve:P-521"]));
-    let edwards = pkcs8_of(&bench.openssl_key(&["ED25519"]));
+    let other = pkcs8_of(&bench.openssl_key(&["EC", "-pkeyopt", "ec_paramgen_curve:P-224"]));
+    let edwards = pkcs8_of(&bench.openssl_key(&["ED448"]));
     for bad in [&cut, &longer, &small, &other, &edwards, &Secret::zeroed(0)] {
         let refused = vault.import_key(named("bad"), bad);
         assert!(matches!(refused, Err(Error::Input { .. })), "{refused:?}");
@@ -183,7 +224,7 @@ fn a_signature_is_one_command() {
                 .expect("sign");
             let expected = match algorithm {
                 KeyAlgorithm::Rsa(_) => "RSA_Decrypt",
-                KeyAlgorithm::Ec(_) => "Sign",
+                _ => "Sign",
             };
             assert_eq!(bench.names(), [expected], "{algorithm} {scheme:?}");
         }
@@ -898,6 +939,10 @@ impl Bench {
                         format!("digest:{}", name(*hash)),
                     ],
                 ),
+                SignScheme::RsaRaw => (signature, vec!["rsa_padding_mode:none".to_owned()]),
+                // OpenSSL takes the message as it is.
+                SignScheme::Ed25519 => (signature, Vec::new()),
+                SignScheme::Ed25519ph(_) => unreachable!("OpenSSL 3.0 does not have it"),
                 SignScheme::RsaPss {
                     hash,
                     mgf,
@@ -912,9 +957,12 @@ impl Bench {
                     ],
                 ),
             };
+            // A message, and no digest, is of any length.
+            let raw = matches!(scheme, SignScheme::Ed25519).then_some("-rawin");
             Run::new("openssl")
                 .args(["pkeyutl", "-verify", "-pubin", "-keyform", "DER", "-inkey"])
                 .arg(self.put("public.der", key.public().spki()))
+                .args(raw)
                 .arg("-in")
                 .arg(self.put("digest", &digest))
                 .arg("-sigfile")
@@ -1086,11 +1134,20 @@ fn secret_numbers(pem: &Path) -> Vec<Vec<u8>> {
 
 /// Every scheme that a key does.
 fn schemes(key: &LoadedKey) -> Vec<SignScheme> {
-    if key.public().rsa().is_none() {
-        return vec![SignScheme::Ecdsa];
+    match key.public().algorithm() {
+        KeyAlgorithm::Rsa(_) => {}
+        KeyAlgorithm::Ec(_) => return vec![SignScheme::Ecdsa],
+        KeyAlgorithm::Ed25519 => return vec![SignScheme::Ed25519],
+        KeyAlgorithm::X25519 => return Vec::new(),
     }
     let mut schemes = vec![SignScheme::RsaPkcs1 { hash: None }];
-    for hash in [Hash::Sha1, Hash::Sha256, Hash::Sha384, Hash::Sha512] {
+    for hash in [
+        Hash::Sha1,
+        Hash::Sha224,
+        Hash::Sha256,
+        Hash::Sha384,
+        Hash::Sha512,
+    ] {
         schemes.push(SignScheme::RsaPkcs1 { hash: Some(hash) });
         for (mgf, salt_len) in [(hash, hash.digest_len()), (hash, 0), (Hash::Sha1, 11)] {
             schemes.push(SignScheme::RsaPss {
@@ -1110,17 +1167,20 @@ fn digest_for(scheme: &SignScheme, message: &[u8]) -> Vec<u8> {
         SignScheme::RsaPkcs1 { hash: Some(hash) } | SignScheme::RsaPss { hash, .. } => match hash {
             // Any 20 bytes are a digest to who is given digests.
             Hash::Sha1 => Sha256::digest(message)[..20].to_vec(),
+            Hash::Sha224 => Sha256::digest(message)[..28].to_vec(),
             Hash::Sha256 => Sha256::digest(message).to_vec(),
             Hash::Sha384 => Sha384::digest(message).to_vec(),
             Hash::Sha512 => Sha512::digest(message).to_vec(),
         },
         SignScheme::Ecdsa => Sha512::digest(message).to_vec(),
+        SignScheme::RsaRaw | SignScheme::Ed25519 | SignScheme::Ed25519ph(_) => message.to_vec(),
     }
 }
 
 fn name(hash: Hash) -> &'static str {
     match hash {
         Hash::Sha1 => "sha1",
+        Hash::Sha224 => "sha224",
         Hash::Sha256 => "sha256",
         Hash::Sha384 => "sha384",
         Hash::Sha512 => "sha512",
@@ -1141,7 +1201,13 @@ fn der_of(signature: &[u8]) -> Vec<u8> {
     let (r, s) = signature.split_at(signature.len() / 2);
     let body = [integer(r), integer(s)].concat();
     let len = u8::try_from(body.len()).expect("short");
-    [vec![0x30, len], body].concat()
+    // Of P-521 it is longer than a length of one byte says.
+    let head = if len < 0x80 {
+        vec![0x30, len]
+    } else {
+        vec![0x30, 0x81, len]
+    };
+    [head, body].concat()
 }
 
 fn label(text: &str) -> strongroom::object::Label {

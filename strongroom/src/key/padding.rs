@@ -25,11 +25,30 @@ pub(crate) fn encode(scheme: &SignScheme, input: &[u8], len: usize) -> Result<Ve
             }
             pss(*hash, *mgf, Secret::random(*salt_len).expose(), input, len)
         }
-        SignScheme::Ecdsa => Err(Error::input(
+        SignScheme::RsaRaw if input.len() == len => Ok(input.to_vec()),
+        SignScheme::RsaRaw => Err(does_not_fit()),
+        SignScheme::Ecdsa | SignScheme::Ed25519 | SignScheme::Ed25519ph(_) => Err(Error::input(
             "signature scheme",
-            "an RSA key does not do ECDSA",
+            "an RSA key does not do it",
         )),
     }
+}
+
+/// What is to be encrypted, encoded by a scheme to the `len` bytes of the modulus.
+///
+/// # Errors
+/// [`Error::Input`] for what does not fit.
+pub(crate) fn encode_message(scheme: &DecryptScheme, message: &[u8], len: usize) -> Result<Secret> {
+    match scheme {
+        // Shorter ones are numbers too.
+        DecryptScheme::RsaRaw if message.len() <= len => {
+            Some(super::padded(&Secret::copy_of(message), len))
+        }
+        DecryptScheme::RsaRaw => None,
+        DecryptScheme::RsaPkcs1 => pad_pkcs1(message, len),
+        DecryptScheme::RsaOaep { hash, mgf, label } => pad_oaep(*hash, *mgf, label, message, len),
+    }
+    .ok_or_else(does_not_fit)
 }
 
 /// What was encrypted, out of the encoding that the private operation gave.
@@ -85,6 +104,33 @@ fn pss(hash: Hash, mgf: Hash, salt: &[u8], digest: &[u8], len: usize) -> Result<
     Ok(encoded)
 }
 
+/// EMSA-PSS-VERIFY (section 9.1.2), of what the public operation gave.
+pub(super) fn is_pss(
+    hash: Hash,
+    mgf: Hash,
+    salt_len: usize,
+    digest: &[u8],
+    encoded: &[u8],
+) -> bool {
+    let hash_len = hash.digest_len();
+    let Some(block_len) = encoded.len().checked_sub(hash_len + 1) else {
+        return false;
+    };
+    let (block, rest) = encoded.split_at(block_len);
+    let (h, end) = rest.split_at(hash_len);
+    if end != [0xBC] || block[0] & 0x80 != 0 {
+        return false;
+    }
+    let mut block = block.to_vec();
+    mask(mgf, h, &mut block);
+    block[0] &= 0x7F;
+    let Some(salt_at) = block.len().checked_sub(salt_len) else {
+        return false;
+    };
+    // The same encoding comes of the same salt.
+    pss(hash, mgf, &block[salt_at..], digest, encoded.len()).is_ok_and(|right| right == encoded)
+}
+
 /// RSAES-PKCS1-v1_5 (section 7.2.2, step 3): 0, 2, at least eight bytes that are not 0, 0, M.
 fn unpad_pkcs1(encoded: &Secret) -> Result<Secret> {
     let bytes = encoded.expose();
@@ -96,6 +142,30 @@ fn unpad_pkcs1(encoded: &Secret) -> Result<Secret> {
     // The filling is what stands before the separator.
     let long_enough = !less_than(at, 8);
     cut(rest, good & found & long_enough, at)
+}
+
+/// RSAES-PKCS1-v1_5 (section 7.2.1, step 2): 0, 2, at least eight random bytes that are not 0, 0,
+/// message.
+fn pad_pkcs1(message: &[u8], len: usize) -> Option<Secret> {
+    let random_len = len.checked_sub(message.len() + 3).filter(|it| *it >= 8)?;
+    let mut random = Secret::random(random_len);
+    for byte in random.expose_mut() {
+        while *byte == 0 {
+            *byte = Secret::random(1).expose()[0];
+        }
+    }
+    Some(Secret::concat(&[&[0, 2], random.expose(), &[0], message]))
+}
+
+/// EME-OAEP encoding (section 7.1.1, step 2).
+fn pad_oaep(hash: Hash, mgf: Hash, label: &[u8], message: &[u8], len: usize) -> Option<Secret> {
+    let hash_len = hash.digest_len();
+    let zeros = vec![0; len.checked_sub(message.len() + 2 * hash_len + 2)?];
+    let mut seed = Secret::random(hash_len);
+    let mut block = Secret::concat(&[&hash_of(hash, &[label]), &zeros, &[1], message]);
+    mask(mgf, seed.expose(), block.expose_mut());
+    mask(mgf, block.expose(), seed.expose_mut());
+    Some(Secret::concat(&[&[0], seed.expose(), block.expose()]))
 }
 
 /// EME-OAEP decoding (section 7.1.2, step 3).
@@ -183,6 +253,9 @@ fn does_not_fit() -> Error {
 fn digest_info(hash: Hash) -> &'static [u8] {
     match hash {
         Hash::Sha1 => b"\x30\x21\x30\x09\x06\x05\x2b\x0e\x03\x02\x1a\x05\x00\x04\x14",
+        Hash::Sha224 => {
+            b"\x30\x2d\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x04\x05\x00\x04\x1c"
+        }
         Hash::Sha256 => {
             b"\x30\x31\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x05\x00\x04\x20"
         }

@@ -1,66 +1,158 @@
-//! Private keys in memory: on their way into the TPM, and where the TPM lacks their algorithm.
+//! Private keys in memory: on their way into the TPM, where the TPM lacks their algorithm, and for as
+//! long as nobody keeps them.
 
+use ed25519_dalek::Signer;
 use p256::ecdsa::signature::hazmat::PrehashSigner;
-use p256::pkcs8::{DecodePrivateKey, EncodePrivateKey};
+use p256::pkcs8::{DecodePrivateKey, EncodePrivateKey, PrivateKeyInfo};
 use rsa::hazmat::rsa_decrypt_and_check;
+use rsa::pkcs1::DecodeRsaPrivateKey;
 use rsa::rand_core::OsRng;
 use rsa::traits::{PrivateKeyParts, PublicKeyParts};
-use rsa::{BigUint, RsaPrivateKey};
+use rsa::{BigUint, RsaPrivateKey, RsaPublicKey};
+use sha2::Digest;
 use zeroize::Zeroize;
 
-use super::padding::does_not_decrypt;
-use super::{Curve, KeyAlgorithm, PublicKey};
+use super::padding::{self, does_not_decrypt};
+use super::public::{ED25519, Seal25519, X25519};
+use super::{
+    Curve, DecryptScheme, KeyAlgorithm, MAX_RSA_BITS, PublicKey, SignScheme, as_long_as_field,
+    is_rsa_size,
+};
 use crate::error::{Error, Result};
 use crate::secret::Secret;
 
 /// A private key whose numbers are in memory. The crates behind it wipe them when it is dropped.
-pub(crate) enum PrivateKey {
+pub struct PrivateKey(Numbers);
+
+enum Numbers {
     Rsa(Box<RsaPrivateKey>),
     P256(p256::SecretKey),
     P384(p384::SecretKey),
+    P521(p521::SecretKey),
+    Ed25519(Box<ed25519_dalek::SigningKey>),
+    X25519(x25519_dalek::StaticSecret),
+}
+
+/// The numbers that a private key is made of, big-endian but for those on Curve25519.
+pub enum Parts {
+    /// RSA with two primes.
+    Rsa {
+        /// The private exponent.
+        d: Secret,
+        /// The primes.
+        primes: [Secret; 2],
+        /// The private exponent modulo each prime less one.
+        exponents: [Secret; 2],
+        /// The inverse of the second prime modulo the first.
+        coefficient: Secret,
+    },
+    /// What an EC key multiplies with; the seed of a key on Curve25519.
+    Scalar(Secret),
 }
 
 impl PrivateKey {
-    pub(crate) fn generate(algorithm: KeyAlgorithm) -> Result<Self> {
-        match algorithm {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a size of RSA that there is not.
+    pub fn generate(algorithm: KeyAlgorithm) -> Result<Self> {
+        Ok(Self(match algorithm {
             KeyAlgorithm::Rsa(bits) => RsaPrivateKey::new(&mut OsRng, bits.into())
-                .map(|key| Self::Rsa(Box::new(key)))
+                .map(|key| Numbers::Rsa(Box::new(key)))
                 .map_err(|error| {
                     Error::input(format!("key algorithm {algorithm}"), error.to_string())
-                }),
-            KeyAlgorithm::Ec(Curve::P256) => Ok(Self::P256(p256::SecretKey::random(&mut OsRng))),
-            KeyAlgorithm::Ec(Curve::P384) => Ok(Self::P384(p384::SecretKey::random(&mut OsRng))),
-        }
+                })?,
+            KeyAlgorithm::Ec(Curve::P256) => Numbers::P256(p256::SecretKey::random(&mut OsRng)),
+            KeyAlgorithm::Ec(Curve::P384) => Numbers::P384(p384::SecretKey::random(&mut OsRng)),
+            KeyAlgorithm::Ec(Curve::P521) => Numbers::P521(p521::SecretKey::random(&mut OsRng)),
+            KeyAlgorithm::Ed25519 | KeyAlgorithm::X25519 => {
+                return Self::from_scalar(algorithm, Secret::random(32).expose());
+            }
+        }))
     }
 
-    /// Reads a PKCS#8 (RFC 5208), and checks that its numbers belong together.
-    pub(crate) fn from_pkcs8(pkcs8: &Secret) -> Result<Self> {
+    /// An RSA key of its numbers. Without the primes, they are computed.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for numbers that do not belong together.
+    pub fn from_rsa_numbers(n: &[u8], e: &[u8], d: &[u8], primes: &[&[u8]]) -> Result<Self> {
+        let [n, e, d] = [n, e, d].map(BigUint::from_bytes_be);
+        let primes = primes.iter().copied().map(BigUint::from_bytes_be).collect();
+        RsaPrivateKey::from_components(n, e, d, primes)
+            .map_err(|_| unusable())
+            .and_then(Self::of_rsa)
+    }
+
+    /// A key of another algorithm, of [`Parts::Scalar`].
+    ///
+    /// # Errors
+    /// [`Error::Input`] for another length, and for a number that is none of the group's.
+    pub fn from_scalar(algorithm: KeyAlgorithm, scalar: &[u8]) -> Result<Self> {
+        let seed = || -> Result<[u8; 32]> { scalar.try_into().map_err(|_| unusable()) };
+        Ok(Self(match algorithm {
+            KeyAlgorithm::Rsa(_) => return Err(unusable()),
+            KeyAlgorithm::Ec(Curve::P256) => {
+                Numbers::P256(p256::SecretKey::from_slice(scalar).map_err(|_| unusable())?)
+            }
+            KeyAlgorithm::Ec(Curve::P384) => {
+                Numbers::P384(p384::SecretKey::from_slice(scalar).map_err(|_| unusable())?)
+            }
+            KeyAlgorithm::Ec(Curve::P521) => {
+                Numbers::P521(p521::SecretKey::from_slice(scalar).map_err(|_| unusable())?)
+            }
+            KeyAlgorithm::Ed25519 => {
+                let mut seed = seed()?;
+                let key = ed25519_dalek::SigningKey::from_bytes(&seed);
+                seed.zeroize();
+                Numbers::Ed25519(Box::new(key))
+            }
+            KeyAlgorithm::X25519 => Numbers::X25519(seed()?.into()),
+        }))
+    }
+
+    /// Reads a PKCS#8 (RFC 5208, RFC 8410), and checks that its numbers belong together.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for what is none, and for another algorithm or size.
+    pub fn from_pkcs8(pkcs8: &Secret) -> Result<Self> {
         let der = pkcs8.expose();
         if let Ok(key) = p256::SecretKey::from_pkcs8_der(der) {
-            return Ok(Self::P256(key));
+            return Ok(Self(Numbers::P256(key)));
         }
         if let Ok(key) = p384::SecretKey::from_pkcs8_der(der) {
-            return Ok(Self::P384(key));
+            return Ok(Self(Numbers::P384(key)));
         }
-        let key = RsaPrivateKey::from_pkcs8_der(der)
+        if let Ok(key) = p521::SecretKey::from_pkcs8_der(der) {
+            return Ok(Self(Numbers::P521(key)));
+        }
+        let info = PrivateKeyInfo::try_from(der).map_err(|_| unusable())?;
+        let seal = [&ED25519, &X25519]
+            .into_iter()
+            .find(|it| it.oid == info.algorithm.oid);
+        if let Some(seal) = seal {
+            // CurvePrivateKey is an OCTET STRING in the OCTET STRING (RFC 8410, section 7).
+            return match info.private_key {
+                [0x04, 0x20, seed @ ..] => Self::from_scalar(seal.algorithm, seed),
+                _ => Err(unusable()),
+            };
+        }
+        RsaPrivateKey::from_pkcs1_der(info.private_key)
             .ok()
+            .filter(|_| info.algorithm.oid == rsa::pkcs1::ALGORITHM_OID)
             .filter(|key| key.validate().is_ok())
-            .map(|key| Self::Rsa(Box::new(key)));
-        // Its size is checked with its public half.
-        key.filter(|key| key.public().is_ok()).ok_or_else(|| {
-            Error::input(
-                "private key",
-                "it must be PKCS#8 in DER, without a passphrase: RSA of 2048 to 4096 bits and two \
-                 primes, or EC on P-256 or P-384",
-            )
-        })
+            .ok_or_else(unusable)
+            .and_then(Self::of_rsa)
     }
 
-    pub(crate) fn to_pkcs8(&self) -> Secret {
-        let encoded = match self {
-            Self::Rsa(key) => key.to_pkcs8_der(),
-            Self::P256(key) => key.to_pkcs8_der(),
-            Self::P384(key) => key.to_pkcs8_der(),
+    /// As PKCS#8.
+    pub fn to_pkcs8(&self) -> Secret {
+        let encoded = match &self.0 {
+            Numbers::Rsa(key) => key.to_pkcs8_der(),
+            Numbers::P256(key) => key.to_pkcs8_der(),
+            Numbers::P384(key) => key.to_pkcs8_der(),
+            Numbers::P521(key) => key.to_pkcs8_der(),
+            Numbers::Ed25519(key) => return ED25519.pkcs8(key.as_bytes()),
+            Numbers::X25519(key) => return X25519.pkcs8(key.as_bytes()),
         };
         // The document wipes itself.
         Secret::copy_of(
@@ -70,11 +162,123 @@ impl PrivateKey {
         )
     }
 
-    pub(crate) fn public(&self) -> Result<PublicKey> {
-        match self {
-            Self::Rsa(key) => PublicKey::of_rsa(&key.to_public_key()),
-            Self::P256(key) => Ok(PublicKey::of_p256(&key.public_key())),
-            Self::P384(key) => Ok(PublicKey::of_p384(&key.public_key())),
+    /// The public half.
+    pub fn public(&self) -> PublicKey {
+        match &self.0 {
+            Numbers::Rsa(key) => PublicKey::of_rsa(&key.to_public_key())
+                .expect("its size was looked at when the key was made"),
+            Numbers::P256(key) => PublicKey::of_p256(&key.public_key()),
+            Numbers::P384(key) => PublicKey::of_p384(&key.public_key()),
+            Numbers::P521(key) => PublicKey::of_p521(&key.public_key()),
+            Numbers::Ed25519(key) => PublicKey::of_25519(&ED25519, key.verifying_key().to_bytes()),
+            Numbers::X25519(key) => {
+                PublicKey::of_25519(&X25519, x25519_dalek::PublicKey::from(key).to_bytes())
+            }
+        }
+    }
+
+    /// The numbers.
+    pub fn parts(&self) -> Parts {
+        match &self.0 {
+            Numbers::Rsa(key) => {
+                let part = |number: &BigUint| Secret::take(number.to_bytes_be());
+                let [p, q] = [&key.primes()[0], &key.primes()[1]];
+                let less = |prime: &BigUint| key.d() % (prime - BigUint::from(1_u8));
+                Parts::Rsa {
+                    d: part(key.d()),
+                    primes: [part(p), part(q)],
+                    exponents: [part(&less(p)), part(&less(q))],
+                    coefficient: key
+                        .crt_coefficient()
+                        .map_or_else(|| Secret::zeroed(0), |it| part(&it)),
+                }
+            }
+            Numbers::P256(key) => Parts::Scalar(wiped(key.to_bytes())),
+            Numbers::P384(key) => Parts::Scalar(wiped(key.to_bytes())),
+            Numbers::P521(key) => Parts::Scalar(wiped(key.to_bytes())),
+            Numbers::Ed25519(key) => Parts::Scalar(Secret::copy_of(key.as_bytes())),
+            Numbers::X25519(key) => Parts::Scalar(Secret::copy_of(key.as_bytes())),
+        }
+    }
+
+    /// Signs, and, where a fault could give the key away, verifies what it gives out.
+    ///
+    /// # Errors
+    /// As [`Unlocked::sign`](crate::Unlocked::sign).
+    pub fn sign(&self, scheme: &SignScheme, input: &[u8]) -> Result<Vec<u8>> {
+        match (&self.0, scheme) {
+            (Numbers::Rsa(key), _) => {
+                let encoded = padding::encode(scheme, input, key.size())?;
+                // Checked against faults there.
+                Ok(self.rsa(&encoded)?.expose().to_vec())
+            }
+            (Numbers::Ed25519(key), SignScheme::Ed25519) => Ok(key.sign(input).to_vec()),
+            (Numbers::Ed25519(key), SignScheme::Ed25519ph(context)) => key
+                .sign_prehashed(sha2::Sha512::new().chain_update(input), Some(context))
+                .map(|signature| signature.to_vec())
+                .map_err(|error| Error::input("context", error.to_string())),
+            (_, SignScheme::Ecdsa) => {
+                let KeyAlgorithm::Ec(curve) = self.public().algorithm() else {
+                    return Err(not_of_its_kind());
+                };
+                self.ecdsa(&as_long_as_field(input, curve)?)
+            }
+            _ => Err(not_of_its_kind()),
+        }
+    }
+
+    /// Decrypts.
+    ///
+    /// # Errors
+    /// As [`Unlocked::decrypt`](crate::Unlocked::decrypt).
+    pub fn decrypt(&self, scheme: &DecryptScheme, ciphertext: &[u8]) -> Result<Secret> {
+        let Numbers::Rsa(key) = &self.0 else {
+            return Err(not_of_its_kind());
+        };
+        if ciphertext.len() != key.size() {
+            return Err(does_not_decrypt());
+        }
+        padding::decode(scheme, self.rsa(ciphertext)?)
+    }
+
+    /// What both sides of a Diffie-Hellman come to: the x coordinate (SEC 1, section 3.3.1; RFC 7748,
+    /// section 6.1).
+    ///
+    /// # Errors
+    /// As [`Unlocked::derive`](crate::Unlocked::derive).
+    pub fn derive(&self, peer: &[u8]) -> Result<Secret> {
+        let bad = || Error::input("peer's point", "it is not on the key's curve");
+        macro_rules! ecdh {
+            ($curve:ident, $key:expr) => {{
+                let peer = $curve::PublicKey::from_sec1_bytes(peer).map_err(|_| bad())?;
+                let shared =
+                    $curve::ecdh::diffie_hellman($key.to_nonzero_scalar(), peer.as_affine());
+                Ok(Secret::copy_of(shared.raw_secret_bytes()))
+            }};
+        }
+        match &self.0 {
+            Numbers::P256(key) => ecdh!(p256, key),
+            Numbers::P384(key) => ecdh!(p384, key),
+            Numbers::P521(key) => ecdh!(p521, key),
+            Numbers::X25519(key) => {
+                let peer: [u8; 32] = peer.try_into().map_err(|_| bad())?;
+                let shared = key.diffie_hellman(&peer.into());
+                // RFC 7748, section 6.1: a peer of small order would leave out our key.
+                if shared.was_contributory() {
+                    Ok(Secret::copy_of(shared.as_bytes()))
+                } else {
+                    Err(bad())
+                }
+            }
+            Numbers::Rsa(_) | Numbers::Ed25519(_) => Err(not_of_its_kind()),
+        }
+    }
+
+    /// Whether the vault keeps such a key.
+    pub(crate) fn is_kept(&self) -> bool {
+        match self.public().algorithm() {
+            KeyAlgorithm::Rsa(bits) => is_rsa_size(bits),
+            _ => true,
         }
     }
 
@@ -82,66 +286,76 @@ impl PrivateKey {
     /// section 12.3.2.4, TPMU_SENSITIVE_COMPOSITE). `None` for a key that TPMs do not take: with a
     /// public exponent other than 2^16 + 1, or primes of different lengths.
     pub(crate) fn sensitive(&self) -> Option<Secret> {
-        match self {
-            Self::Rsa(key) => {
+        match &self.0 {
+            Numbers::Rsa(key) => {
                 let half = key.size() / 2;
                 let usual = *key.e() == BigUint::from(65_537_u32)
                     && key.primes().len() == 2
                     && key.primes().iter().all(|prime| prime.bits() == half * 8);
                 usual.then(|| Secret::take(key.primes()[0].to_bytes_be()))
             }
-            Self::P256(key) => Some(wiped(key.to_bytes())),
-            Self::P384(key) => Some(wiped(key.to_bytes())),
+            Numbers::P256(key) => Some(wiped(key.to_bytes())),
+            Numbers::P384(key) => Some(wiped(key.to_bytes())),
+            Numbers::P521(key) => Some(wiped(key.to_bytes())),
+            Numbers::Ed25519(_) | Numbers::X25519(_) => None,
         }
     }
 
+    /// A key whose size is one of those that there may be.
+    fn of_rsa(key: RsaPrivateKey) -> Result<Self> {
+        // With more than two primes, PKCS#11 could not say what they are.
+        if key.primes().len() != 2 || PublicKey::of_rsa(&key.to_public_key()).is_err() {
+            return Err(unusable());
+        }
+        Ok(Self(Numbers::Rsa(Box::new(key))))
+    }
+
     /// The private operation of RSA, blinded, and checked against faults.
-    pub(crate) fn rsa(&self, input: &[u8]) -> Result<Secret> {
-        let Self::Rsa(key) = self else {
+    fn rsa(&self, input: &[u8]) -> Result<Secret> {
+        let Numbers::Rsa(key) = &self.0 else {
             return Err(not_of_its_kind());
         };
-        let mut number = rsa_decrypt_and_check(
-            key.as_ref(),
-            Some(&mut OsRng),
-            &BigUint::from_bytes_be(input),
-        )
-        .map_err(|_| does_not_decrypt())?;
+        let input = BigUint::from_bytes_be(input);
+        if input >= *key.n() {
+            return Err(does_not_decrypt());
+        }
+        let mut number = rsa_decrypt_and_check(key.as_ref(), Some(&mut OsRng), &input)
+            .map_err(|_| does_not_decrypt())?;
         let bytes = Secret::take(number.to_bytes_be());
         number.zeroize();
         Ok(padded(&bytes, key.size()))
     }
 
     /// ECDSA with a nonce from RFC 6979, over a digest as long as the field.
-    pub(crate) fn ecdsa(&self, digest: &[u8]) -> Result<Vec<u8>> {
-        match self {
-            Self::P256(key) => p256::ecdsa::SigningKey::from(key)
+    fn ecdsa(&self, digest: &[u8]) -> Result<Vec<u8>> {
+        match &self.0 {
+            Numbers::P256(key) => p256::ecdsa::SigningKey::from(key)
                 .sign_prehash(digest)
                 .map(|signature: p256::ecdsa::Signature| signature.to_bytes().to_vec()),
-            Self::P384(key) => p384::ecdsa::SigningKey::from(key)
+            Numbers::P384(key) => p384::ecdsa::SigningKey::from(key)
                 .sign_prehash(digest)
                 .map(|signature: p384::ecdsa::Signature| signature.to_bytes().to_vec()),
-            Self::Rsa(_) => return Err(not_of_its_kind()),
+            Numbers::P521(key) => {
+                p521::ecdsa::SigningKey::from_slice(wiped(key.to_bytes()).expose())
+                    .and_then(|key| key.sign_prehash(digest))
+                    .map(|signature: p521::ecdsa::Signature| signature.to_bytes().to_vec())
+            }
+            _ => return Err(not_of_its_kind()),
         }
         .map_err(|error| Error::input("digest", error.to_string()))
     }
+}
 
-    /// The x coordinate of what both sides come to (SEC 1, section 3.3.1).
-    pub(crate) fn ecdh(&self, peer: &[u8]) -> Result<Secret> {
-        let bad = || Error::input("peer's point", "it is not on the key's curve");
-        match self {
-            Self::P256(key) => {
-                let peer = p256::PublicKey::from_sec1_bytes(peer).map_err(|_| bad())?;
-                let shared = p256::ecdh::diffie_hellman(key.to_nonzero_scalar(), peer.as_affine());
-                Ok(Secret::copy_of(shared.raw_secret_bytes()))
-            }
-            Self::P384(key) => {
-                let peer = p384::PublicKey::from_sec1_bytes(peer).map_err(|_| bad())?;
-                let shared = p384::ecdh::diffie_hellman(key.to_nonzero_scalar(), peer.as_affine());
-                Ok(Secret::copy_of(shared.raw_secret_bytes()))
-            }
-            Self::Rsa(_) => Err(not_of_its_kind()),
-        }
+impl Seal25519 {
+    fn pkcs8(&self, seed: &[u8; 32]) -> Secret {
+        Secret::concat(&[self.pkcs8_prefix, seed])
     }
+}
+
+/// A public key of RSA that may be longer than the vault's own.
+pub(super) fn rsa_public(n: &[u8], e: &[u8]) -> Result<RsaPublicKey> {
+    let [n, e] = [n, e].map(BigUint::from_bytes_be);
+    RsaPublicKey::new_with_max_size(n, e, MAX_RSA_BITS).map_err(|_| super::public::unusable())
 }
 
 /// The same number at the length that everybody expects.
@@ -153,6 +367,15 @@ pub(crate) fn padded(number: &Secret, len: usize) -> Secret {
 /// The error for an operation that keys of another kind do.
 pub(crate) fn not_of_its_kind() -> Error {
     Error::input("operation", "a key of this algorithm does not do it")
+}
+
+/// The error for what is no private key that the vault keeps.
+pub(crate) fn unusable() -> Error {
+    Error::input(
+        "private key",
+        "it must be PKCS#8 in DER, without a passphrase: RSA of 2048 to 4096 bits and two \
+         primes, EC on P-256, P-384 or P-521, Ed25519 or X25519",
+    )
 }
 
 fn wiped(mut bytes: impl AsMut<[u8]>) -> Secret {

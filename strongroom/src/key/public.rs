@@ -1,14 +1,22 @@
-//! Public keys: SubjectPublicKeyInfo (RFC 5280, section 4.1; RFC 3279, RFC 5480), and what is in it.
+//! Public keys: SubjectPublicKeyInfo (RFC 5280, section 4.1; RFC 3279, RFC 5480, RFC 8410), and what is
+//! in it.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use der::asn1::ObjectIdentifier;
+use p256::ecdsa::signature::hazmat::PrehashVerifier;
 use p256::elliptic_curve::sec1::ToEncodedPoint;
-use p256::pkcs8::{DecodePublicKey, EncodePublicKey};
+use p256::pkcs8::{DecodePublicKey, EncodePublicKey, SubjectPublicKeyInfoRef};
+use rsa::pkcs1::DecodeRsaPublicKey;
 use rsa::traits::PublicKeyParts;
 use rsa::{BigUint, RsaPublicKey};
+use sha2::Digest;
 
-use super::private::PrivateKey;
-use super::{Curve, KeyAlgorithm, PUBLIC_KEY, is_rsa_size};
+use super::padding;
+use super::private::{PrivateKey, rsa_public};
+use super::{
+    Curve, DecryptScheme, KeyAlgorithm, PUBLIC_KEY, SignScheme, as_long_as_field, is_any_rsa_size,
+};
 use crate::error::{Error, Result};
 use crate::object::Metadata;
 use crate::secret::Secret;
@@ -25,9 +33,34 @@ pub struct PublicKey {
 enum Parts {
     /// Modulus and exponent, big-endian without leading zeros.
     Rsa { n: Vec<u8>, e: Vec<u8> },
-    /// The uncompressed point (SEC 1, section 2.3.3).
+    /// The uncompressed point (SEC 1, section 2.3.3); on Curve25519, as RFC 8032 and RFC 7748 write
+    /// it.
     Ec { point: Vec<u8> },
 }
+
+/// How keys on Curve25519 are written (RFC 8410).
+pub(super) struct Seal25519 {
+    pub(super) algorithm: KeyAlgorithm,
+    pub(super) oid: ObjectIdentifier,
+    /// What stands before the 32 bytes in a SubjectPublicKeyInfo.
+    spki_prefix: &'static [u8],
+    /// The same in a PKCS#8.
+    pub(super) pkcs8_prefix: &'static [u8],
+}
+
+pub(super) static ED25519: Seal25519 = Seal25519 {
+    algorithm: KeyAlgorithm::Ed25519,
+    oid: ObjectIdentifier::new_unwrap("1.3.101.112"),
+    spki_prefix: b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00",
+    pkcs8_prefix: b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20",
+};
+
+pub(super) static X25519: Seal25519 = Seal25519 {
+    algorithm: KeyAlgorithm::X25519,
+    oid: ObjectIdentifier::new_unwrap("1.3.101.110"),
+    spki_prefix: b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x6e\x03\x21\x00",
+    pkcs8_prefix: b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x6e\x04\x22\x04\x20",
+};
 
 impl PublicKey {
     /// Reads a SubjectPublicKeyInfo.
@@ -41,9 +74,26 @@ impl PublicKey {
         if let Ok(key) = p384::PublicKey::from_public_key_der(der) {
             return Ok(Self::of_p384(&key));
         }
-        RsaPublicKey::from_public_key_der(der)
-            .map_err(|_| unusable())
-            .and_then(|key| Self::of_rsa(&key))
+        if let Ok(key) = p521::PublicKey::from_public_key_der(der) {
+            return Ok(Self::of_p521(&key));
+        }
+        let info = SubjectPublicKeyInfoRef::try_from(der).map_err(|_| unusable())?;
+        let bits = (info.subject_public_key.as_bytes()).ok_or_else(unusable)?;
+        let seal = [&ED25519, &X25519]
+            .into_iter()
+            .find(|it| it.oid == info.algorithm.oid);
+        if let Some(seal) = seal {
+            return Self::from_point(seal.algorithm, bits);
+        }
+        if info.algorithm.oid != rsa::pkcs1::ALGORITHM_OID {
+            return Err(unusable());
+        }
+        // The rsa crate reads no longer ones than 4096 bits by itself.
+        if let Ok(key) = RsaPublicKey::from_pkcs1_der(bits) {
+            return Self::of_rsa(&key);
+        }
+        let key = rsa::pkcs1::RsaPublicKey::try_from(bits).map_err(|_| unusable())?;
+        Self::from_rsa_parts(key.modulus.as_bytes(), key.public_exponent.as_bytes())
     }
 
     /// The public half of a private key that is to be imported.
@@ -51,7 +101,11 @@ impl PublicKey {
     /// # Errors
     /// [`Error::Input`] for what [`Unlocked::import_key`](crate::Unlocked::import_key) does not take.
     pub fn of_pkcs8(pkcs8: &Secret) -> Result<Self> {
-        PrivateKey::from_pkcs8(pkcs8)?.public()
+        let key = PrivateKey::from_pkcs8(pkcs8)?;
+        if !key.is_kept() {
+            return Err(super::private::unusable());
+        }
+        Ok(key.public())
     }
 
     /// The public half of a private key in the vault, as its object says.
@@ -72,6 +126,39 @@ impl PublicKey {
             .and_then(|der| Self::from_spki(&der))
     }
 
+    /// An RSA key of modulus and public exponent, big-endian.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for another size than 1024 to 8192 bits.
+    pub fn from_rsa_parts(n: &[u8], e: &[u8]) -> Result<Self> {
+        rsa_public(n, e).and_then(|key| Self::of_rsa(&key))
+    }
+
+    /// A key of another algorithm by its point: an uncompressed one of a curve, or 32 bytes.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a point that is not on the curve.
+    pub fn from_point(algorithm: KeyAlgorithm, point: &[u8]) -> Result<Self> {
+        let array = || -> Result<[u8; 32]> { point.try_into().map_err(|_| unusable()) };
+        match algorithm {
+            KeyAlgorithm::Ec(curve) if point.len() != 1 + 2 * curve.field_len() => Err(unusable()),
+            KeyAlgorithm::Ec(Curve::P256) => p256::PublicKey::from_sec1_bytes(point)
+                .map(|key| Self::of_p256(&key))
+                .map_err(|_| unusable()),
+            KeyAlgorithm::Ec(Curve::P384) => p384::PublicKey::from_sec1_bytes(point)
+                .map(|key| Self::of_p384(&key))
+                .map_err(|_| unusable()),
+            KeyAlgorithm::Ec(Curve::P521) => p521::PublicKey::from_sec1_bytes(point)
+                .map(|key| Self::of_p521(&key))
+                .map_err(|_| unusable()),
+            KeyAlgorithm::Ed25519 => ed25519_dalek::VerifyingKey::from_bytes(&array()?)
+                .map(|key| Self::of_25519(&ED25519, key.to_bytes()))
+                .map_err(|_| unusable()),
+            KeyAlgorithm::X25519 => Ok(Self::of_25519(&X25519, array()?)),
+            KeyAlgorithm::Rsa(_) => Err(unusable()),
+        }
+    }
+
     /// The SubjectPublicKeyInfo, DER.
     pub fn spki(&self) -> &[u8] {
         &self.spki
@@ -90,7 +177,7 @@ impl PublicKey {
         }
     }
 
-    /// The uncompressed point (SEC 1): 4, x, y.
+    /// The uncompressed point (SEC 1): 4, x, y. On Curve25519, 32 bytes.
     pub fn ec_point(&self) -> Option<&[u8]> {
         match &self.parts {
             Parts::Ec { point } => Some(point),
@@ -98,11 +185,84 @@ impl PublicKey {
         }
     }
 
+    /// The length of its signatures in bytes; of RSA, that of its modulus and all its outputs.
+    pub fn signature_len(&self) -> usize {
+        match self.algorithm {
+            KeyAlgorithm::Rsa(bits) => usize::from(bits) / 8,
+            KeyAlgorithm::Ec(curve) => 2 * curve.field_len(),
+            KeyAlgorithm::Ed25519 => ed25519_dalek::SIGNATURE_LENGTH,
+            KeyAlgorithm::X25519 => 0,
+        }
+    }
+
+    /// Whether a signature over an input, as [`SignScheme`] has it, is this key's.
+    pub fn verifies(&self, scheme: &SignScheme, input: &[u8], signature: &[u8]) -> bool {
+        match (self.algorithm, scheme) {
+            (
+                KeyAlgorithm::Rsa(_),
+                SignScheme::RsaPss {
+                    hash,
+                    mgf,
+                    salt_len,
+                },
+            ) => self
+                .rsa_opened(signature)
+                .is_some_and(|encoded| padding::is_pss(*hash, *mgf, *salt_len, input, &encoded)),
+            (KeyAlgorithm::Rsa(_), _) => padding::encode(scheme, input, self.signature_len())
+                .is_ok_and(|encoded| self.rsa_opens_to(signature, &encoded)),
+            (KeyAlgorithm::Ec(curve), SignScheme::Ecdsa) => as_long_as_field(input, curve)
+                .is_ok_and(|digest| self.ecdsa_verifies(signature, &digest)),
+            (KeyAlgorithm::Ed25519, SignScheme::Ed25519 | SignScheme::Ed25519ph(_)) => {
+                self.ed25519_verifies(scheme, input, signature)
+            }
+            _ => false,
+        }
+    }
+
+    /// What was signed, out of an RSA signature that has it in itself: [`SignScheme::RsaRaw`], or
+    /// [`SignScheme::RsaPkcs1`] without a hash. Nothing for what is no such signature of this key's.
+    pub fn recovers(&self, scheme: &SignScheme, signature: &[u8]) -> Option<Vec<u8>> {
+        let encoded = self.rsa_opened(signature)?;
+        if *scheme == SignScheme::RsaRaw {
+            return Some(encoded);
+        }
+        let separator = 2 + encoded.get(2..)?.iter().position(|byte| *byte != 0xFF)?;
+        let data = encoded.get(separator + 1..)?;
+        // The same encoding comes of the same data.
+        self.verifies(scheme, data, signature)
+            .then(|| data.to_vec())
+    }
+
+    /// Encrypts to the holder of the private key.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for what does not fit the modulus, and for a key that is not RSA's.
+    pub fn encrypt(&self, scheme: &DecryptScheme, message: &[u8]) -> Result<Vec<u8>> {
+        let encoded = padding::encode_message(scheme, message, self.signature_len())?;
+        self.rsa_operation(encoded.expose())
+            .ok_or_else(|| Error::input("message", "it is no number below the modulus"))
+    }
+
+    /// RSA's public operation over a number as long as the modulus, and less than it.
+    fn rsa_operation(&self, input: &[u8]) -> Option<Vec<u8>> {
+        let Parts::Rsa { n, e } = &self.parts else {
+            return None;
+        };
+        let len = n.len();
+        let [n, e, input] = [n, e.as_slice(), input].map(BigUint::from_bytes_be);
+        (input < n).then(|| {
+            let output = input.modpow(&e, &n).to_bytes_be();
+            let mut padded = vec![0; len - output.len()];
+            padded.extend_from_slice(&output);
+            padded
+        })
+    }
+
     pub(crate) fn of_rsa(key: &RsaPublicKey) -> Result<Self> {
         // Every padding here rests on a modulus of whole bytes.
-        let bits = u16::try_from(key.n().bits())
-            .ok()
-            .filter(|bits| is_rsa_size(*bits))
+        let bits = Some(key.n().bits())
+            .filter(|bits| is_any_rsa_size(*bits))
+            .and_then(|bits| u16::try_from(bits).ok())
             .ok_or_else(unusable)?;
         Ok(Self {
             algorithm: KeyAlgorithm::Rsa(bits),
@@ -114,76 +274,91 @@ impl PublicKey {
         })
     }
 
-    pub(crate) fn from_rsa_parts(n: &[u8], e: u32) -> Result<Self> {
-        RsaPublicKey::new(BigUint::from_bytes_be(n), BigUint::from(e))
-            .map_err(|_| unusable())
-            .and_then(|key| Self::of_rsa(&key))
-    }
-
     pub(crate) fn of_p256(key: &p256::PublicKey) -> Self {
-        Self {
-            algorithm: KeyAlgorithm::Ec(Curve::P256),
-            spki: der(key),
-            parts: Parts::Ec {
-                point: key.to_encoded_point(false).as_bytes().to_vec(),
-            },
-        }
+        Self::of_curve(Curve::P256, key, key.to_encoded_point(false).as_bytes())
     }
 
     pub(crate) fn of_p384(key: &p384::PublicKey) -> Self {
+        Self::of_curve(Curve::P384, key, key.to_encoded_point(false).as_bytes())
+    }
+
+    pub(crate) fn of_p521(key: &p521::PublicKey) -> Self {
+        Self::of_curve(Curve::P521, key, key.to_encoded_point(false).as_bytes())
+    }
+
+    fn of_curve(curve: Curve, key: &impl EncodePublicKey, point: &[u8]) -> Self {
         Self {
-            algorithm: KeyAlgorithm::Ec(Curve::P384),
+            algorithm: KeyAlgorithm::Ec(curve),
             spki: der(key),
             parts: Parts::Ec {
-                point: key.to_encoded_point(false).as_bytes().to_vec(),
+                point: point.to_vec(),
             },
         }
     }
 
-    /// An uncompressed point of a curve.
-    pub(crate) fn from_point(curve: Curve, point: &[u8]) -> Result<Self> {
-        if point.len() != 1 + 2 * curve.field_len() {
-            return Err(unusable());
-        }
-        match curve {
-            Curve::P256 => p256::PublicKey::from_sec1_bytes(point)
-                .map(|key| Self::of_p256(&key))
-                .map_err(|_| unusable()),
-            Curve::P384 => p384::PublicKey::from_sec1_bytes(point)
-                .map(|key| Self::of_p384(&key))
-                .map_err(|_| unusable()),
+    pub(super) fn of_25519(seal: &Seal25519, bytes: [u8; 32]) -> Self {
+        Self {
+            algorithm: seal.algorithm,
+            spki: [seal.spki_prefix, &bytes].concat(),
+            parts: Parts::Ec {
+                point: bytes.to_vec(),
+            },
         }
     }
 
     /// The public operation of RSA, and whether it gives `expected`, which is as long as the
     /// modulus.
     pub(crate) fn rsa_opens_to(&self, signature: &[u8], expected: &[u8]) -> bool {
-        let Parts::Rsa { n, e } = &self.parts else {
-            return false;
-        };
-        let [n, e, s, expected] =
-            [n, e.as_slice(), signature, expected].map(BigUint::from_bytes_be);
-        s < n && s.modpow(&e, &n) == expected
+        self.rsa_opened(signature).as_deref() == Some(expected)
     }
 
-    /// Whether r ‖ s is an ECDSA signature over a digest.
+    fn rsa_opened(&self, signature: &[u8]) -> Option<Vec<u8>> {
+        Some(signature)
+            .filter(|it| it.len() == self.signature_len())
+            .and_then(|signature| self.rsa_operation(signature))
+    }
+
+    /// Whether r ‖ s is an ECDSA signature over a digest as long as the field.
     pub(crate) fn ecdsa_verifies(&self, signature: &[u8], digest: &[u8]) -> bool {
-        use p256::ecdsa::signature::hazmat::PrehashVerifier;
         let (KeyAlgorithm::Ec(curve), Parts::Ec { point }) = (self.algorithm, &self.parts) else {
             return false;
         };
-        match curve {
-            Curve::P256 => p256::ecdsa::VerifyingKey::from_sec1_bytes(point)
-                .and_then(|key| {
-                    key.verify_prehash(digest, &p256::ecdsa::Signature::from_slice(signature)?)
-                })
-                .is_ok(),
-            Curve::P384 => p384::ecdsa::VerifyingKey::from_sec1_bytes(point)
-                .and_then(|key| {
-                    key.verify_prehash(digest, &p384::ecdsa::Signature::from_slice(signature)?)
-                })
-                .is_ok(),
+        macro_rules! verifies {
+            ($curve:ident) => {
+                $curve::ecdsa::VerifyingKey::from_sec1_bytes(point)
+                    .and_then(|key| {
+                        let signature = $curve::ecdsa::Signature::from_slice(signature)?;
+                        key.verify_prehash(digest, &signature)
+                    })
+                    .is_ok()
+            };
         }
+        match curve {
+            Curve::P256 => verifies!(p256),
+            Curve::P384 => verifies!(p384),
+            Curve::P521 => verifies!(p521),
+        }
+    }
+
+    fn ed25519_verifies(&self, scheme: &SignScheme, message: &[u8], signature: &[u8]) -> bool {
+        let Parts::Ec { point } = &self.parts else {
+            return false;
+        };
+        let (Ok(key), Ok(signature)) = (
+            ed25519_dalek::VerifyingKey::try_from(point.as_slice()),
+            ed25519_dalek::Signature::from_slice(signature),
+        ) else {
+            return false;
+        };
+        match scheme {
+            SignScheme::Ed25519 => key.verify_strict(message, &signature),
+            SignScheme::Ed25519ph(context) => {
+                let hashed = sha2::Sha512::new().chain_update(message);
+                key.verify_prehashed_strict(hashed, Some(context), &signature)
+            }
+            _ => return false,
+        }
+        .is_ok()
     }
 }
 
@@ -193,9 +368,9 @@ fn der(key: &impl EncodePublicKey) -> Vec<u8> {
         .into_vec()
 }
 
-fn unusable() -> Error {
+pub(super) fn unusable() -> Error {
     Error::input(
         "public key",
-        "it must be RSA of 2048 to 4096 bits, or EC on P-256 or P-384",
+        "it must be RSA of 1024 to 8192 bits, EC on P-256, P-384 or P-521, Ed25519 or X25519",
     )
 }

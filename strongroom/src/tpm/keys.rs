@@ -22,8 +22,7 @@ use super::session::{Encrypt, Gate};
 use super::storage::StorageKey;
 use super::{Answer, Tpm, answer};
 use crate::error::{Error, Result};
-use crate::key::private::padded;
-use crate::key::{Curve, KeyAlgorithm, PublicKey};
+use crate::key::{Curve, KeyAlgorithm, PublicKey, padded};
 use crate::secret::Secret;
 
 /// A private key, loaded.
@@ -64,6 +63,25 @@ impl Tpm {
     /// Random numbers of the TPM's own, encrypted on the bus. One command for each digest's
     /// length.
     pub(crate) fn random(&mut self, gate: &Gate, len: usize) -> Result<Secret> {
+        self.gather(len, |tpm, wanted| {
+            gate.session
+                .authorise(tpm, Encrypt::Response, |tpm| tpm.get_random(wanted))
+        })
+    }
+
+    /// The same in clear, without a session.
+    pub(crate) fn plain_random(&mut self, len: usize) -> Result<Secret> {
+        self.gather(len, |tpm, wanted| {
+            tpm.context
+                .execute_without_session(|tpm| tpm.get_random(wanted))
+        })
+    }
+
+    fn gather(
+        &mut self,
+        len: usize,
+        mut get: impl FnMut(&mut Self, usize) -> tss_esapi::Result<Digest>,
+    ) -> Result<Secret> {
         const OPERATION: &str = "GetRandom";
         /// Part 3, section 16.1: never more than the longest digest, which is 32 bytes at least.
         const MOST: usize = 32;
@@ -71,10 +89,7 @@ impl Tpm {
         let mut rest = random.expose_mut();
         while !rest.is_empty() {
             let wanted = rest.len().min(MOST);
-            let some = gate
-                .session
-                .authorise(self, Encrypt::Response, |tpm| tpm.get_random(wanted))
-                .map_err(|error| answer::error(OPERATION, error))?;
+            let some = get(self, wanted).map_err(|error| answer::error(OPERATION, error))?;
             let some = some.as_slice();
             if some.is_empty() || some.len() > wanted {
                 return Err(Error::Tpm {
@@ -200,6 +215,7 @@ impl TpmKey {
         let hash = match curve {
             Curve::P256 => HashingAlgorithm::Sha256,
             Curve::P384 => HashingAlgorithm::Sha384,
+            Curve::P521 => return Err(crate::key::not_of_its_kind()),
         };
         let scheme = SignatureScheme::EcDsa {
             scheme: HashScheme::new(hash),
@@ -252,7 +268,7 @@ impl KeyFile {
                     0 => DEFAULT_EXPONENT,
                     other => other,
                 };
-                PublicKey::from_rsa_parts(unique.as_slice(), exponent)
+                PublicKey::from_rsa_parts(unique.as_slice(), &exponent.to_be_bytes())
             }
             Public::Ecc {
                 parameters, unique, ..
@@ -265,7 +281,7 @@ impl KeyFile {
                 let mut point = vec![4];
                 point.extend(coordinate(unique.x(), curve));
                 point.extend(coordinate(unique.y(), curve));
-                PublicKey::from_point(curve, &point)
+                PublicKey::from_point(KeyAlgorithm::Ec(curve), &point)
             }
             _ => Err(no_key()),
         }
@@ -306,9 +322,13 @@ fn parameters(algorithm: KeyAlgorithm) -> Option<Parameters> {
             match curve {
                 Curve::P256 => EccCurve::NistP256,
                 Curve::P384 => EccCurve::NistP384,
+                // Hardly any TPM has it, and none was there to try it on.
+                Curve::P521 => return None,
             },
             KeyDerivationFunctionScheme::Null,
         ))),
+        // Not in the TPM's registry as of revision 1.59.
+        KeyAlgorithm::Ed25519 | KeyAlgorithm::X25519 => None,
     }
 }
 

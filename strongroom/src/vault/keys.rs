@@ -3,27 +3,39 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::Unlocked;
 use super::pins::needs_pin;
+use super::{Unlocked, Vault};
 use crate::encoding::Base64;
 use crate::envelope::Dek;
 use crate::error::{Error, Result};
 use crate::key::padding::{self, does_not_decrypt};
-use crate::key::private::{PrivateKey, not_of_its_kind};
 use crate::key::{
-    ALGORITHM, ATTRIBUTES, Curve, DecryptScheme, Hash, KeyAlgorithm, LOCAL, LoadedKey, PUBLIC_KEY,
-    Private, PublicKey, RESIDENCE, Residence, SignScheme,
+    ALGORITHM, ATTRIBUTES, DecryptScheme, Hash, KeyAlgorithm, LOCAL, LoadedKey, PUBLIC_KEY,
+    Private, PrivateKey, PublicKey, RESIDENCE, Residence, SignScheme, as_long_as_field,
+    not_of_its_kind, unusable,
 };
 use crate::object::{Kind, Meant, Metadata, NewObject, ObjectFile, ObjectId, Slot};
 use crate::recovery::RecoveryIdentity;
 use crate::secret::Secret;
 use crate::tpm::key_file::{KeyFile, PARENT_UNNAMED};
 use crate::tpm::keys::{Outcome, TpmKey};
+use crate::tpm::{Tcti, Tpm, Turn};
 
 use super::recovering::{dek_by_recovery, put_first};
 
 /// The longest random number that is asked for at once.
 const MAX_RANDOM: usize = 1 << 20;
+
+impl Vault {
+    /// Random bytes from a TPM, in clear on the bus, for who mixes them with others. One command for
+    /// each 32 bytes.
+    ///
+    /// # Errors
+    /// [`Error::TpmUnavailable`], [`Error::Tpm`].
+    pub fn random(&self, tcti: &Tcti, len: usize) -> Result<Secret> {
+        Tpm::connect(&Turn::to_look(tcti))?.plain_random(len.min(MAX_RANDOM))
+    }
+}
 
 impl Unlocked {
     /// Makes a private key, in the TPM where it has the algorithm, and there alone: no recovery kit
@@ -55,7 +67,7 @@ impl Unlocked {
             }
         }
         let key = PrivateKey::generate(algorithm)?;
-        let object = described(object, &key.public()?, Residence::Memory, true);
+        let object = described(object, &key.public(), Residence::Memory, true);
         self.keep_in_memory(object, &key.to_pkcs8())
     }
 
@@ -64,14 +76,17 @@ impl Unlocked {
     /// secret. The caller wipes its own copy, and knows who else has one.
     ///
     /// # Errors
-    /// [`Error::Input`] for what is no PKCS#8 of an RSA key of 2048 bits or more, or of an EC key
-    /// on P-256 or P-384; [`Error::PolicyRefused`].
+    /// [`Error::Input`] for what is no PKCS#8 of an RSA key of 2048 to 4096 bits, of an EC key on P-256,
+    /// P-384 or P-521, or of a key on Curve25519; [`Error::PolicyRefused`].
     pub fn import_key(&mut self, object: NewObject, pkcs8: &Secret) -> Result<ObjectId> {
         check_kind(&object)?;
         self.check_takes_keys()?;
         let object = self.vault.with_pin_settled(object)?;
         let key = PrivateKey::from_pkcs8(pkcs8)?;
-        let public = key.public()?;
+        if !key.is_kept() {
+            return Err(unusable());
+        }
+        let public = key.public();
         if let Some(file) = self.bring_in(&object, &key)? {
             let object = described(object, &public, Residence::Tpm, false);
             return self.keep_key(object, &file, Some(pkcs8));
@@ -99,7 +114,7 @@ impl Unlocked {
                 let pkcs8 = self.vault.open_payload(&self.key, &object, &dek)?;
                 PrivateKey::from_pkcs8(&pkcs8)
                     .ok()
-                    .filter(|key| key.public().is_ok_and(|its| its == public))
+                    .filter(|key| key.public() == public)
                     .map(Private::Memory)
                     .ok_or_else(|| {
                         let reason = "what is sealed is not the private key of its public key";
@@ -122,23 +137,30 @@ impl Unlocked {
     /// [`Error::Input`] for a scheme of other keys, a digest of another length than its hash's, and
     /// what does not fit the modulus; [`Error::TpmLost`] where the key is not in the TPM any more.
     pub fn sign(&mut self, key: &LoadedKey, scheme: &SignScheme, input: &[u8]) -> Result<Vec<u8>> {
+        let private = match &key.private {
+            Private::Tpm(private) => private,
+            Private::Memory(private) => {
+                let signature = private.sign(scheme, input)?;
+                check_made_by(key, key.public.verifies(scheme, input, &signature))?;
+                return Ok(signature);
+            }
+        };
         match (key.public.algorithm(), scheme) {
             (KeyAlgorithm::Rsa(_), _) => {
                 let encoded = padding::encode(scheme, input, modulus_len(&key.public)?)?;
-                let signature = self.rsa(key, &encoded, Outcome::Public)?.expose().to_vec();
+                let signature =
+                    private.rsa(&mut self.tpm, &self.gate, &encoded, Outcome::Public)?;
+                let signature = signature.expose().to_vec();
                 check_made_by(key, key.public.rsa_opens_to(&signature, &encoded))?;
                 Ok(signature)
             }
             (KeyAlgorithm::Ec(curve), SignScheme::Ecdsa) => {
                 let digest = as_long_as_field(input, curve)?;
-                let signature = match &key.private {
-                    Private::Tpm(private) => private.ecdsa(&mut self.tpm, curve, &digest),
-                    Private::Memory(private) => private.ecdsa(&digest),
-                }?;
+                let signature = private.ecdsa(&mut self.tpm, curve, &digest)?;
                 check_made_by(key, key.public.ecdsa_verifies(&signature, &digest))?;
                 Ok(signature)
             }
-            (KeyAlgorithm::Ec(_), _) => Err(not_of_its_kind()),
+            _ => Err(not_of_its_kind()),
         }
     }
 
@@ -158,7 +180,12 @@ impl Unlocked {
         if ciphertext.len() != modulus.len() || ciphertext >= modulus {
             return Err(does_not_decrypt());
         }
-        let encoded = self.rsa(key, ciphertext, Outcome::Secret)?;
+        let encoded = match &key.private {
+            Private::Tpm(private) => {
+                private.rsa(&mut self.tpm, &self.gate, ciphertext, Outcome::Secret)?
+            }
+            Private::Memory(private) => return private.decrypt(scheme, ciphertext),
+        };
         padding::decode(scheme, encoded)
     }
 
@@ -169,20 +196,21 @@ impl Unlocked {
     /// # Errors
     /// [`Error::Input`] for a point that is not on the key's curve, and for an RSA key.
     pub fn derive(&mut self, key: &LoadedKey, peer_point: &[u8]) -> Result<Secret> {
+        let private = match &key.private {
+            Private::Tpm(private) => private,
+            Private::Memory(private) => return private.derive(peer_point),
+        };
         let KeyAlgorithm::Ec(curve) = key.public.algorithm() else {
             return Err(not_of_its_kind());
         };
         // Checked here too: not every TPM has.
-        PublicKey::from_point(curve, peer_point).map_err(|_| {
+        PublicKey::from_point(key.public.algorithm(), peer_point).map_err(|_| {
             Error::input(
                 "peer's point",
                 "it must be an uncompressed point on the key's curve",
             )
         })?;
-        match &key.private {
-            Private::Tpm(private) => private.ecdh(&mut self.tpm, &self.gate, curve, peer_point),
-            Private::Memory(private) => private.ecdh(peer_point),
-        }
+        private.ecdh(&mut self.tpm, &self.gate, curve, peer_point)
     }
 
     /// Takes a key out of the TPM, or out of memory, again.
@@ -222,7 +250,7 @@ impl Unlocked {
         if let Some(brought) = self.bring_in(&object, &key)? {
             put_first(&mut file.slots, key_slot(&brought)?);
         } else {
-            let object = described(object, &key.public()?, Residence::Memory, false);
+            let object = described(object, &key.public(), Residence::Memory, false);
             file.metadata.attributes = object.attributes;
             let (payload, slots) = self.envelope(&file.metadata, &pkcs8)?;
             (file.payload, file.slots) = (Some(payload), slots);
@@ -243,7 +271,7 @@ impl Unlocked {
 
     /// A private key in the TPM, under the object's token; `None` where the TPM does not take it.
     fn bring_in(&mut self, object: &NewObject, key: &PrivateKey) -> Result<Option<KeyFile>> {
-        let public = key.public()?;
+        let public = key.public();
         if !self.tpm_has(public.algorithm())? {
             return Ok(None);
         }
@@ -301,7 +329,8 @@ impl Unlocked {
         self.keep(file, Self::prove_key)
     }
 
-    /// Loads a key from its file and lets it sign, which verifies with its public half.
+    /// Loads a key from its file and lets it sign, which verifies with its public half; or, if it
+    /// agrees alone, agree with the group's generator, which gives its public half.
     pub(super) fn prove_key(&mut self, id: ObjectId) -> Result<()> {
         let key = self.load_key(id)?;
         let scheme = match key.public.algorithm() {
@@ -309,19 +338,20 @@ impl Unlocked {
                 hash: Some(Hash::Sha256),
             },
             KeyAlgorithm::Ec(_) => SignScheme::Ecdsa,
+            KeyAlgorithm::Ed25519 => SignScheme::Ed25519,
+            KeyAlgorithm::X25519 => {
+                let mut generator = [0; 32];
+                generator[0] = 9;
+                let agreed = self.derive(&key, &generator)?;
+                let right = key.public.ec_point() == Some(agreed.expose());
+                check_made_by(&key, right)?;
+                return self.unload_key(key);
+            }
         };
         let digest = Secret::random(Hash::Sha256.digest_len());
         let signed = self.sign(&key, &scheme, digest.expose());
         let unloaded = self.unload_key(key);
         signed.and(unloaded)
-    }
-
-    /// RSA's private operation, wherever the key is.
-    fn rsa(&mut self, key: &LoadedKey, input: &[u8], outcome: Outcome) -> Result<Secret> {
-        match &key.private {
-            Private::Tpm(private) => private.rsa(&mut self.tpm, &self.gate, input, outcome),
-            Private::Memory(private) => private.rsa(input),
-        }
     }
 
     /// Refuses a second machine: what is made in its TPM no other has.
@@ -469,17 +499,4 @@ fn modulus_len(public: &PublicKey) -> Result<usize> {
         .rsa()
         .map(|(modulus, _)| modulus.len())
         .ok_or_else(not_of_its_kind)
-}
-
-/// A digest at the length of the field, and still the same number: the leftmost bits of a longer one
-/// (FIPS 186-4, section 6.4).
-fn as_long_as_field(digest: &[u8], curve: Curve) -> Result<Vec<u8>> {
-    let len = curve.field_len();
-    if digest.is_empty() {
-        return Err(Error::input("digest", "it is empty"));
-    }
-    let digest = &digest[..digest.len().min(len)];
-    let mut number = vec![0; len - digest.len()];
-    number.extend_from_slice(digest);
-    Ok(number)
 }

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use pem_rfc7468::LineEnding;
 use strongroom::Secret;
-use strongroom::key::{PUBLIC_KEY, PublicKey};
+use strongroom::key::{Curve, KeyAlgorithm, PUBLIC_KEY, PublicKey};
 use strongroom::object::{Kind, Metadata, NewObject, ORIGIN, PIN, TokenName};
 
 use super::{Form, Reading, Row, Successor, origin};
@@ -40,7 +40,16 @@ pub(super) fn read(row: Row, reading: &Reading<'_>) -> Result<Item, Left> {
              told to take it from the TPM",
         ));
     }
-    PublicKey::of_pkcs8(&pkcs8).map_err(|error| row.left(error.to_string()))?;
+    let public = PublicKey::of_pkcs8(&pkcs8).map_err(|error| row.left(error.to_string()))?;
+    if !matches!(
+        public.algorithm(),
+        KeyAlgorithm::Rsa(_) | KeyAlgorithm::Ec(Curve::P256 | Curve::P384)
+    ) {
+        return Err(row.left(format!(
+            "no TPM takes a key of its algorithm, {}",
+            public.algorithm()
+        )));
+    }
     let label = row.label(&row.value.name)?;
     let cell = Cell::new(row.column, &row.value.row);
     let mut object = NewObject::new(TokenName::keys(), label, Kind::PrivateKey)

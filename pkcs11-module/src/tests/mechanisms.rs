@@ -1,0 +1,1199 @@
+//! Every mechanism that the token lists, with what its specification says of it.
+
+use std::ffi::c_void;
+
+use super::keys::{KEYS, NO, Outcome, Template, YES, plain, room_of, with_parameter, written};
+use super::*;
+use crate::foreign::ulong;
+use crate::mechanisms::{MECHANISMS, Method};
+
+/// NIST SP 800-38A, appendix F: the key of AES-128, and four blocks.
+const AES: &str = "2b7e151628aed2a6abf7158809cf4f3c";
+const BLOCKS: &str = "6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51\
+                      30c81c46a35ce411e5fbc1191a0a52eff69f2445df4f9b17ad2b417be66c3710";
+const IV: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
+/// A mechanism with whatever parameter it takes, of which this is the owner.
+struct With {
+    mechanism: CK_MECHANISM,
+    _parameter: Vec<Box<dyn std::any::Any>>,
+}
+
+fn of<T: 'static>(
+    kind: CK_MECHANISM_TYPE,
+    parameter: T,
+    besides: Vec<Box<dyn std::any::Any>>,
+) -> With {
+    let mut parameter = Box::new(parameter);
+    let mechanism = with_parameter(kind, &mut *parameter);
+    let mut all = besides;
+    all.push(parameter);
+    With {
+        mechanism,
+        _parameter: all,
+    }
+}
+
+/// What a mechanism of the table is used with.
+fn usual(kind: CK_MECHANISM_TYPE, method: Method) -> With {
+    let pss = |hash, mgf, len| CK_RSA_PKCS_PSS_PARAMS {
+        hashAlg: hash,
+        mgf,
+        sLen: len,
+    };
+    match method {
+        Method::RsaPss(hash) => {
+            let (name, mgf, len) = match hash.map_or(32, |hash| hash.digest_len()) {
+                20 => (CKM_SHA_1, CKG_MGF1_SHA1, 20),
+                28 => (CKM_SHA224, CKG_MGF1_SHA1, 28),
+                32 => (CKM_SHA256, CKG_MGF1_SHA256, 32),
+                48 => (CKM_SHA384, CKG_MGF1_SHA384, 48),
+                _ => (CKM_SHA512, CKG_MGF1_SHA512, 0),
+            };
+            of(kind, pss(name, mgf, len), Vec::new())
+        }
+        Method::RsaOaep => {
+            let mut label = Box::new([0xff_u8, 0, 0x80]);
+            let parameter = CK_RSA_PKCS_OAEP_PARAMS {
+                hashAlg: CKM_SHA224,
+                mgf: CKG_MGF1_SHA384,
+                source: CKZ_DATA_SPECIFIED,
+                pSourceData: (&raw mut *label).cast(),
+                ulSourceDataLen: 3,
+            };
+            of(kind, parameter, vec![label])
+        }
+        Method::AesCbc { .. } => of(kind, IV, Vec::new()),
+        Method::AesCtr => {
+            let parameter = CK_AES_CTR_PARAMS {
+                ulCounterBits: 32,
+                cb: IV,
+            };
+            of(kind, parameter, Vec::new())
+        }
+        Method::AesGcm => gcm(&IV[..12], b"said in clear", 128),
+        Method::Cmac { cut: true } => of::<CK_ULONG>(kind, 8, Vec::new()),
+        Method::Hmac { cut: true, .. } => of::<CK_ULONG>(kind, 10, Vec::new()),
+        Method::DeriveEcb => {
+            let mut data = Box::new(IV);
+            let parameter = CK_KEY_DERIVATION_STRING_DATA {
+                pData: data.as_mut_ptr(),
+                ulLen: 16,
+            };
+            of(kind, parameter, vec![data])
+        }
+        Method::DeriveCbc => {
+            let mut data = Box::new([7_u8; 32]);
+            let parameter = CK_AES_CBC_ENCRYPT_DATA_PARAMS {
+                iv: IV,
+                pData: data.as_mut_ptr(),
+                length: 32,
+            };
+            of(kind, parameter, vec![data])
+        }
+        _ => With {
+            mechanism: plain(kind),
+            _parameter: Vec::new(),
+        },
+    }
+}
+
+fn gcm(iv: &[u8], aad: &[u8], tag_bits: CK_ULONG) -> With {
+    let (mut iv, mut aad) = (Box::new(iv.to_vec()), Box::new(aad.to_vec()));
+    let parameter = CK_GCM_PARAMS {
+        pIv: iv.as_mut_ptr(),
+        ulIvLen: ulong(iv.len()),
+        ulIvBits: ulong(iv.len() * 8),
+        pAAD: aad.as_mut_ptr(),
+        ulAADLen: ulong(aad.len()),
+        ulTagBits: tag_bits,
+    };
+    of(CKM_AES_GCM, parameter, vec![iv, aad])
+}
+
+/// Which way a cipher goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Encrypt,
+    Decrypt,
+}
+
+impl Host {
+    fn secret(&self, session: CK_SESSION_HANDLE, key_type: CK_KEY_TYPE, value: &[u8]) -> u64 {
+        let (class, kind) = (CKO_SECRET_KEY.to_ne_bytes(), key_type.to_ne_bytes());
+        let mut template: Vec<(CK_ATTRIBUTE_TYPE, &[u8])> = vec![
+            (CKA_CLASS, &class),
+            (CKA_KEY_TYPE, &kind),
+            (CKA_VALUE, value),
+            (CKA_EXTRACTABLE, YES),
+        ];
+        for usage in [
+            CKA_ENCRYPT,
+            CKA_DECRYPT,
+            CKA_SIGN,
+            CKA_VERIFY,
+            CKA_WRAP,
+            CKA_UNWRAP,
+            CKA_DERIVE,
+        ] {
+            template.push((usage, YES));
+        }
+        self.create(session, &template).expect("a secret key")
+    }
+
+    fn start(
+        &self,
+        session: CK_SESSION_HANDLE,
+        way: Way,
+        mechanism: &mut CK_MECHANISM,
+        key: u64,
+    ) -> CK_RV {
+        match way {
+            Way::Encrypt => call!(self.C_EncryptInit(session, mechanism, key)),
+            Way::Decrypt => call!(self.C_DecryptInit(session, mechanism, key)),
+        }
+    }
+
+    fn at_once(
+        &self,
+        session: CK_SESSION_HANDLE,
+        way: Way,
+        input: &[u8],
+        room: *mut u8,
+        len: &mut CK_ULONG,
+    ) -> CK_RV {
+        let (start, count) = (room_of(input), ulong(input.len()));
+        match way {
+            Way::Encrypt => call!(self.C_Encrypt(session, start, count, room, len)),
+            Way::Decrypt => call!(self.C_Decrypt(session, start, count, room, len)),
+        }
+    }
+
+    /// In one piece: first the length is asked for, then there is too little room, then enough.
+    fn crypt(
+        &self,
+        session: CK_SESSION_HANDLE,
+        way: Way,
+        mechanism: &mut CK_MECHANISM,
+        key: u64,
+        input: &[u8],
+    ) -> Outcome<Vec<u8>> {
+        let done = |code| if code == CKR_OK { Ok(()) } else { Err(code) };
+        done(self.start(session, way, mechanism, key))?;
+        let mut len = 0;
+        done(self.at_once(session, way, input, null(), &mut len))?;
+        let most = len;
+        let mut out = vec![0; usize::try_from(most).expect("a length")];
+        len = 0;
+        let code = self.at_once(session, way, input, out.as_mut_ptr(), &mut len);
+        if code != CKR_BUFFER_TOO_SMALL {
+            // There was nothing to give, or it is no ciphertext.
+            return done(code).map(|()| Vec::new());
+        }
+        len = most;
+        done(self.at_once(session, way, input, out.as_mut_ptr(), &mut len))?;
+        out.truncate(usize::try_from(len).expect("a length"));
+        Ok(out)
+    }
+
+    /// In pieces of these lengths, again and again.
+    fn crypt_in_parts(
+        &self,
+        session: CK_SESSION_HANDLE,
+        way: Way,
+        mechanism: &mut CK_MECHANISM,
+        key: u64,
+        mut input: &[u8],
+    ) -> Outcome<Vec<u8>> {
+        let done = |code| if code == CKR_OK { Ok(()) } else { Err(code) };
+        done(self.start(session, way, mechanism, key))?;
+        let mut all = Vec::new();
+        for len in [1, 15, 0, 16, 17, 31, 40].into_iter().cycle() {
+            if input.is_empty() {
+                break;
+            }
+            let (part, rest) = input.split_at(len.min(input.len()));
+            input = rest;
+            let mut room = vec![0; part.len() + 32];
+            let mut got = ulong(room.len());
+            let (start, count, to) = (room_of(part), ulong(part.len()), room.as_mut_ptr());
+            done(match way {
+                Way::Encrypt => {
+                    call!(self.C_EncryptUpdate(session, start, count, to, &raw mut got))
+                }
+                Way::Decrypt => {
+                    call!(self.C_DecryptUpdate(session, start, count, to, &raw mut got))
+                }
+            })?;
+            all.extend(&room[..usize::try_from(got).expect("a length")]);
+        }
+        let mut got = 0;
+        let mut last = |to: *mut u8| match way {
+            Way::Encrypt => call!(self.C_EncryptFinal(session, to, &raw mut got)),
+            Way::Decrypt => call!(self.C_DecryptFinal(session, to, &raw mut got)),
+        };
+        done(last(null()))?;
+        let mut room = vec![0; 1024];
+        got = 1024;
+        let to = room.as_mut_ptr();
+        done(match way {
+            Way::Encrypt => call!(self.C_EncryptFinal(session, to, &raw mut got)),
+            Way::Decrypt => call!(self.C_DecryptFinal(session, to, &raw mut got)),
+        })?;
+        all.extend(&room[..usize::try_from(got).expect("a length")]);
+        Ok(all)
+    }
+
+    fn sign_in_parts(
+        &self,
+        session: CK_SESSION_HANDLE,
+        mechanism: &mut CK_MECHANISM,
+        key: u64,
+        data: &[u8],
+    ) -> Vec<u8> {
+        assert_eq!(call!(self.C_SignInit(session, mechanism, key)), CKR_OK);
+        for part in data.chunks(5) {
+            let (start, len) = (room_of(part), ulong(part.len()));
+            assert_eq!(call!(self.C_SignUpdate(session, start, len)), CKR_OK);
+        }
+        let (mut room, mut len) = (vec![0; 1024], 1024);
+        let start = room.as_mut_ptr();
+        assert_eq!(
+            call!(self.C_SignFinal(session, start, &raw mut len)),
+            CKR_OK
+        );
+        room.truncate(usize::try_from(len).expect("a length"));
+        room
+    }
+
+    fn wrap(
+        &self,
+        session: CK_SESSION_HANDLE,
+        mechanism: &mut CK_MECHANISM,
+        with: u64,
+        key: u64,
+    ) -> Outcome<Vec<u8>> {
+        let mut len = 0;
+        match call!(self.C_WrapKey(session, mechanism, with, key, null(), &raw mut len)) {
+            CKR_OK => {}
+            code => return Err(code),
+        }
+        let mut room = vec![0; usize::try_from(len).expect("a length")];
+        let start = room.as_mut_ptr();
+        assert_eq!(
+            call!(self.C_WrapKey(session, mechanism, with, key, start, &raw mut len)),
+            CKR_OK
+        );
+        Ok(room)
+    }
+
+    fn unwrap_with(
+        &self,
+        session: CK_SESSION_HANDLE,
+        mechanism: &mut CK_MECHANISM,
+        with: u64,
+        wrapped: &[u8],
+        given: Template<'_>,
+    ) -> Outcome<u64> {
+        let mut template = written(given);
+        let (mut key, count) = (0, ulong(given.len()));
+        let (start, len) = (room_of(wrapped), ulong(wrapped.len()));
+        let code = call!(self.C_UnwrapKey(
+            session,
+            mechanism,
+            with,
+            start,
+            len,
+            template.as_mut_ptr(),
+            count,
+            &raw mut key
+        ));
+        if code == CKR_OK { Ok(key) } else { Err(code) }
+    }
+}
+
+/// Goes through the list that the token gives, so that nothing is listed that does not work: each in one
+/// piece and in parts, there and back, and with what was spoilt.
+#[test]
+fn every_mechanism_that_is_listed_works() {
+    let host = Host::with(Fake::default());
+    let (session, ec_public, ec_private) = host.with_pair();
+    let (_, rsa_public, rsa_private) = host.with_rsa();
+    let usages: Vec<_> = [CKA_WRAP, CKA_VERIFY_RECOVER]
+        .map(|usage| (usage, YES))
+        .into();
+    assert_eq!(host.set(session, rsa_public, &usages), CKR_OK);
+    let usages: Vec<_> = [CKA_UNWRAP, CKA_SIGN_RECOVER]
+        .map(|usage| (usage, YES))
+        .into();
+    assert_eq!(host.set(session, rsa_private, &usages), CKR_OK);
+    let (ed_public, ed_private) = host
+        .generate_pair(
+            session,
+            CKM_EC_EDWARDS_KEY_PAIR_GEN,
+            &[],
+            &[(CKA_TOKEN, YES)],
+        )
+        .expect("a key pair");
+    let aes = host.secret(session, CKK_AES, &hex::decode(AES).expect("digits"));
+    let generic = host.secret(session, CKK_GENERIC_SECRET, b"a key of any length");
+    let mut count = 0;
+    assert_eq!(
+        call!(host.C_GetMechanismList(KEYS, null(), &raw mut count)),
+        CKR_OK
+    );
+    let mut kinds = vec![0; usize::try_from(count).expect("a length")];
+    let list = kinds.as_mut_ptr();
+    assert_eq!(
+        call!(host.C_GetMechanismList(KEYS, list, &raw mut count)),
+        CKR_OK
+    );
+    assert_eq!(kinds.len(), MECHANISMS.len());
+    for (kind, it) in kinds.into_iter().zip(MECHANISMS) {
+        assert_eq!(kind, it.kind);
+        let mut info = CK_MECHANISM_INFO::default();
+        assert_eq!(
+            call!(host.C_GetMechanismInfo(KEYS, kind, &raw mut info)),
+            CKR_OK
+        );
+        let has = |flag| info.flags & flag != 0;
+        let mut with = usual(kind, it.method);
+        let mechanism = &mut with.mechanism;
+        let (public, private) = match it.method.key_type() {
+            Some(CKK_RSA) => (rsa_public, rsa_private),
+            Some(CKK_EC_EDWARDS) => (ed_public, ed_private),
+            Some(CKK_AES) => (aes, aes),
+            Some(CKK_GENERIC_SECRET) => (generic, generic),
+            _ => (ec_public, ec_private),
+        };
+        let mut tried = 0;
+        if has(CKF_SIGN) && has(CKF_VERIFY) {
+            tried |= CKF_SIGN | CKF_VERIFY;
+            let data = [7; 32];
+            let signature = host.sign(session, mechanism, private, &data);
+            let signature = signature.unwrap_or_else(|code| panic!("{kind:#x}: {code:#x}"));
+            let in_parts = host.sign_in_parts(session, mechanism, private, &data);
+            for signature in [&signature, &in_parts] {
+                let verified = host.verify(session, mechanism, public, &data, signature);
+                assert_eq!(verified, CKR_OK, "{kind:#x}");
+            }
+            let other = host.verify(session, mechanism, public, &[8; 32], &signature);
+            assert_eq!(other, CKR_SIGNATURE_INVALID, "{kind:#x}");
+            let short = host.verify(session, mechanism, public, &data, &signature[1..]);
+            assert_eq!(short, CKR_SIGNATURE_LEN_RANGE, "{kind:#x}");
+        }
+        if has(CKF_SIGN_RECOVER) {
+            tried |= CKF_SIGN_RECOVER | CKF_VERIFY_RECOVER;
+            recover(&host, session, mechanism, public, private);
+        }
+        if has(CKF_ENCRYPT) && has(CKF_DECRYPT) {
+            tried |= CKF_ENCRYPT | CKF_DECRYPT;
+            let data: &[u8] = if it.method.key_type() == Some(CKK_AES) {
+                &[9; 160]
+            } else {
+                // For RSA alone, a number that is below any modulus.
+                &[9; 32]
+            };
+            let context = format!("{kind:#x}");
+            for encrypted in [
+                host.crypt(session, Way::Encrypt, mechanism, public, data),
+                host.crypt_in_parts(session, Way::Encrypt, mechanism, public, data),
+            ] {
+                let encrypted = encrypted.expect(&context);
+                assert_ne!(encrypted, data);
+                for decrypted in [
+                    host.crypt(session, Way::Decrypt, mechanism, private, &encrypted),
+                    host.crypt_in_parts(session, Way::Decrypt, mechanism, private, &encrypted),
+                ] {
+                    let decrypted = decrypted.expect(&context);
+                    // Of RSA alone, zeros are before it.
+                    let start = decrypted.len() - data.len();
+                    assert_eq!(&decrypted[start..], data, "{context}");
+                    assert!(start == 0 || kind == CKM_RSA_X_509, "{context}");
+                }
+            }
+        }
+        if has(CKF_WRAP) && has(CKF_UNWRAP) {
+            tried |= CKF_WRAP | CKF_UNWRAP;
+            wrap_and_unwrap(&host, session, mechanism, public, private);
+        }
+        if has(CKF_MESSAGE_ENCRYPT) && has(CKF_MESSAGE_DECRYPT) {
+            tried |= CKF_MESSAGE_ENCRYPT | CKF_MESSAGE_DECRYPT | CKF_MULTI_MESSAGE;
+            messages(&host, session, mechanism, aes);
+        }
+        if has(CKF_DIGEST) {
+            tried |= CKF_DIGEST;
+            let (mut digest, mut len) = ([0; 64], 64);
+            assert_eq!(call!(host.C_DigestInit(session, mechanism)), CKR_OK);
+            let (data, room) = (room_of(b"abc"), digest.as_mut_ptr());
+            assert_eq!(
+                call!(host.C_Digest(session, data, 3, room, &raw mut len)),
+                CKR_OK
+            );
+            // FIPS 180-4's examples begin so.
+            let start: [u8; 2] = match kind {
+                CKM_SHA_1 => [0xa9, 0x99],
+                CKM_SHA224 => [0x23, 0x09],
+                CKM_SHA256 => [0xba, 0x78],
+                CKM_SHA384 => [0xcb, 0x00],
+                _ => [0xdd, 0xaf],
+            };
+            assert_eq!(digest[..2], start);
+        }
+        if has(CKF_GENERATE) {
+            tried |= CKF_GENERATE;
+            let len = 16_usize.to_ne_bytes();
+            let key = host.generate(session, kind, &[(CKA_VALUE_LEN, &len)]);
+            let key = key.expect("a key");
+            assert_eq!(
+                host.get(session, key, CKA_VALUE_LEN).as_deref(),
+                Ok(&len[..])
+            );
+        }
+        if has(CKF_GENERATE_KEY_PAIR) {
+            tried |= CKF_GENERATE_KEY_PAIR;
+            let bits = 2048_usize.to_ne_bytes();
+            let p521: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
+            let public: Template<'_> = match it.method {
+                Method::RsaKeyPair => &[(CKA_MODULUS_BITS, &bits)],
+                Method::EcKeyPair => &[(CKA_EC_PARAMS, p521)],
+                _ => &[],
+            };
+            for private in [&[(CKA_TOKEN, YES)], &[(CKA_TOKEN, NO)]] {
+                if it.method == Method::RsaKeyPair && private[0].1 == NO {
+                    continue; // It takes long.
+                }
+                let made = host.generate_pair(session, kind, public, private);
+                assert!(made.is_ok(), "{kind:#x}: {made:?}");
+            }
+        }
+        if has(CKF_DERIVE) && it.method != Method::Ecdh {
+            tried |= CKF_DERIVE;
+            let (mut key, len) = (0, 16_usize.to_ne_bytes());
+            let mut template = written(&[(CKA_VALUE_LEN, &len)]);
+            let start = template.as_mut_ptr();
+            assert_eq!(
+                call!(host.C_DeriveKey(session, mechanism, aes, start, 1, &raw mut key)),
+                CKR_OK
+            );
+            // What comes of a sensitive key is not to be read either.
+            let mut template = written(&[(CKA_SENSITIVE, NO)]);
+            let start = template.as_mut_ptr();
+            assert_eq!(
+                call!(host.C_DeriveKey(session, mechanism, aes, start, 1, &raw mut key)),
+                CKR_TEMPLATE_INCONSISTENT
+            );
+        }
+        if it.method == Method::Ecdh {
+            tried |= CKF_DERIVE;
+            agree(&host, session, ec_public, ec_private);
+            let x25519 = host
+                .generate_pair(
+                    session,
+                    CKM_EC_MONTGOMERY_KEY_PAIR_GEN,
+                    &[],
+                    &[(CKA_TOKEN, YES)],
+                )
+                .expect("a key pair");
+            agree(&host, session, x25519.0, x25519.1);
+        }
+        let known = CKF_HW | CKF_EC_F_P | CKF_EC_OID | CKF_EC_UNCOMPRESS | CKF_EC_CURVENAME;
+        assert_eq!(info.flags & !known, tried, "{kind:#x}: all was tried");
+    }
+}
+
+fn agree(host: &Host, session: CK_SESSION_HANDLE, public: u64, private: u64) {
+    let mut point = host.get(session, public, CKA_EC_POINT).expect("a point");
+    let mut parameter = CK_ECDH1_DERIVE_PARAMS {
+        kdf: CKD_NULL,
+        ulSharedDataLen: 0,
+        pSharedData: null(),
+        ulPublicDataLen: ulong(point.len()),
+        pPublicData: point.as_mut_ptr(),
+    };
+    let mut mechanism = with_parameter(CKM_ECDH1_DERIVE, &mut parameter);
+    let mut key = 0;
+    let mut template = written(&[(CKA_SENSITIVE, NO), (CKA_EXTRACTABLE, YES)]);
+    let start = template.as_mut_ptr();
+    assert_eq!(
+        call!(host.C_DeriveKey(session, &raw mut mechanism, private, start, 2, &raw mut key)),
+        CKR_OK
+    );
+    assert!(
+        host.get(session, key, CKA_VALUE)
+            .is_ok_and(|value| value.len() == 32)
+    );
+}
+
+fn recover(
+    host: &Host,
+    session: CK_SESSION_HANDLE,
+    mechanism: &mut CK_MECHANISM,
+    public: u64,
+    private: u64,
+) {
+    let (mut signature, mut len) = ([0; 256], 256);
+    assert_eq!(
+        call!(host.C_SignRecoverInit(session, mechanism, private)),
+        CKR_OK
+    );
+    let room = signature.as_mut_ptr();
+    assert_eq!(
+        call!(host.C_SignRecover(session, room_of(&[5; 20]), 20, room, &raw mut len)),
+        CKR_OK
+    );
+    let mut recovered = [0; 256];
+    len = 256;
+    let room = recovered.as_mut_ptr();
+    let mut again = |signature: &[u8]| {
+        assert_eq!(
+            call!(host.C_VerifyRecoverInit(session, mechanism, public)),
+            CKR_OK
+        );
+        let start = room_of(signature);
+        call!(host.C_VerifyRecover(session, start, 256, room, &raw mut len))
+    };
+    assert_eq!(again(&signature), CKR_OK);
+    let len_now = usize::try_from(len).expect("a length");
+    assert!(recovered[..len_now].ends_with(&[5; 20]));
+}
+
+fn wrap_and_unwrap(
+    host: &Host,
+    session: CK_SESSION_HANDLE,
+    mechanism: &mut CK_MECHANISM,
+    wrapping: u64,
+    unwrapping: u64,
+) {
+    let value = [3; 24];
+    let target = host.secret(session, CKK_AES, &value);
+    let wrapped = host
+        .wrap(session, mechanism, wrapping, target)
+        .expect("it wraps");
+    assert!(!wrapped.windows(8).any(|some| some == [3; 8]));
+    let (class, kind) = (CKO_SECRET_KEY.to_ne_bytes(), CKK_AES.to_ne_bytes());
+    let like = [(CKA_CLASS, &class[..]), (CKA_KEY_TYPE, &kind[..])];
+    let open = [&like[..], &[(CKA_SENSITIVE, NO), (CKA_EXTRACTABLE, YES)]].concat();
+    let key = host
+        .unwrap_with(session, mechanism, unwrapping, &wrapped, &open)
+        .expect("it unwraps");
+    assert_eq!(host.get(session, key, CKA_VALUE).as_deref(), Ok(&value[..]));
+    assert_eq!(host.get(session, key, CKA_LOCAL).as_deref(), Ok(NO));
+    assert_eq!(
+        host.get(session, key, CKA_NEVER_EXTRACTABLE).as_deref(),
+        Ok(NO)
+    );
+    // Unless the template says so, nobody reads it or wraps it again.
+    let key = host
+        .unwrap_with(session, mechanism, unwrapping, &wrapped, &like)
+        .expect("it unwraps");
+    assert_eq!(
+        host.get(session, key, CKA_VALUE),
+        Err(CKR_ATTRIBUTE_SENSITIVE)
+    );
+    assert_eq!(
+        host.wrap(session, mechanism, wrapping, key),
+        Err(CKR_KEY_UNEXTRACTABLE)
+    );
+    // What is spoilt, and what is too short, is no key.
+    let mut spoilt = wrapped.clone();
+    let last = spoilt.len() - 1;
+    spoilt[last] ^= 0x40;
+    spoilt[0] = 0;
+    for bad in [&spoilt[..], &wrapped[..1], &[]] {
+        let outcome = host.unwrap_with(session, mechanism, unwrapping, bad, &like);
+        assert!(
+            matches!(
+                outcome,
+                Err(CKR_WRAPPED_KEY_INVALID
+                    | CKR_WRAPPED_KEY_LEN_RANGE
+                    | CKR_ENCRYPTED_DATA_LEN_RANGE)
+            ),
+            "{outcome:?}"
+        );
+    }
+}
+
+fn messages(host: &Host, session: CK_SESSION_HANDLE, mechanism: &mut CK_MECHANISM, key: u64) {
+    // Both are written through the parameter.
+    let mut both = [0_u8; 28];
+    let start = both.as_mut_ptr();
+    let mut parameter = |generator| CK_GCM_MESSAGE_PARAMS {
+        pIv: start,
+        ulIvLen: 12,
+        ulIvFixedBits: 0,
+        ivGenerator: generator,
+        pTag: start.wrapping_add(12),
+        ulTagBits: 128,
+    };
+    let mut parameter = [CKG_GENERATE, CKG_NO_GENERATE].map(&mut parameter);
+    let len = ulong(size_of::<CK_GCM_MESSAGE_PARAMS>());
+    let [making, given] = parameter
+        .each_mut()
+        .map(|it| ptr::from_mut(it).cast::<c_void>());
+    // SAFETY: our own memory, through the pointer that the parameters have too.
+    let read = || unsafe { start.cast::<[u8; 28]>().read() };
+    // SAFETY: the same.
+    let write = |bytes: [u8; 28]| unsafe { start.cast::<[u8; 28]>().write(bytes) };
+    assert_eq!(
+        call!(host.C_MessageEncryptInit(session, mechanism, key)),
+        CKR_OK
+    );
+    let (aad, data) = (room_of(b"aad"), room_of(&[1; 40]));
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let (mut sealed, mut got) = ([0; 40], 40);
+        let room = sealed.as_mut_ptr();
+        assert_eq!(
+            call!(host.C_EncryptMessage(
+                session,
+                making,
+                len,
+                aad,
+                3,
+                data,
+                40,
+                room,
+                &raw mut got
+            )),
+            CKR_OK
+        );
+        seen.push((read(), sealed));
+    }
+    assert_ne!(
+        seen[0].0[..12],
+        seen[1].0[..12],
+        "each message has an initialization vector of its own"
+    );
+    // In parts it is the same.
+    let (mut sealed, mut got) = ([0; 40], 25);
+    assert_eq!(
+        call!(host.C_EncryptMessageBegin(session, given, len, aad, 3)),
+        CKR_OK
+    );
+    let room = sealed.as_mut_ptr();
+    assert_eq!(
+        call!(host.C_EncryptMessageNext(session, given, len, data, 25, room, &raw mut got, 0)),
+        CKR_OK
+    );
+    got = 15;
+    let (data, room) = (data.wrapping_add(25), room.wrapping_add(25));
+    assert_eq!(
+        call!(host.C_EncryptMessageNext(
+            session,
+            given,
+            len,
+            data,
+            15,
+            room,
+            &raw mut got,
+            CKF_END_OF_MESSAGE
+        )),
+        CKR_OK
+    );
+    assert_eq!((read(), sealed), seen[1]);
+    assert_eq!(call!(host.C_MessageEncryptFinal(session)), CKR_OK);
+    assert_eq!(
+        call!(host.C_MessageEncryptFinal(session)),
+        CKR_OPERATION_NOT_INITIALIZED
+    );
+
+    assert_eq!(
+        call!(host.C_MessageDecryptInit(session, mechanism, key)),
+        CKR_OK
+    );
+    for (number, (its_own, sealed)) in seen.iter().enumerate() {
+        write(*its_own);
+        let (mut opened, mut got) = ([0; 40], 40);
+        let (start, room) = (room_of(sealed), opened.as_mut_ptr());
+        if number == 0 {
+            assert_eq!(
+                call!(host.C_DecryptMessage(
+                    session,
+                    given,
+                    len,
+                    aad,
+                    3,
+                    start,
+                    40,
+                    room,
+                    &raw mut got
+                )),
+                CKR_OK
+            );
+        } else {
+            assert_eq!(
+                call!(host.C_DecryptMessageBegin(session, given, len, aad, 3)),
+                CKR_OK
+            );
+            assert_eq!(
+                call!(host.C_DecryptMessageNext(
+                    session,
+                    given,
+                    len,
+                    start,
+                    40,
+                    room,
+                    &raw mut got,
+                    CKF_END_OF_MESSAGE
+                )),
+                CKR_OK
+            );
+        }
+        assert_eq!(opened, [1; 40]);
+    }
+    // Another tag, or other additional data.
+    let mut spoilt = seen[1].0;
+    spoilt[27] ^= 1;
+    let (mut opened, mut got) = ([0; 40], 40);
+    let (start, room) = (room_of(&seen[1].1), opened.as_mut_ptr());
+    for (its_own, aad_len) in [(spoilt, 3), (seen[1].0, 2)] {
+        write(its_own);
+        assert_eq!(
+            call!(host.C_DecryptMessage(
+                session,
+                given,
+                len,
+                aad,
+                aad_len,
+                start,
+                40,
+                room,
+                &raw mut got
+            )),
+            CKR_AEAD_DECRYPT_FAILED
+        );
+    }
+    assert_eq!(opened, [0; 40]);
+    assert_eq!(call!(host.C_MessageDecryptFinal(session)), CKR_OK);
+}
+
+/// Examples of those who specified them.
+#[test]
+fn known_answers() {
+    let host = Host::with(Fake::default());
+    let session = host.session(KEYS);
+    let bytes = |digits: &str| hex::decode(digits).expect("digits");
+    let aes = host.secret(session, CKK_AES, &bytes(AES));
+    let blocks = bytes(BLOCKS);
+    let mut counter = [0; 16];
+    counter.copy_from_slice(&bytes("f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff"));
+    // NIST SP 800-38A, appendices F.1.1, F.2.1 and F.5.1.
+    for (mut with, first, last) in [
+        (
+            usual(CKM_AES_ECB, Method::AesEcb),
+            "3ad77bb40d7a3660a89ecaf32466ef97",
+            "7b0c785e27e8ad3f8223207104725dd4",
+        ),
+        (
+            usual(CKM_AES_CBC, Method::AesCbc { padded: false }),
+            "7649abac8119b246cee98e9b12e9197d",
+            "3ff1caa1681fac09120eca307586e1a7",
+        ),
+        (
+            of(
+                CKM_AES_CTR,
+                CK_AES_CTR_PARAMS {
+                    ulCounterBits: 128,
+                    cb: counter,
+                },
+                Vec::new(),
+            ),
+            "874d6191b620e3261bef6864990db6ce",
+            "1e031dda2fbe03d1792170a0f3009cee",
+        ),
+    ] {
+        let encrypted = host
+            .crypt(session, Way::Encrypt, &mut with.mechanism, aes, &blocks)
+            .expect("it encrypts");
+        assert_eq!(encrypted[..16], bytes(first));
+        assert_eq!(encrypted[48..], bytes(last));
+    }
+    // The GCM specification's test cases 4, 5 and 6: initialization vectors of 12, 8 and 60 bytes.
+    let key = host.secret(session, CKK_AES, &bytes("feffe9928665731c6d6a8f9467308308"));
+    let plaintext = bytes(
+        "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72\
+         1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39",
+    );
+    let aad = bytes("feedfacedeadbeeffeedfacedeadbeefabaddad2");
+    for (iv, tag) in [
+        (
+            "cafebabefacedbaddecaf888",
+            "5bc94fbc3221a5db94fae95ae7121a47",
+        ),
+        ("cafebabefacedbad", "3612d2e79e3b0785561be14aaca2fccb"),
+        (
+            "9313225df88406e555909c5aff5269aa6a7a9538534f7da1e4c303d2a318a728\
+             c3c0c95156809539fcf0e2429a6b525416aedbf5a0de6a57a637b39b",
+            "619cc5aefffe0bfa462af43c1699d050",
+        ),
+    ] {
+        let mut with = gcm(&bytes(iv), &aad, 128);
+        let encrypted = host
+            .crypt_in_parts(session, Way::Encrypt, &mut with.mechanism, key, &plaintext)
+            .expect("it encrypts");
+        assert_eq!(encrypted[60..], bytes(tag));
+    }
+    // RFC 4493, section 4, examples 1 and 3; RFC 4231, section 4.3.
+    let mut cmac = plain(CKM_AES_CMAC);
+    for (data, code) in [
+        (&blocks[..0], "bb1d6929e95937287fa37d129b756746"),
+        (&blocks[..40], "dfa66747de9ae63030ca32611497c827"),
+    ] {
+        let signed = host.sign(session, &mut cmac, aes, data).expect("a code");
+        assert_eq!(signed, bytes(code));
+    }
+    let jefe = host.secret(session, CKK_SHA256_HMAC, b"Jefe");
+    let data = b"what do ya want for nothing?";
+    let signed = host.sign(session, &mut plain(CKM_SHA256_HMAC), jefe, data);
+    let right = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
+    assert_eq!(signed, Ok(bytes(right)));
+    assert_eq!(
+        host.sign(session, &mut plain(CKM_SHA512_HMAC), jefe, data),
+        Err(CKR_KEY_TYPE_INCONSISTENT)
+    );
+    // RFC 3394, section 4.1; RFC 5649, section 6.
+    let kek = host.secret(session, CKK_AES, &bytes("000102030405060708090a0b0c0d0e0f"));
+    let target = host.secret(session, CKK_AES, &bytes("00112233445566778899aabbccddeeff"));
+    assert_eq!(
+        host.wrap(session, &mut plain(CKM_AES_KEY_WRAP), kek, target),
+        Ok(bytes("1fa68b0a8112b447aef34bd8fb5a7b829d3e862371d2cfe5"))
+    );
+    let kek = "5840df6e29b02af1ab493b705bf16ea1ae8338f4dcc176a8";
+    let kek = host.secret(session, CKK_AES, &bytes(kek));
+    let short = host.secret(session, CKK_GENERIC_SECRET, &bytes("466f7250617369"));
+    assert_eq!(
+        host.wrap(session, &mut plain(CKM_AES_KEY_WRAP_KWP), kek, short),
+        Ok(bytes("afbeb0f07dfbf5419200f2ccb50bb24f"))
+    );
+    assert_eq!(
+        host.wrap(session, &mut plain(CKM_AES_KEY_WRAP), kek, short),
+        Err(CKR_KEY_SIZE_RANGE)
+    );
+    // RFC 8032, section 7.1, test 2; section 7.3.
+    let (class, kind) = (CKO_PRIVATE_KEY.to_ne_bytes(), CKK_EC_EDWARDS.to_ne_bytes());
+    let ed25519 = |seed: &[u8]| {
+        let template = [
+            (CKA_CLASS, &class[..]),
+            (CKA_KEY_TYPE, &kind),
+            (CKA_EC_PARAMS, b"\x13\x0cedwards25519"),
+            (CKA_VALUE, seed),
+        ];
+        host.create(session, &template).expect("a private key")
+    };
+    let key = ed25519(&bytes(
+        "4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb",
+    ));
+    let signed = host.sign(session, &mut plain(CKM_EDDSA), key, &[0x72]);
+    let right = "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da\
+                 085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00";
+    assert_eq!(signed, Ok(bytes(right)));
+    let key = ed25519(&bytes(
+        "833fe62409237b9d62ec77587520911e9a759cec1d19755b7da901b96dca3d42",
+    ));
+    let prehashed = CK_EDDSA_PARAMS {
+        phFlag: CK_TRUE,
+        ulContextDataLen: 0,
+        pContextData: null(),
+    };
+    let mut with = of(CKM_EDDSA, prehashed, Vec::new());
+    let right = "98a70222f0b8121aa9d30f813d683f809e462b469c7ff87639499bb94e6dae41\
+                 31f85042463c2a355a2003d062adf5aaa10b8c61e636062aaad11c2a26083406";
+    assert_eq!(
+        host.sign(session, &mut with.mechanism, key, b"abc"),
+        Ok(bytes(right))
+    );
+}
+
+#[test]
+fn what_is_no_ciphertext_gives_nothing() {
+    let host = Host::with(Fake::default());
+    let session = host.session(KEYS);
+    let aes = host.secret(session, CKK_AES, &[1; 16]);
+    let decrypt = |mut with: With, input: &[u8]| {
+        host.crypt(session, Way::Decrypt, &mut with.mechanism, aes, input)
+    };
+    let encrypt = |mut with: With, input: &[u8]| {
+        host.crypt(session, Way::Encrypt, &mut with.mechanism, aes, input)
+    };
+    let cbc = || usual(CKM_AES_CBC, Method::AesCbc { padded: false });
+    let padded = || usual(CKM_AES_CBC_PAD, Method::AesCbc { padded: true });
+    let ecb = || usual(CKM_AES_ECB, Method::AesEcb);
+    for with in [cbc(), ecb()] {
+        assert_eq!(encrypt(with, &[0; 17]), Err(CKR_DATA_LEN_RANGE));
+    }
+    for with in [cbc(), ecb(), padded()] {
+        assert_eq!(decrypt(with, &[0; 17]), Err(CKR_ENCRYPTED_DATA_LEN_RANGE));
+    }
+    assert_eq!(decrypt(padded(), &[]), Err(CKR_ENCRYPTED_DATA_LEN_RANGE));
+    assert_eq!(decrypt(padded(), &[0; 32]), Err(CKR_ENCRYPTED_DATA_INVALID));
+    let mut sealed = encrypt(gcm(&IV, b"a", 96), b"twelve bytes").expect("a ciphertext");
+    assert_eq!(sealed.len(), 24);
+    assert_eq!(
+        decrypt(gcm(&IV, b"a", 96), &sealed).as_deref(),
+        Ok(&b"twelve bytes"[..])
+    );
+    assert_eq!(
+        decrypt(gcm(&IV, b"b", 96), &sealed),
+        Err(CKR_ENCRYPTED_DATA_INVALID)
+    );
+    assert_eq!(
+        decrypt(gcm(&IV, b"a", 96), &sealed[..11]),
+        Err(CKR_ENCRYPTED_DATA_LEN_RANGE)
+    );
+    sealed[0] ^= 1;
+    assert_eq!(
+        decrypt(gcm(&IV, b"a", 96), &sealed),
+        Err(CKR_ENCRYPTED_DATA_INVALID)
+    );
+    // Parameters that are none.
+    for with in [
+        gcm(&IV, b"", 97),
+        gcm(&IV, b"", 8),
+        gcm(&[], b"", 128),
+        gcm(&[0; 257], b"", 128),
+        of(CKM_AES_CBC, [0_u8; 15], Vec::new()),
+        of::<CK_ULONG>(CKM_AES_ECB, 0, Vec::new()),
+        of(
+            CKM_AES_CTR,
+            CK_AES_CTR_PARAMS {
+                ulCounterBits: 0,
+                cb: IV,
+            },
+            Vec::new(),
+        ),
+        of(
+            CKM_AES_CTR,
+            CK_AES_CTR_PARAMS {
+                ulCounterBits: 129,
+                cb: IV,
+            },
+            Vec::new(),
+        ),
+    ] {
+        assert_eq!(encrypt(with, &[0; 16]), Err(CKR_MECHANISM_PARAM_INVALID));
+    }
+    // A counter that would begin anew: three blocks are left.
+    let mut block = [0xff; 16];
+    block[15] = 0xfd;
+    let ctr = || {
+        let parameter = CK_AES_CTR_PARAMS {
+            ulCounterBits: 8,
+            cb: block,
+        };
+        of(CKM_AES_CTR, parameter, Vec::new())
+    };
+    assert!(encrypt(ctr(), &[0; 48]).is_ok());
+    assert_eq!(encrypt(ctr(), &[0; 49]), Err(CKR_DATA_LEN_RANGE));
+    for len in [0_u64, 17] {
+        let mut with = of::<CK_ULONG>(CKM_AES_CMAC_GENERAL, len, Vec::new());
+        assert_eq!(
+            host.sign(session, &mut with.mechanism, aes, b"x"),
+            Err(CKR_MECHANISM_PARAM_INVALID)
+        );
+    }
+}
+
+#[test]
+fn two_operations_share_a_part() {
+    let host = Host::with(Fake::default());
+    let session = host.session(KEYS);
+    let aes = host.secret(session, CKK_AES, &[1; 16]);
+    let (data, mut encrypted, mut got) = ([6; 32], [0; 32], 32);
+    let (start, room) = (room_of(&data), encrypted.as_mut_ptr());
+    assert_eq!(
+        call!(host.C_DigestEncryptUpdate(session, start, 32, room, &raw mut got)),
+        CKR_OPERATION_NOT_INITIALIZED
+    );
+    let digest = || {
+        let (mut digest, mut len) = ([0; 32], 32);
+        let room = digest.as_mut_ptr();
+        assert_eq!(
+            call!(host.C_DigestFinal(session, room, &raw mut len)),
+            CKR_OK
+        );
+        digest
+    };
+    let begin = || {
+        assert_eq!(
+            call!(host.C_DigestInit(session, &mut plain(CKM_SHA256))),
+            CKR_OK
+        );
+    };
+    begin();
+    let mut ecb = plain(CKM_AES_ECB);
+    assert_eq!(host.start(session, Way::Encrypt, &mut ecb, aes), CKR_OK);
+    assert_eq!(
+        call!(host.C_DigestEncryptUpdate(session, start, 32, room, &raw mut got)),
+        CKR_OK
+    );
+    let first = digest();
+    begin();
+    assert_eq!(host.start(session, Way::Decrypt, &mut ecb, aes), CKR_OK);
+    let (mut opened, start) = ([0; 32], room_of(&encrypted));
+    let room = opened.as_mut_ptr();
+    assert_eq!(
+        call!(host.C_DecryptDigestUpdate(session, start, 32, room, &raw mut got)),
+        CKR_OK
+    );
+    assert_eq!((opened, digest()), (data, first));
+    let mut len = 0;
+    assert_eq!(
+        call!(host.C_GetOperationState(session, null(), &raw mut len)),
+        CKR_STATE_UNSAVEABLE
+    );
+    assert_eq!(
+        call!(host.C_SetOperationState(session, room, 32, 0, 0)),
+        CKR_SAVED_STATE_INVALID
+    );
+}
+
+#[test]
+fn templates_of_keys_hold_for_what_they_wrap_unwrap_and_derive() {
+    let host = Host::with(Fake::default());
+    let session = host.session(KEYS);
+    let (class, kind) = (CKO_SECRET_KEY.to_ne_bytes(), CKK_AES.to_ne_bytes());
+    let mut inner = written(&[(CKA_LABEL, b"wrapped")]);
+    // SAFETY: plain old data, looked at while it is there.
+    let inner_bytes = unsafe {
+        std::slice::from_raw_parts(inner.as_mut_ptr().cast::<u8>(), size_of::<CK_ATTRIBUTE>())
+    };
+    let kek = host
+        .create(
+            session,
+            &[
+                (CKA_CLASS, &class),
+                (CKA_KEY_TYPE, &kind),
+                (CKA_VALUE, &[1; 16]),
+                (CKA_WRAP, YES),
+                (CKA_UNWRAP, YES),
+                (CKA_WRAP_TEMPLATE, inner_bytes),
+                (CKA_UNWRAP_TEMPLATE, inner_bytes),
+            ],
+        )
+        .expect("a key");
+    let target = host.secret(session, CKK_AES, &[2; 16]);
+    let mut mechanism = plain(CKM_AES_KEY_WRAP);
+    assert_eq!(
+        host.wrap(session, &mut mechanism, kek, target),
+        Err(CKR_KEY_HANDLE_INVALID)
+    );
+    assert_eq!(
+        host.set(session, target, &[(CKA_LABEL, b"wrapped")]),
+        CKR_OK
+    );
+    let wrapped = host
+        .wrap(session, &mut mechanism, kek, target)
+        .expect("it fits");
+    let like = [(CKA_CLASS, &class[..]), (CKA_KEY_TYPE, &kind[..])];
+    let key = host
+        .unwrap_with(session, &mut mechanism, kek, &wrapped, &like)
+        .expect("a key");
+    assert_eq!(
+        host.get(session, key, CKA_LABEL).as_deref(),
+        Ok(&b"wrapped"[..])
+    );
+    let other = [&like[..], &[(CKA_LABEL, b"other")]].concat();
+    assert_eq!(
+        host.unwrap_with(session, &mut mechanism, kek, &wrapped, &other),
+        Err(CKR_TEMPLATE_INCONSISTENT)
+    );
+    // It is given as it was.
+    let mut label = [0_u8; 7];
+    let mut room = [ask(0, Some(&mut label))];
+    let mut template = [CK_ATTRIBUTE {
+        type_: CKA_WRAP_TEMPLATE,
+        pValue: room.as_mut_ptr().cast(),
+        ulValueLen: ulong(size_of::<CK_ATTRIBUTE>()),
+    }];
+    assert_eq!(host.read(session, kek, &mut template), CKR_OK);
+    assert_eq!(
+        (room[0].type_, room[0].ulValueLen, &label),
+        (CKA_LABEL, 7, b"wrapped")
+    );
+}
+
+#[test]
+fn objects_are_copied_as_far_as_they_may_be() {
+    let host = Host::with(Fake::default());
+    let (session, _, private) = host.with_pair();
+    let copy = |object: u64, given: Template<'_>| {
+        let (mut template, mut copy) = (written(given), 0);
+        let (start, count) = (template.as_mut_ptr(), ulong(given.len()));
+        match call!(host.C_CopyObject(session, object, start, count, &raw mut copy)) {
+            CKR_OK => Ok(copy),
+            code => Err(code),
+        }
+    };
+    // The TPM has it once.
+    assert_eq!(copy(private, &[]), Err(CKR_ACTION_PROHIBITED));
+    let key = host.secret(session, CKK_AES, &[1; 16]);
+    assert_eq!(
+        copy(key, &[(CKA_SENSITIVE, NO)]),
+        Err(CKR_ATTRIBUTE_READ_ONLY)
+    );
+    assert_eq!(
+        copy(key, &[(CKA_VALUE, &[2; 16])]),
+        Err(CKR_ATTRIBUTE_READ_ONLY)
+    );
+    let kept = copy(key, &[(CKA_TOKEN, YES), (CKA_LABEL, b"kept")]).expect("a copy");
+    assert_eq!(host.get(session, kept, CKA_TOKEN).as_deref(), Ok(YES));
+    assert_eq!(
+        host.get(session, kept, CKA_LABEL).as_deref(),
+        Ok(&b"kept"[..])
+    );
+    assert_eq!(
+        host.get(session, kept, CKA_VALUE),
+        Err(CKR_ATTRIBUTE_SENSITIVE)
+    );
+    let mut ecb = plain(CKM_AES_ECB);
+    let encrypted = [key, kept].map(|key| {
+        host.crypt(session, Way::Encrypt, &mut ecb, key, &[0; 16])
+            .expect("it encrypts")
+    });
+    assert_eq!(encrypted[0], encrypted[1]);
+    let closed = copy(kept, &[(CKA_COPYABLE, NO), (CKA_TOKEN, NO)]).expect("a copy");
+    assert_eq!(copy(closed, &[]), Err(CKR_ACTION_PROHIBITED));
+}
+
+#[test]
+fn a_token_says_what_it_can_do() {
+    let host = Host::with(Fake::default());
+    let session = host.session(KEYS);
+    let found = |class: CK_OBJECT_CLASS| host.find(session, &[(CKA_CLASS, &class.to_ne_bytes())]);
+    let mechanisms = found(CKO_MECHANISM);
+    assert_eq!(mechanisms.len(), MECHANISMS.len());
+    let kind = host.get(session, mechanisms[0], CKA_MECHANISM_TYPE);
+    assert_eq!(kind, Ok(MECHANISMS[0].kind.to_ne_bytes().to_vec()));
+    assert_eq!(found(CKO_PROFILE).len(), 3);
+    let id = host.get(session, found(CKO_PROFILE)[0], CKA_PROFILE_ID);
+    assert_eq!(id, Ok(CKP_BASELINE_PROVIDER.to_ne_bytes().to_vec()));
+    assert_eq!(
+        call!(host.C_DestroyObject(session, mechanisms[0])),
+        CKR_SESSION_READ_ONLY
+    );
+    // Who does not ask for them does not find them.
+    let all = host.find(session, &[]);
+    assert!(!all.contains(&mechanisms[0]));
+}
+
+#[test]
+fn dates_are_dates() {
+    let host = Host::with(Fake::default());
+    let session = host.session(KEYS);
+    let key = host.secret(session, CKK_AES, &[1; 16]);
+    for (date, expected) in [
+        (&b"20261128"[..], CKR_OK),
+        (b"", CKR_OK),
+        (b"20261328", CKR_ATTRIBUTE_VALUE_INVALID),
+        (b"20261100", CKR_ATTRIBUTE_VALUE_INVALID),
+        (b"2026112", CKR_ATTRIBUTE_VALUE_INVALID),
+        (b"2026-1-1", CKR_ATTRIBUTE_VALUE_INVALID),
+    ] {
+        assert_eq!(
+            host.set(session, key, &[(CKA_START_DATE, date)]),
+            expected,
+            "{date:?}"
+        );
+    }
+}
