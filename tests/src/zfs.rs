@@ -8,12 +8,12 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
 use crate::Run;
-use crate::c_library::CLibrary;
 
 /// Pools with datasets, and the programs that know them.
 pub struct ZfsStandIn {
@@ -45,13 +45,6 @@ impl ZfsStandIn {
     /// Without, so that keys go through `zfs load-key`.
     pub fn without_library() -> Self {
         Self::make(false)
-    }
-
-    /// As a release that does not know the properties of keys in channel programs.
-    #[must_use]
-    pub fn without_channel_programs(self) -> Self {
-        self.put("no-channel-programs", "");
-        self
     }
 
     fn make(with_library: bool) -> Self {
@@ -233,8 +226,20 @@ impl StandInDataset {
 
 /// The library, built once for a run of tests.
 fn library() -> &'static Path {
-    static BUILT: OnceLock<CLibrary> = OnceLock::new();
-    BUILT.get_or_init(|| CLibrary::build(LIBRARY)).path()
+    static BUILT: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = BUILT.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder to build in");
+        let (source, path) = (folder.path().join("core.c"), folder.path().join("core.so"));
+        fs::write(&source, LIBRARY).expect("written");
+        let built = Command::new("cc")
+            .args(["-shared", "-fPIC", "-o"])
+            .args([&path, &source])
+            .status()
+            .expect("a C compiler, which Rust links with too");
+        assert!(built.success(), "the stand-in for libzfs_core builds");
+        (folder, path)
+    });
+    path
 }
 
 /// The kernel's part: whether the 32 bytes are the ones that it knows.
@@ -280,7 +285,7 @@ int lzc_load_key(const char *name, int noop, uint8_t *key, unsigned len) {
 
 /// `zfs` and `zpool`, by the system's own Python: a wrapper in PATH can take longer than all the rest.
 const PROGRAM: &str = r#"#!/usr/bin/python3 -IS
-import fcntl, hashlib, json, os, signal, sys
+import fcntl, hashlib, os, signal, sys
 
 STATE = os.environ["ZFS_STAND_IN"]
 FOLDER = os.path.join(STATE, "datasets")
@@ -374,32 +379,6 @@ def get(args):
     return 1 if failed else 0
 
 
-def channel_program(args):
-    """What ours answers, whatever program it is."""
-    chosen, [pool, _, most, *wanted] = options(args, ["-jn"], ["-m"])
-    sys.stdin.read()
-    if os.path.exists(os.path.join(STATE, "no-channel-programs")):
-        fail("Channel program execution failed:")
-    found, rest, below = {}, {}, 0
-    for name in names():
-        if name not in wanted:
-            if most == "0" or not name.startswith(tuple(it + "/" for it in wanted)):
-                continue
-            below += 1
-            if below > int(most):
-                rest[name] = True
-                continue
-        guid, status = int(read(name, "guid")), read(name, "keystatus").decode()
-        root = read(name, "encryptionroot").decode() == name
-        found[name] = {"guid": guid - (1 << 64) * (guid >> 63), "root": root,
-                       "keystatus": "none" if status == "-" else status,
-                       "keyformat": read(name, "keyformat").decode()}
-        copy = read(name, "strongroom:recovery")
-        if root and copy is not None:
-            found[name]["recovery"] = os.fsdecode(copy)
-    print(json.dumps({"return": {"found": found, "rest": rest}}))
-
-
 def from_stdin(name, keyformat):
     key = sys.stdin.buffer.read()
     if keyformat == "raw":
@@ -476,7 +455,7 @@ with open(os.path.join(STATE, "count"), "a+") as file:
 if when == "before" and count == int(at):
     os.kill(os.getppid(), signal.SIGKILL)
     sys.exit(1)
-commands = {"get": get, "program": channel_program, "load-key": load_key, "change-key": change_key, "set": set_property,
+commands = {"get": get, "load-key": load_key, "change-key": change_key, "set": set_property,
             "inherit": inherit}
 code = commands[args[0]](args[1:])
 if when == "after" and count == int(at):

@@ -63,11 +63,6 @@ impl SealedKeys {
         former.map_or(&[], Vec::as_slice)
     }
 
-    /// Whether any is behind a PIN.
-    pub(crate) fn behind_pin(&self) -> bool {
-        self.0.values().flatten().any(Metadata::needs_pin)
-    }
-
     /// Whether any is bound to a pool, so that it matters which pools there are.
     pub(crate) fn bound_to_pools(&self) -> bool {
         let mut objects = self.0.values().flatten();

@@ -1,6 +1,5 @@
 //! What there is to load: of each dataset that is meant, whether its key is to be loaded, and which
-//! sealed keys may be it. No TPM is asked. It is found part by part, so that the TPM can begin with the
-//! first while ZFS is asked for the next.
+//! sealed keys may be it. No TPM is asked.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +10,10 @@ use strongroom::recovery_copy::RecoveryCopy;
 
 use crate::failure::Failure;
 use crate::sealed::{self, SealedKeys};
-use crate::zfs::properties::RECOVERY;
+use crate::zfs::properties::{self, RECOVERY};
 use crate::zfs::{Dataset, Datasets, KeyStatus, Pools, Which};
 
 /// The datasets that are meant, by name.
-#[derive(Default)]
 pub(super) struct Plan {
     pub(super) items: BTreeMap<String, Item>,
 }
@@ -62,36 +60,15 @@ pub(super) enum CopyState {
 }
 
 impl Plan {
-    /// Asks ZFS, and hands on what is found.
-    pub(super) fn make_in_parts(
-        vault: &Vault,
-        sealed: &SealedKeys,
-        which: Which<'_>,
-        each: &mut dyn FnMut(Self),
-    ) -> Result<(), Failure> {
-        let pools = if sealed.bound_to_pools() || matches!(which, Which::All) {
+    /// Asks ZFS and the vault's folder.
+    pub(super) fn make(vault: &Vault, which: Which<'_>) -> Result<Self, Failure> {
+        let sealed = SealedKeys::list(vault)?;
+        let datasets = Datasets::read(which)?;
+        let pools = if sealed.bound_to_pools() {
             Pools::read()?
         } else {
             Pools::default()
         };
-        Datasets::read_in_parts(which, &pools, &mut |datasets| {
-            each(Self::of(vault, sealed, which, &pools, &datasets));
-        })?;
-        Ok(())
-    }
-
-    /// Takes up what was found more.
-    pub(super) fn extend(&mut self, more: Self) {
-        self.items.extend(more.items);
-    }
-
-    fn of(
-        vault: &Vault,
-        sealed: &SealedKeys,
-        which: Which<'_>,
-        pools: &Pools,
-        datasets: &Datasets,
-    ) -> Self {
         let mut items = BTreeMap::new();
         for (name, dataset) in &datasets.known {
             let named = matches!(which, Which::Named { names, .. } if names.contains(name));
@@ -117,17 +94,29 @@ impl Plan {
             {
                 continue;
             }
-            let versions = sealed.of(dataset, pools);
-            let item = Item::new(dataset, versions, pools, named && !recursive);
+            let versions = sealed.of(dataset, &pools);
+            let item = Item::new(dataset, versions, &pools, named && !recursive);
             items.insert(name.clone(), item);
         }
-        // Names that there are none of, and pools that do not say what is in them.
-        for (name, reason) in &datasets.unknown {
-            items.insert(name.clone(), Item::unknown(reason.clone()));
+        match which {
+            Which::Named { names, .. } => {
+                for name in names {
+                    if !datasets.known.contains_key(name) {
+                        let reason = datasets.why_unknown(name);
+                        items.insert(name.clone(), Item::unknown(reason));
+                    }
+                }
+            }
+            // Pools that do not say what is in them.
+            Which::All => {
+                for (pool, reason) in &datasets.unknown {
+                    items.insert(pool.clone(), Item::unknown(reason.clone()));
+                }
+            }
         }
         let mut plan = Self { items };
-        plan.read_copies(vault, datasets);
-        plan
+        plan.read_copies(vault);
+        Ok(plan)
     }
 
     /// Whether there is a key to load.
@@ -189,7 +178,7 @@ impl Plan {
 
     /// What copies the datasets carry. Of those whose key is loaded already only the ones stay in
     /// the plan's care whose copy is missing or is of something else.
-    fn read_copies(&mut self, vault: &Vault, datasets: &Datasets) {
+    fn read_copies(&mut self, vault: &Vault) {
         let of_interest = |item: &&Item| !item.candidates.is_empty();
         let names: Vec<&str> = self
             .items
@@ -197,7 +186,7 @@ impl Plan {
             .filter(of_interest)
             .filter_map(|item| item.dataset.as_ref().map(|dataset| dataset.name.as_str()))
             .collect();
-        let mut copies = match datasets.recovery_copies(&names) {
+        let mut copies = match properties::recovery_copies(&names) {
             Ok(copies) => copies,
             Err(error) => {
                 log::warn!("the property {RECOVERY} cannot be read: {error}");

@@ -12,15 +12,11 @@ use strongroom::Secret;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Why ZFS could not be asked, or did not do what it was told.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum ZfsError {
     /// There is none here.
     #[error("there is no program {0}; install ZFS, or put its folder into PATH")]
     NotInstalled(String),
-
-    /// A pool is suspended, most likely.
-    #[error("{0} does not answer; a pool may be suspended (zpool status)")]
-    NoAnswer(String),
 
     #[error("{0}")]
     Failed(String),
@@ -58,15 +54,6 @@ impl Output {
 
 /// Asks something, for a limited time.
 pub(super) fn ask(program: &str, args: &[&str]) -> Result<Output, ZfsError> {
-    ask_with(program, args, None)
-}
-
-/// The same, with something on standard input.
-pub(super) fn ask_with(
-    program: &str,
-    args: &[&str],
-    stdin: Option<&'static [u8]>,
-) -> Result<Output, ZfsError> {
     let (sender, answer) = mpsc::channel();
     let asked = format!("{program} {}", args.first().unwrap_or(&""));
     let (program, args) = (program.to_owned(), args.iter().map(ToString::to_string));
@@ -74,11 +61,13 @@ pub(super) fn ask_with(
     thread::spawn(move || {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         // Nobody may be waiting any more.
-        let _ = sender.send(run_with(&program, &args, stdin));
+        let _ = sender.send(run(&program, &args, None));
     });
-    answer
-        .recv_timeout(PATIENCE)
-        .unwrap_or_else(|_| Err(ZfsError::NoAnswer(asked)))
+    answer.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        Err(ZfsError::Failed(format!(
+            "{asked} does not answer; a pool may be suspended (zpool status)"
+        )))
+    })
 }
 
 /// Runs a command to its end, with a key on its standard input or nothing.
@@ -87,10 +76,6 @@ pub(super) fn run(
     args: &[&str],
     stdin: Option<&Secret>,
 ) -> Result<Output, ZfsError> {
-    run_with(program, args, stdin.map(Secret::expose))
-}
-
-fn run_with(program: &str, args: &[&str], stdin: Option<&[u8]>) -> Result<Output, ZfsError> {
     let failed = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound => ZfsError::NotInstalled(program.to_owned()),
         _ => ZfsError::Failed(format!("{program} cannot be run: {error}")),
@@ -105,9 +90,9 @@ fn run_with(program: &str, args: &[&str], stdin: Option<&[u8]>) -> Result<Output
         .spawn()
         .map_err(failed)?;
     let mut written = Ok(());
-    if let (Some(text), Some(mut pipe)) = (stdin, child.stdin.take()) {
-        // It is shorter than a pipe is deep. Who does not read it says why by itself.
-        match pipe.write_all(text) {
+    if let (Some(key), Some(mut pipe)) = (stdin, child.stdin.take()) {
+        // A key is shorter than a pipe is deep. Who does not read it says why by itself.
+        match pipe.write_all(key.expose()) {
             Err(error) if error.kind() != ErrorKind::BrokenPipe => written = Err(error),
             _ => {}
         }

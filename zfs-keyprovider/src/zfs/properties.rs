@@ -1,13 +1,11 @@
-//! Properties of datasets and pools: one call for all datasets.
+//! Properties of datasets and pools: one `zfs get` for all datasets.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::{fs, mem, slice};
+use std::slice;
 
 use strongroom::dataset_key::KeyFormat;
 
 use super::command::{self, ZfsError};
-use super::scan::{self, Scan};
 
 /// The user property that an encryption root carries its recovery copy in.
 pub(crate) const RECOVERY: &str = "strongroom:recovery";
@@ -59,20 +57,10 @@ pub(crate) enum Which<'a> {
 pub(crate) struct Datasets {
     pub(crate) known: BTreeMap<String, Dataset>,
     pub(crate) unknown: BTreeMap<String, String>,
-    /// The recovery copies that were told of in passing; `None` where they are still to be asked for.
-    copies: Option<BTreeMap<String, String>>,
 }
 
-/// Of how many datasets a pool tells first, and of how many then at a time: the first key is to be on its
-/// way soon, and few processes are to be started.
-const FIRST_PART: usize = 8;
-const PART: usize = 32;
-
-/// Where the kernel's module shows its pools on Linux, a folder for each.
-const POOLS: &str = "/proc/spl/kstat/zfs";
-
 /// The GUIDs of the pools that are imported.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Pools(BTreeMap<String, u64>);
 
 impl Dataset {
@@ -83,152 +71,34 @@ impl Dataset {
 
     /// The name of its pool.
     pub(crate) fn pool(&self) -> &str {
-        pool_of(&self.name)
-    }
-}
-
-/// ZFS's words for a name that it does not know.
-fn not_there() -> String {
-    "dataset does not exist".to_owned()
-}
-
-fn pool_of(name: &str) -> &str {
-    name.split('/').next().unwrap_or(name)
-}
-
-impl KeyStatus {
-    /// In ZFS's word.
-    pub(super) fn of(word: &str) -> Self {
-        match word {
-            "available" => Self::Available,
-            "unavailable" => Self::Unavailable,
-            _ => Self::None,
-        }
+        self.name.split('/').next().unwrap_or(&self.name)
     }
 }
 
 impl Datasets {
-    /// Asks ZFS, pool by pool, so that one which does not answer stands before no other, and hands on what
-    /// it says part by part. Of a dataset that was not asked for by its own name and is no encryption
-    /// root, it is not said which its root is. `pools`: all that there are, where all datasets are meant.
+    /// Asks ZFS: in one call for what is named, and in one for each pool where all are meant, so
+    /// that a pool which does not answer stands before no other.
     ///
     /// # Errors
     /// Where ZFS cannot be asked. A name that it does not know is no error, and a pool that does
     /// not answer is one among several.
-    pub(crate) fn read_in_parts(
-        which: Which<'_>,
-        pools: &Pools,
-        each: &mut dyn FnMut(Self),
-    ) -> Result<(), ZfsError> {
+    pub(crate) fn read(which: Which<'_>) -> Result<Self, ZfsError> {
         match which {
+            Which::Named { names, recursive } => Self::read_named(names, recursive),
             Which::All => {
-                for pool in pools.0.keys() {
-                    Self::read_in(pool, slice::from_ref(pool), true, each)
-                        .or_else(|error| Self::no_answer(slice::from_ref(pool), error, each))?;
-                }
-            }
-            Which::Named { names, recursive } => {
-                let mut by_pool = BTreeMap::<&str, Vec<String>>::new();
-                for name in names {
-                    by_pool.entry(pool_of(name)).or_default().push(name.clone());
-                }
-                let alone = by_pool.len() == 1;
-                for (pool, names) in by_pool {
-                    match Self::read_in(pool, &names, recursive, each) {
-                        Err(error) if !alone => Self::no_answer(&names, error, each)?,
-                        read => read?,
+                let mut all = Self::default();
+                for pool in Pools::read()?.0.into_keys() {
+                    match Self::read_named(slice::from_ref(&pool), true) {
+                        Ok(datasets) => {
+                            all.known.extend(datasets.known);
+                            all.unknown.extend(datasets.unknown);
+                        }
+                        Err(error) => {
+                            all.unknown.insert(pool, error.to_string());
+                        }
                     }
                 }
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes a pool that does not answer for one among several.
-    fn no_answer(
-        names: &[String],
-        error: ZfsError,
-        each: &mut dyn FnMut(Self),
-    ) -> Result<(), ZfsError> {
-        if matches!(error, ZfsError::NotInstalled(_)) {
-            return Err(error);
-        }
-        let reason = |name: &String| (name.clone(), error.to_string());
-        each(Self {
-            unknown: names.iter().map(reason).collect(),
-            ..Self::default()
-        });
-        Ok(())
-    }
-
-    /// Asks for datasets of one pool.
-    fn read_in(
-        pool: &str,
-        names: &[String],
-        recursive: bool,
-        each: &mut dyn FnMut(Self),
-    ) -> Result<(), ZfsError> {
-        let below = if recursive { FIRST_PART } else { 0 };
-        // What is mounted at a path, only `zfs get` can say.
-        let scan = match pool {
-            "" => None,
-            pool => scan::scan(pool, names, below)?,
-        };
-        let Some(mut scan) = scan else {
-            each(Self::read_named(names, recursive)?.none_unsaid(names));
-            return Ok(());
-        };
-        let rest = mem::take(&mut scan.rest);
-        each(Self::of_scan(scan, names)?.none_unsaid(names));
-        for names in rest.chunks(PART) {
-            each(match scan::scan(pool, names, 0)? {
-                // One that has gone meanwhile was asked for by nobody.
-                Some(scan) => Self::of_scan(scan, &[])?,
-                None => Self::read_named(names, false)?,
-            });
-        }
-        Ok(())
-    }
-
-    /// What a channel program told, and what it does not tell: why one of these names is not there, which
-    /// its root is, and how long the way is from a passphrase to its key.
-    fn of_scan(scan: Scan, names: &[String]) -> Result<Self, ZfsError> {
-        let Scan {
-            datasets, copies, ..
-        } = scan;
-        let untold = |name: &&String| {
-            !datasets
-                .get(*name)
-                .is_some_and(|it| it.is_encryption_root() || it.key_status == KeyStatus::None)
-        };
-        let mut again: Vec<String> = names.iter().filter(untold).cloned().collect();
-        let derived = datasets.values().filter(|dataset| {
-            dataset.is_encryption_root() && dataset.key_format == Some(KeyFormat::Passphrase)
-        });
-        again.extend(derived.map(|dataset| dataset.name.clone()));
-        let mut all = Self {
-            known: datasets,
-            unknown: BTreeMap::new(),
-            copies: Some(copies),
-        };
-        if !again.is_empty() {
-            let more = Self::read_named(&again, false)?;
-            all.known.extend(more.known);
-            all.unknown.extend(more.unknown);
-        }
-        Ok(all)
-    }
-
-    /// The recovery copies that encryption roots carry themselves.
-    pub(crate) fn recovery_copies(
-        &self,
-        names: &[&str],
-    ) -> Result<BTreeMap<String, String>, ZfsError> {
-        match &self.copies {
-            None => recovery_copies(names),
-            Some(copies) => {
-                let copy = |name: &&str| Some(((*name).to_owned(), copies.get(*name)?.clone()));
-                Ok(names.iter().filter_map(copy).collect())
+                Ok(all)
             }
         }
     }
@@ -244,7 +114,6 @@ impl Datasets {
         let mut datasets = Self {
             known: parse(&output.stdout),
             unknown: complaints(&output.stderr),
-            copies: None,
         };
         if !output.succeeded && datasets.unknown.is_empty() {
             if datasets.known.is_empty() {
@@ -272,32 +141,26 @@ impl Datasets {
 
     /// One dataset that was asked for by its name.
     pub(crate) fn one(name: &str) -> Result<Result<Dataset, String>, ZfsError> {
-        let mut datasets = Self::read_named(&[name.to_owned()], false)?;
-        let mut why = datasets.unknown.remove(name);
+        let mut datasets = Self::read(Which::Named {
+            names: &[name.to_owned()],
+            recursive: false,
+        })?;
         Ok(datasets
             .known
             .remove(name)
-            .ok_or_else(|| why.take().unwrap_or_else(not_there)))
+            .ok_or_else(|| datasets.why_unknown(name)))
     }
 
-    /// Says something of each of these names.
-    fn none_unsaid(mut self, names: &[String]) -> Self {
-        for name in names {
-            if !self.known.contains_key(name) {
-                self.unknown.entry(name.clone()).or_insert_with(not_there);
-            }
-        }
-        self
+    /// What to say of a name that was asked for and is not known.
+    pub(crate) fn why_unknown(&self, name: &str) -> String {
+        let said = self.unknown.get(name).map(String::as_str);
+        said.unwrap_or("dataset does not exist").to_owned()
     }
 }
 
 impl Pools {
     /// Asks ZFS for the GUIDs of all pools.
     pub(crate) fn read() -> Result<Self, ZfsError> {
-        let shown = Self::shown_in(Path::new(POOLS));
-        if !shown.0.is_empty() {
-            return Ok(shown);
-        }
         let output = command::ask("zpool", &["get", "-Hp", "-o", "name,value", "guid"])?;
         let rows = output.expect("zpool get")?;
         let pools = rows
@@ -305,30 +168,6 @@ impl Pools {
             .filter_map(|row| row.split_once('\t'))
             .filter_map(|(name, guid)| Some((name.to_owned(), guid.parse().ok()?)));
         Ok(Self(pools.collect()))
-    }
-
-    /// The pools that the kernel's module shows, from OpenZFS 2.2 on with their GUIDs: without a process that
-    /// asks. None, where it shows one without.
-    fn shown_in(folder: &Path) -> Self {
-        let Ok(entries) = fs::read_dir(folder) else {
-            return Self::default();
-        };
-        let mut pools = BTreeMap::new();
-        for entry in entries.flatten() {
-            // What else is there are files, not folders.
-            if !entry.path().join("state").exists() {
-                continue;
-            }
-            let guid = fs::read_to_string(entry.path().join("guid"));
-            let (Ok(guid), Ok(name)) = (guid, entry.file_name().into_string()) else {
-                return Self::default();
-            };
-            let Ok(guid) = guid.trim().parse() else {
-                return Self::default();
-            };
-            pools.insert(name, guid);
-        }
-        Self(pools)
     }
 
     /// The GUID of a dataset's pool.
@@ -405,7 +244,11 @@ fn parse(text: &str) -> BTreeMap<String, Dataset> {
                 dataset.encryption_root = Some(value.to_owned());
             }
             "keystatus" => {
-                dataset.key_status = KeyStatus::of(value);
+                dataset.key_status = match value {
+                    "available" => KeyStatus::Available,
+                    "unavailable" => KeyStatus::Unavailable,
+                    _ => KeyStatus::None,
+                };
             }
             "keyformat" => dataset.key_format = value.parse().ok(),
             "guid" => dataset.guid = value.parse().ok(),
