@@ -33,7 +33,7 @@ pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> 
     })
 }
 
-/// C_GetInterfaceList, section 5.4.5: versions 3.1, 3.0 and 2.40.
+/// C_GetInterfaceList, section 5.4.5: versions 3.0, 3.1 and 2.40.
 ///
 /// # Safety
 /// `count` is null or points to a `CK_ULONG`; `list` is null or points to memory for as many
@@ -50,7 +50,8 @@ pub unsafe extern "C" fn C_GetInterfaceList(
     })
 }
 
-/// C_GetInterface, section 5.4.6: version 3.1 unless another is asked for.
+/// C_GetInterface, section 5.4.6: version 3.0 unless another is asked for. The list of 3.1 has the same
+/// functions, and hosts are about that know 3.0 alone, such as OpenSC's pkcs11-spy.
 ///
 /// # Safety
 /// `name` is null or a text that ends with a zero; `version` is null or points to a version;
@@ -97,7 +98,7 @@ const VERSION_2_40: CK_VERSION = CK_VERSION {
 };
 
 /// The versions of [`INTERFACES`].
-const VERSIONS: [CK_VERSION; 3] = [VERSION_3_1, VERSION_3_0, VERSION_2_40];
+const VERSIONS: [CK_VERSION; 3] = [VERSION_3_0, VERSION_3_1, VERSION_2_40];
 
 /// The name of every interface that the specification defines.
 const NAME: &[u8] = b"PKCS 11\0";
@@ -105,12 +106,12 @@ const NAME: &[u8] = b"PKCS 11\0";
 const INTERFACES: [CK_INTERFACE; 3] = [
     CK_INTERFACE {
         pInterfaceName: NAME.as_ptr().cast_mut(),
-        pFunctionList: (&raw const FUNCTIONS_3_1).cast_mut().cast(),
+        pFunctionList: (&raw const FUNCTIONS_3_0).cast_mut().cast(),
         flags: 0,
     },
     CK_INTERFACE {
         pInterfaceName: NAME.as_ptr().cast_mut(),
-        pFunctionList: (&raw const FUNCTIONS_3_0).cast_mut().cast(),
+        pFunctionList: (&raw const FUNCTIONS_3_1).cast_mut().cast(),
         flags: 0,
     },
     CK_INTERFACE {

@@ -215,7 +215,8 @@ fn interfaces_are_found_by_name_and_version() {
             })
         }
     };
-    assert_eq!(find(None, None, 0), Some((3, 1)));
+    assert_eq!(find(None, None, 0), Some((3, 0)));
+    assert_eq!(find(Some(b"PKCS 11\0"), Some((3, 1)), 0), Some((3, 1)));
     assert_eq!(find(Some(b"PKCS 11\0"), Some((3, 0)), 0), Some((3, 0)));
     assert_eq!(find(Some(b"PKCS 11\0"), Some((2, 40)), 0), Some((2, 40)));
     assert_eq!(find(Some(b"PKCS 11\0"), Some((3, 2)), 0), None);

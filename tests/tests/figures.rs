@@ -5,7 +5,7 @@ use std::iter;
 use strongroom::object::{Kind, NewObject, ObjectId, TokenName};
 use strongroom::{Secret, Tcti, Vault};
 use strongroom_tests::recorder::Command;
-use strongroom_tests::{Host, KeyType, TestVault, Token};
+use strongroom_tests::{Host, KeyType, Swtpm, TestVault, Token};
 
 /// What one object of a batch costs, in this order, and nothing else.
 const PER_OBJECT: [&str; 5] = [
@@ -112,6 +112,42 @@ fn a_rebind_of_a_thousand_objects_costs_what_one_of_one_does() {
     seal_some(&few, 1);
     seal_some(&many, 1000);
     compare_rebinds(&few, &many);
+}
+
+#[test]
+fn on_a_new_tpm_an_object_is_recovered_with_eight_commands() {
+    compare_recoveries(40);
+}
+
+#[test]
+#[ignore = "seals 1,000 objects"]
+fn on_a_new_tpm_a_thousand_objects_are_recovered_with_eight_commands_each() {
+    compare_recoveries(1000);
+}
+
+/// Create with its policy, which are three, and the five that open what was made.
+fn compare_recoveries(many: usize) {
+    let commands = |objects: usize| {
+        let mut vault = TestVault::new();
+        let ids = seal_some(&vault, objects);
+        vault.replace_tpm(Swtpm::measured());
+        vault.recorder().take();
+        let recover = vault.strongroom(&["recover", "--yes", "--recovery"]);
+        recover.arg(vault.recovery()).ok();
+        let commands = vault.recorder().take();
+        unseal_in_a_batch(&vault, &ids);
+        names(&commands)
+    };
+    let (few, many_commands) = (commands(1), commands(many));
+    let created = |names: &[&str]| names.iter().filter(|name| **name == "Create").count();
+    println!("{} for one, {} for {many}", few.len(), many_commands.len());
+    assert_eq!(created(&many_commands) - created(&few), many - 1);
+    assert!(
+        many_commands.len() - few.len() <= 8 * (many - 1),
+        "{} for one, {} for {many}",
+        few.len(),
+        many_commands.len()
+    );
 }
 
 /// From the allowed boot by itself, with one more boot, with the recovery kit; each with one NV

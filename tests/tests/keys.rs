@@ -1163,7 +1163,6 @@ fn schemes(key: &LoadedKey) -> Vec<SignScheme> {
 /// A digest as a scheme takes it; for PKCS #1 without a hash, just bytes.
 fn digest_for(scheme: &SignScheme, message: &[u8]) -> Vec<u8> {
     match scheme {
-        SignScheme::RsaPkcs1 { hash: None } => message.to_vec(),
         SignScheme::RsaPkcs1 { hash: Some(hash) } | SignScheme::RsaPss { hash, .. } => match hash {
             // Any 20 bytes are a digest to who is given digests.
             Hash::Sha1 => Sha256::digest(message)[..20].to_vec(),
@@ -1173,7 +1172,10 @@ fn digest_for(scheme: &SignScheme, message: &[u8]) -> Vec<u8> {
             Hash::Sha512 => Sha512::digest(message).to_vec(),
         },
         SignScheme::Ecdsa => Sha512::digest(message).to_vec(),
-        SignScheme::RsaRaw | SignScheme::Ed25519 | SignScheme::Ed25519ph(_) => message.to_vec(),
+        SignScheme::RsaPkcs1 { hash: None }
+        | SignScheme::RsaRaw
+        | SignScheme::Ed25519
+        | SignScheme::Ed25519ph(_) => message.to_vec(),
     }
 }
 

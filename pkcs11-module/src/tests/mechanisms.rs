@@ -1,5 +1,11 @@
 //! Every mechanism that the token lists, with what its specification says of it.
 
+#![allow(
+    clippy::too_many_lines,
+    clippy::similar_names,
+    reason = "a mechanism after the other, each by the names of the specification"
+)]
+
 use std::ffi::c_void;
 
 use super::keys::{KEYS, NO, Outcome, Template, YES, plain, room_of, with_parameter, written};
@@ -43,7 +49,7 @@ fn usual(kind: CK_MECHANISM_TYPE, method: Method) -> With {
     };
     match method {
         Method::RsaPss(hash) => {
-            let (name, mgf, len) = match hash.map_or(32, |hash| hash.digest_len()) {
+            let (name, mgf, len) = match hash.map_or(32, strongroom::key::Hash::digest_len) {
                 20 => (CKM_SHA_1, CKG_MGF1_SHA1, 20),
                 28 => (CKM_SHA224, CKG_MGF1_SHA1, 28),
                 32 => (CKM_SHA256, CKG_MGF1_SHA256, 32),

@@ -145,6 +145,10 @@ impl PrivateKey {
     }
 
     /// As PKCS#8.
+    #[allow(
+        clippy::missing_panics_doc,
+        reason = "an invariant of the type says that it does not"
+    )]
     pub fn to_pkcs8(&self) -> Secret {
         let encoded = match &self.0 {
             Numbers::Rsa(key) => key.to_pkcs8_der(),
@@ -163,6 +167,10 @@ impl PrivateKey {
     }
 
     /// The public half.
+    #[allow(
+        clippy::missing_panics_doc,
+        reason = "an invariant of the type says that it does not"
+    )]
     pub fn public(&self) -> PublicKey {
         match &self.0 {
             Numbers::Rsa(key) => PublicKey::of_rsa(&key.to_public_key())
