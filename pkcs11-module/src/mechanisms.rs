@@ -278,7 +278,7 @@ pub(crate) unsafe extern "C" fn get_mechanism_list(
         // SAFETY: the caller's CK_ULONG.
         let count = unsafe { Foreign::one(count) }?;
         with_module(|module| {
-            let kinds: Vec<_> = if module.token(slot)?.has_mechanisms {
+            let kinds: Vec<_> = if module.has_mechanisms(slot)? {
                 MECHANISMS.iter().map(|mechanism| mechanism.kind).collect()
             } else {
                 Vec::new()
@@ -299,7 +299,7 @@ pub(crate) unsafe extern "C" fn get_mechanism_info(
         // SAFETY: the caller's CK_MECHANISM_INFO.
         let info = unsafe { Foreign::one(info) }?;
         with_module(|module| {
-            let has_any = module.token(slot)?.has_mechanisms;
+            let has_any = module.has_mechanisms(slot)?;
             let mechanism = MECHANISMS
                 .iter()
                 .find(|mechanism| mechanism.kind == kind && has_any)
