@@ -75,7 +75,7 @@ impl Spoiler {
         vault.seal("credentials", "long", &[7; 3000]);
         vault
             .strongroom(&["seal", "--token", "datasets", "--label", "tank"])
-            .args(["--kind", "dataset-key"])
+            .args(["--kind", "dataset-key", "--keyformat", "raw"])
             .stdin(vec![9; 32])
             .ok();
         token.generate(KeyType::P256, "made");
