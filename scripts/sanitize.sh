@@ -12,6 +12,6 @@ target=$PWD/target/sanitized
 trap 'rm -rf "$target"' EXIT
 
 # A child that is forked keeps what its parent had, on purpose: no leaks are looked for there.
-RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" ASAN_OPTIONS=detect_leaks=0 \
+RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" CARGO_PROFILE_DEV_DEBUG=line-tables-only ASAN_OPTIONS=detect_leaks=0 \
     STRONGROOM_FUZZ_SECONDS=${STRONGROOM_FUZZ_SECONDS:-10} \
     cargo test --locked --target "$host" --target-dir "$target" -p pkcs11-module -- --include-ignored
