@@ -17,15 +17,18 @@ use strongroom_tests::truenas_fixture::{Fixture, Generation};
 use strongroom_tests::{Run, Swtpm, TestVault};
 
 /// What is in a tree after an installation, besides what was there.
-const PIECES: [&str; 27] = [
+const PIECES: [&str; 32] = [
     "etc/pkcs11/modules/strongroom.module",
     "etc/systemd/system/ix-zfs.service.d/strongroom.conf",
     "etc/systemd/system/middlewared.service.d/strongroom.conf",
+    "etc/systemd/system/middlewared.service.wants/run-strongroom-programs.mount",
     "etc/systemd/system/middlewared.service.wants/strongroom-hand-over.service",
+    "etc/systemd/system/middlewared.service.wants/usr-bin-restic.mount",
     "etc/systemd/system/multi-user.target.wants/strongroom-before-restart.service",
     "etc/systemd/system/multi-user.target.wants/strongroom-commit.service",
     "etc/systemd/system/multi-user.target.wants/strongroom-enrol.path",
     "etc/systemd/system/multi-user.target.wants/strongroom-upgrade-guard.path",
+    "etc/systemd/system/run-strongroom-programs.mount",
     "etc/systemd/system/strongroom-before-restart.service",
     "etc/systemd/system/strongroom-commit.service",
     "etc/systemd/system/strongroom-commit.service.d/truenas.conf",
@@ -38,12 +41,14 @@ const PIECES: [&str; 27] = [
     "etc/systemd/system/strongroom-upgrade-guard.timer",
     "etc/systemd/system/timers.target.wants/strongroom-enrol.timer",
     "etc/systemd/system/timers.target.wants/strongroom-upgrade-guard.timer",
+    "etc/systemd/system/usr-bin-restic.mount",
     "root/strongroom/bin/restic",
     "root/strongroom/bin/rclone",
     "root/strongroom/credential-provider",
     "root/strongroom/guard-boot-environments",
     "root/strongroom/libstrongroom_pkcs11.so",
     "root/strongroom/strongroom",
+    "root/strongroom/usr-bin-restic",
     "root/strongroom/zfs-keyprovider",
 ];
 
@@ -148,10 +153,10 @@ fn systemd_takes_the_units() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut files = Vec::new();
     for name in PIECES.iter().filter_map(|path| {
-        let name = path.strip_prefix("etc/systemd/system/strongroom-")?;
-        (!name.contains('/')).then_some(format!("strongroom-{name}"))
+        let name = path.strip_prefix("etc/systemd/system/")?;
+        (!name.contains('/')).then_some(name)
     }) {
-        let text = fs::read_to_string(units.join(&name)).expect("a unit");
+        let text = fs::read_to_string(units.join(name)).expect("a unit");
         let here = format!("={}/", tree.at("root/strongroom").display());
         let text = text.replace("=/root/strongroom/", &here).replace(
             "ExecStart=strongroom ",
@@ -161,7 +166,7 @@ fn systemd_takes_the_units() {
         fs::write(&file, text).expect("a folder");
         files.push(file);
     }
-    assert_eq!(files.len(), 9);
+    assert_eq!(files.len(), 11);
     let checked = Run::new("systemd-analyze")
         .args(["verify", "--man=no"])
         .args(files)
@@ -170,7 +175,7 @@ fn systemd_takes_the_units() {
     let said: Vec<_> = checked
         .stderr
         .lines()
-        .filter(|line| line.contains("strongroom-"))
+        .filter(|line| line.contains("strongroom"))
         .collect();
     assert_eq!(said, &[] as &[&str], "{checked}");
 }

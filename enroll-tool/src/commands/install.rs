@@ -102,8 +102,10 @@ fn make_vault_folder(system: &System) -> Result<()> {
         .map_err(strongroom::Error::io("change the mode of", &dir))
 }
 
-/// Those that watch. The others are started by what they belong to.
-const WATCHING: [&str; 5] = [
+/// Those that watch, and the launcher in restic's place. The others are started by what they belong to.
+const STARTED: [&str; 7] = [
+    "run-strongroom-programs.mount",
+    "usr-bin-restic.mount",
     "strongroom-enrol.path",
     "strongroom-enrol.timer",
     "strongroom-upgrade-guard.path",
@@ -113,13 +115,13 @@ const WATCHING: [&str; 5] = [
 
 fn start_units() {
     systemctl(&["daemon-reload"]);
-    systemctl(&[&["start"], WATCHING.as_slice()].concat());
+    systemctl(&[&["start"], STARTED.as_slice()].concat());
 }
 
 /// Before their files go.
 pub(super) fn stop_units() {
     // One that is stopped by its ExecStop= does once more what it is there for, which does no harm.
-    systemctl(&[&["stop"], WATCHING.as_slice()].concat());
+    systemctl(&[&["stop"], STARTED.as_slice()].concat());
 }
 
 /// After their files are gone.
