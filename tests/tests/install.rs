@@ -542,30 +542,24 @@ fn nothing_is_removed_as_long_as_one_secret_is_in_the_vault_alone() {
     let tree = Tree::of(nas.vault.folder());
     tree.install(&[]).ok();
     nas.migrate().args(["--only", "datasets,certificates"]).ok();
-    let installed = |tree: &Tree| {
-        PIECES
-            .into_iter()
-            .filter(|path| tree.at(path).symlink_metadata().is_ok())
-            .count()
-    };
     let rows = nas.fixture.read_back();
     // Private keys are in the TPM, which gives them to nobody.
     tree.uninstall(&nas.vault, &[])
         .fails_with(1)
         .says("nothing was removed")
         .says("--recovery");
-    assert_eq!(installed(&tree), PIECES.len());
+    assert_eq!(tree.installed(), PIECES.len());
     assert_eq!(nas.fixture.read_back(), rows);
     // A boot that the policy refuses.
     nas.vault.reboot(&[(7, "another boot loader")]);
     tree.uninstall(&nas.vault, &[]).fails_with(3);
-    assert_eq!(installed(&tree), PIECES.len());
+    assert_eq!(tree.installed(), PIECES.len());
     // No vault, and a folder with something in it.
     let vault = nas.vault.dir().join("vault.json");
     fs::rename(&vault, vault.with_extension("away")).expect("ours");
     tree.uninstall(&nas.vault, &[]).fails_with(5);
     fs::rename(vault.with_extension("away"), &vault).expect("ours");
-    assert_eq!(installed(&tree), PIECES.len());
+    assert_eq!(tree.installed(), PIECES.len());
     // Somebody has the database open.
     let middleware = nas.fixture.connect();
     middleware
@@ -575,11 +569,11 @@ fn nothing_is_removed_as_long_as_one_secret_is_in_the_vault_alone() {
         .fails_with(7)
         .says("has it open");
     drop(middleware);
-    assert_eq!(installed(&tree), PIECES.len());
+    assert_eq!(tree.installed(), PIECES.len());
     // The kit opens all of it, in any boot.
     let kit = nas.vault.recovery().display().to_string();
     tree.uninstall(&nas.vault, &["--recovery", &kit]).ok();
-    assert_eq!(installed(&tree), 0);
+    assert_eq!(tree.installed(), 0);
     for (id, name, key) in &nas.fixture.dataset_keys {
         assert_eq!(
             nas.fixture.read_back().datasets[id].key.as_ref(),
@@ -596,18 +590,44 @@ fn a_database_that_refers_to_another_vault_keeps_its_programs() {
     let tree = Tree::of(nas.vault.folder());
     tree.install(&[]).ok();
     nas.migrate().ok();
-    let run = |dir: &Path| {
-        Run::new(strongroom())
-            .args(["uninstall", "--yes", "--root"])
-            .arg(tree.root())
-            .arg("--dir")
-            .arg(dir)
-            .env("STRONGROOM_TCTI", nas.vault.recorder().tcti())
-    };
-    run(&nas.vault.folder().join("empty"))
+    // The system's own folder holds none.
+    tree.uninstall_unnamed()
         .fails_with(7)
         .says("a vault that is not here");
     assert!(tree.at("root/strongroom/strongroom").exists());
+}
+
+/// Where datasets alone have moved, nothing in the database says so: not the wrong folder is believed, nor
+/// an empty one.
+#[test]
+fn a_vault_that_is_not_where_it_was_named_is_not_taken_for_none() {
+    let nas = Nas::new(Generation::V26, 0);
+    let tree = Tree::of(nas.vault.folder());
+    tree.install(&[]).ok();
+    nas.migrate().args(["--only", "datasets"]).ok();
+    let rows = nas.fixture.read_back();
+    let empty = tempfile::tempdir().expect("a folder");
+    for wrong in [empty.path().to_owned(), empty.path().join("mistyped")] {
+        let by_option = tree.uninstall_unnamed().arg("--dir").arg(&wrong);
+        by_option.fails_with(5).says("no vault");
+        let by_variable = tree.uninstall_unnamed().env("STRONGROOM_DIR", &wrong);
+        by_variable.fails_with(5).says("no vault");
+    }
+    // Nobody named one, and there is none where it should be.
+    tree.uninstall_unnamed()
+        .fails_with(7)
+        .says("dataset tank is")
+        .says("--without-vault");
+    assert_eq!(tree.installed(), PIECES.len());
+    assert_eq!(nas.fixture.read_back(), rows);
+    // Its owner knows better.
+    tree.uninstall_unnamed().arg("--without-vault").ok();
+    assert_eq!(tree.installed(), 0);
+    // But not better than what is there.
+    tree.install(&[]).ok();
+    let named = tree.uninstall(&nas.vault, &["--without-vault"]);
+    named.fails_with(2);
+    assert_eq!(tree.installed(), PIECES.len());
 }
 
 #[test]
@@ -737,6 +757,21 @@ impl Tree {
             .strongroom(&["uninstall", "--yes", "--root"])
             .arg(&self.root)
             .args(args)
+    }
+
+    /// With nothing that says where the vault is.
+    fn uninstall_unnamed(&self) -> Run {
+        Run::new(strongroom())
+            .args(["uninstall", "--yes", "--root"])
+            .arg(&self.root)
+    }
+
+    /// How many pieces are there.
+    fn installed(&self) -> usize {
+        PIECES
+            .into_iter()
+            .filter(|path| self.at(path).symlink_metadata().is_ok())
+            .count()
     }
 
     /// The files of what an installation touches, by their paths.

@@ -1,5 +1,7 @@
 //! `strongroom uninstall`: the keys go back to TrueNAS, that is proven, and only then is anything removed.
 
+use std::path::Path;
+
 use serde_json::json;
 use strongroom::error::Error;
 use strongroom::{Result, Vault};
@@ -10,7 +12,7 @@ use super::{Place, install};
 use crate::cli::{Class, Uninstall};
 use crate::failure::Failure;
 use crate::installation::{Pieces, System};
-use crate::migration::rollback::Returns;
+use crate::migration::rollback::{self, Returns};
 use crate::output::{self, say};
 use crate::truenas::columns::Column;
 use crate::truenas::credentials;
@@ -22,12 +24,15 @@ pub(super) fn run(place: &Place, args: &Uninstall) -> Result<(), Failure> {
     // Those that are there: whoever runs this may be one of them.
     let pieces = Pieces::with_programs(&system.at("root/strongroom"));
     let dry_run = args.at.dry_run;
-    let given_back = if let Some(vault) = vault(place, &system)? {
+    let given_back = if let Some(vault) = vault(place, args, &system)? {
         keys_back(place, args, &system, &vault)?
     } else {
         let (database, secret) = open(&system.database(), &system.pwenc_secret())?;
         database.leave_as_it_is()?;
         check_no_placeholders(&database, &secret)?;
+        if !args.without_vault {
+            check_nothing_emptied(&database)?;
+        }
         0
     };
     let there: Vec<_> = (pieces.0.iter())
@@ -65,8 +70,8 @@ pub(super) fn run(place: &Place, args: &Uninstall) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The vault that the system's secrets are in; `None` where there never was one.
-fn vault(place: &Place, system: &System) -> Result<Option<Vault>, Failure> {
+/// The vault that the system's secrets are in; `None` where nobody named one, and there is none.
+fn vault(place: &Place, args: &Uninstall, system: &System) -> Result<Option<Vault>, Failure> {
     // With --root, the one below it, unless another was named.
     let dir = if system.is_running() || place.is_named {
         place.dir.clone()
@@ -74,14 +79,43 @@ fn vault(place: &Place, system: &System) -> Result<Option<Vault>, Failure> {
         system.vault()
     };
     match Vault::open(&dir) {
+        Ok(_) if args.without_vault => Err(Failure::Usage(format!(
+            "--without-vault: there is one, in {}",
+            dir.display()
+        ))),
         Ok(vault) => Ok(Some(place.expecting(vault))),
-        Err(Error::VaultMissing(_)) if is_empty(&dir) => Ok(None),
+        Err(Error::VaultMissing(_))
+            if !place.is_named && is_empty(&dir) && is_empty(&system.vault()) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error.into()),
     }
 }
 
-fn is_empty(dir: &std::path::Path) -> bool {
-    std::fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none())
+/// Whether nothing is there: neither a vault, nor what is left of one.
+fn is_empty(dir: &Path) -> bool {
+    match std::fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+/// Sees that there is no value of which a vault that was not found may have the only copy.
+fn check_nothing_emptied(database: &Database) -> Result<()> {
+    let emptied = rollback::emptied(database)?;
+    let Some((class, name)) = emptied.first() else {
+        return Ok(());
+    };
+    Err(Error::input(
+        format!("{} {name}", class.singular()),
+        format!(
+            "the database has no value of it, and of {} more, as after a migration, and there is no \
+             vault: name it with --dir, or bring it back (`strongroom recover`); if there never was \
+             one, say so with --without-vault. Nothing was removed",
+            emptied.len() - 1
+        ),
+    ))
 }
 
 /// Gives back what came out of the database, and reads that again. How many secrets there were.
@@ -98,7 +132,7 @@ fn keys_back(
     let (mut database, secret) = open(&system.database(), &system.pwenc_secret())?;
     let _lock = vault.lock()?;
     let objects = vault.list()?.objects;
-    let read = |database: &Database, opener: &mut dyn crate::migration::rollback::Opener| {
+    let read = |database: &Database, opener: &mut dyn rollback::Opener| {
         Returns::read(database, &secret, &Class::ALL, &objects, opener, || {})
     };
     let returns = read(&database, opener.as_mut())?;

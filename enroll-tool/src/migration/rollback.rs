@@ -86,11 +86,7 @@ impl Returns {
                 if !database.has(column.table, column.name)? {
                     continue;
                 }
-                let beside: &[&str] = match class {
-                    Class::Datasets => &["kmip_uid"],
-                    _ => &[],
-                };
-                let rows = database.values(column, beside)?;
+                let rows = database.values(column, beside(*class))?;
                 let mut names: BTreeMap<String, usize> = BTreeMap::new();
                 for row in &rows {
                     *names.entry(row.name.clone()).or_default() += 1;
@@ -173,8 +169,7 @@ fn dataset(
     alone: bool,
     opener: &mut dyn Opener,
 ) -> Result<Option<Given>> {
-    let uid = row.beside.first().and_then(Option::as_deref).unwrap_or("");
-    if !row.column.as_deref().unwrap_or("").is_empty() || !uid.is_empty() {
+    if !is_empty(row) {
         return Ok(None);
     }
     let origin = origin(cell);
@@ -208,6 +203,41 @@ fn dataset(
         .map_err(|reason| Error::input(format!("key of {}", row.name), reason))?;
     let kmip_uid = object.attributes.get(KMIP_UID).cloned();
     Ok(Some(Given { text, kmip_uid }))
+}
+
+/// What tells, beside the column, whether a row of a class is empty.
+fn beside(class: Class) -> &'static [&'static str] {
+    match class {
+        Class::Datasets => &["kmip_uid"],
+        _ => &[],
+    }
+}
+
+/// Whether a row has no value, in its column or with a KMIP server.
+fn is_empty(row: &Value) -> bool {
+    let is_empty = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
+    is_empty(&row.column) && row.beside.iter().all(is_empty)
+}
+
+/// What is empty in a database as a migration leaves it, whoever emptied it: classes and names.
+///
+/// # Errors
+/// [`Error::Input`] for a table that cannot be read.
+pub(crate) fn emptied(database: &Database) -> Result<Vec<(Class, String)>> {
+    let mut emptied = Vec::new();
+    for class in [Class::Datasets, Class::Certificates, Class::Replication] {
+        for column in Column::of_class(class) {
+            if database.has(column.table, column.name)? {
+                let rows = database.values(column, beside(class))?;
+                emptied.extend(
+                    rows.into_iter()
+                        .filter(is_empty)
+                        .map(|row| (class, row.name)),
+                );
+            }
+        }
+    }
+    Ok(emptied)
 }
 
 /// JSON with placeholders in its fields.
