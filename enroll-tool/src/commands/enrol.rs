@@ -70,6 +70,7 @@ pub(super) fn run(place: &Place, args: &Enrol) -> Result<(), Failure> {
     let done = migrate(
         place,
         &asked,
+        |vault| still_watched(vault, &asked.wanted),
         |_| Ok(()),
         |plan, outcomes| {
             middleware.remember(keys(plan, outcomes));
@@ -95,6 +96,15 @@ fn asked(args: &Enrol, journal: &Journal) -> Asked {
             ui_certificate: journal.ui_certificate,
         },
     }
+}
+
+/// What is watched now that nobody else writes the vault: a rollback may have been at work until then, and
+/// what it has given back stays.
+fn still_watched(vault: &Vault, wanted: &Wanted) -> Result<Wanted, Failure> {
+    let watched = Journal::read(vault)?.map_or_else(Vec::new, |journal| journal.watched());
+    let mut wanted = wanted.clone();
+    wanted.classes.retain(|class| watched.contains(class));
+    Ok(wanted)
 }
 
 /// What is new, without a trace that somebody looked: a file that changed would have this run again.

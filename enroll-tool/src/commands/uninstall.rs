@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 use strongroom::error::Error;
-use strongroom::{Result, Vault};
+use strongroom::{Result, Vault, WriteLock};
 
 use super::migrate::rollback::{give_back, opened};
 use super::migrate::{check_unused, open};
@@ -24,7 +24,9 @@ pub(super) fn run(place: &Place, args: &Uninstall) -> Result<(), Failure> {
     // Those that are there: whoever runs this may be one of them.
     let pieces = Pieces::with_programs(&system.at("root/strongroom"));
     let dry_run = args.at.dry_run;
-    let given_back = if let Some(vault) = vault(place, args, &system)? {
+    // Or what is given back would be moved into the vault again.
+    let stopped = (!dry_run && system.is_running()).then(install::NoEnrolment::begin);
+    let back = if let Some(vault) = vault(place, args, &system)? {
         keys_back(place, args, &system, &vault)?
     } else {
         let (database, secret) = open(&system.database(), &system.pwenc_secret())?;
@@ -33,7 +35,7 @@ pub(super) fn run(place: &Place, args: &Uninstall) -> Result<(), Failure> {
         if !args.without_vault {
             check_nothing_emptied(&database)?;
         }
-        0
+        Back::default()
     };
     let there: Vec<_> = (pieces.0.iter())
         .filter(|piece| piece.is_there(&system))
@@ -49,7 +51,11 @@ pub(super) fn run(place: &Place, args: &Uninstall) -> Result<(), Failure> {
         if system.is_running() {
             install::forget_units();
         }
+        if let Some(stopped) = stopped {
+            stopped.for_good();
+        }
     }
+    let given_back = back.given;
     let report = json!({
         "root": system.root(),
         "dry-run": dry_run,
@@ -68,6 +74,14 @@ pub(super) fn run(place: &Place, args: &Uninstall) -> Result<(), Failure> {
         say!("The vault stays in {}.", system.vault().display());
     });
     Ok(())
+}
+
+/// What was given back.
+#[derive(Default)]
+struct Back {
+    given: usize,
+    /// As long as this lives, nothing is moved out of the database again.
+    _lock: Option<WriteLock>,
 }
 
 /// The vault that the system's secrets are in; `None` where nobody named one, and there is none.
@@ -118,19 +132,19 @@ fn check_nothing_emptied(database: &Database) -> Result<()> {
     ))
 }
 
-/// Gives back what came out of the database, and reads that again. How many secrets there were.
+/// Gives back what came out of the database, and reads that again.
 fn keys_back(
     place: &Place,
     args: &Uninstall,
     system: &System,
     vault: &Vault,
-) -> Result<usize, Failure> {
+) -> Result<Back, Failure> {
     if !args.at.dry_run {
         check_unused(&system.database(), args.while_in_use)?;
     }
     let mut opener = opened(place, vault, args.recovery.as_deref(), &args.passphrase)?;
     let (mut database, secret) = open(&system.database(), &system.pwenc_secret())?;
-    let _lock = vault.lock()?;
+    let lock = vault.lock()?;
     let objects = vault.list()?.objects;
     let read = |database: &Database, opener: &mut dyn rollback::Opener| {
         Returns::read(database, &secret, &Class::ALL, &objects, opener, || {})
@@ -149,7 +163,10 @@ fn keys_back(
     }
     if args.at.dry_run {
         database.leave_as_it_is()?;
-        return Ok(returns.values.len());
+        return Ok(Back {
+            given: returns.values.len(),
+            _lock: None,
+        });
     }
     if !args.yes {
         let question = format!(
@@ -170,7 +187,10 @@ fn keys_back(
         return Err(stays(still.max(missed.len()), returns.values.len()));
     }
     check_no_placeholders(&database, &secret)?;
-    Ok(returns.values.len())
+    Ok(Back {
+        given: returns.values.len(),
+        _lock: Some(lock),
+    })
 }
 
 fn stays(failed: usize, total: usize) -> Failure {
