@@ -630,6 +630,65 @@ fn a_vault_that_is_not_where_it_was_named_is_not_taken_for_none() {
     assert_eq!(tree.installed(), PIECES.len());
 }
 
+/// A file that cannot be read may be the newest key of any dataset.
+#[test]
+fn an_older_key_is_not_given_back_in_the_place_of_a_damaged_one() {
+    let nas = Nas::new(Generation::V26, 0);
+    let tree = Tree::of(nas.vault.folder());
+    tree.install(&[]).ok();
+    nas.migrate().ok();
+    let (row, dataset, _) = nas.key_of("tank/vm/zvol0");
+    let newer = "7e".repeat(32);
+    nas.write_key(row, &newer);
+    nas.migrate().ok();
+    let versions = &nas.objects()[&format!("truenas:storage_encrypteddataset/{row}")];
+    let (_, id) = versions.iter().max().cloned().expect("two");
+    let file = nas.vault.dir().join(format!("objects/datasets/{id}.json"));
+    let whole = fs::read(&file).expect("the newest");
+    fs::write(&file, &whole[..whole.len() / 2]).expect("ours");
+
+    let rows = nas.fixture.read_back();
+    tree.uninstall(&nas.vault, &[])
+        .fails_with(1)
+        .says(&id)
+        .says("nothing was removed");
+    assert_eq!(tree.installed(), PIECES.len());
+    assert_eq!(nas.fixture.read_back(), rows);
+    // The way back gives what it can, and no dataset's key.
+    let report = nas.roll_back().fails_with(1).json();
+    let kept = report["kept"].to_string();
+    assert!(kept.contains(&dataset) && kept.contains(&id), "{kept}");
+    let now = nas.fixture.read_back();
+    assert_eq!(now.datasets, rows.datasets);
+    assert_ne!(now.credentials, rows.credentials);
+
+    fs::write(&file, &whole).expect("ours");
+    tree.uninstall(&nas.vault, &[]).ok();
+    assert_eq!(tree.installed(), 0);
+    let key = nas.fixture.read_back().datasets[&row].key.clone();
+    assert_eq!(key, Some(newer));
+}
+
+/// What never was in the database is not in it afterwards either, and that is said.
+#[test]
+fn what_is_in_the_vault_alone_is_named() {
+    let nas = Nas::new(Generation::V26, 0);
+    let tree = Tree::of(nas.vault.folder());
+    nas.migrate().ok();
+    nas.vault.seal("credentials", "typed by hand", b"a secret");
+    for args in [&["--json", "--dry-run"], &["--json"] as &[&str]] {
+        let report = tree.uninstall(&nas.vault, args).ok().json();
+        let alone = report["in-vault-alone"].as_array().expect("a list");
+        let labels: Vec<_> = alone.iter().map(|object| &object["label"]).collect();
+        assert_eq!(labels, ["typed by hand"], "{args:?}");
+    }
+    let said = tree.uninstall(&nas.vault, &[]).ok().text();
+    assert!(
+        said.contains("In the vault alone: credential typed by hand"),
+        "{said}"
+    );
+}
+
 #[test]
 fn an_uninstallation_killed_anywhere_is_finished_by_the_next() {
     if !traces() {

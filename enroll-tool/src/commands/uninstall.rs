@@ -4,6 +4,8 @@ use std::path::Path;
 
 use serde_json::json;
 use strongroom::error::Error;
+use strongroom::object::Metadata;
+use strongroom::vault::Listing;
 use strongroom::{Result, Vault, WriteLock};
 
 use super::migrate::rollback::{give_back, opened};
@@ -12,6 +14,7 @@ use super::{Place, install};
 use crate::cli::{Class, Uninstall};
 use crate::failure::Failure;
 use crate::installation::{Pieces, System};
+use crate::migration::alone::in_vault_alone;
 use crate::migration::rollback::{self, Returns};
 use crate::output::{self, say};
 use crate::truenas::columns::Column;
@@ -55,11 +58,17 @@ pub(super) fn run(place: &Place, args: &Uninstall) -> Result<(), Failure> {
             stopped.for_good();
         }
     }
-    let given_back = back.given;
+    let Back { given, alone, .. } = &back;
     let report = json!({
         "root": system.root(),
         "dry-run": dry_run,
-        "given-back": given_back,
+        "given-back": given,
+        "in-vault-alone": alone.iter().map(|object| json!({
+            "token": object.token,
+            "label": object.label,
+            "kind": object.kind,
+            "id": object.id,
+        })).collect::<Vec<_>>(),
         "removed": there.iter().map(|piece| &piece.path).collect::<Vec<_>>(),
         "vault": system.vault(),
     });
@@ -69,7 +78,15 @@ pub(super) fn run(place: &Place, args: &Uninstall) -> Result<(), Failure> {
         } else {
             ("were given back", "are removed")
         };
-        say!("{given_back} secrets {back}; nothing is in the vault alone then.");
+        say!("{given} secrets {back}.");
+        for object in alone {
+            say!(
+                "In the vault alone: {} {} of token {}.",
+                object.kind,
+                object.label,
+                object.token
+            );
+        }
         say!("{} pieces {gone}.", there.len());
         say!("The vault stays in {}.", system.vault().display());
     });
@@ -80,6 +97,8 @@ pub(super) fn run(place: &Place, args: &Uninstall) -> Result<(), Failure> {
 #[derive(Default)]
 struct Back {
     given: usize,
+    /// What is in the vault, and in no place of the database.
+    alone: Vec<Metadata>,
     /// As long as this lives, nothing is moved out of the database again.
     _lock: Option<WriteLock>,
 }
@@ -145,9 +164,10 @@ fn keys_back(
     let mut opener = opened(place, vault, args.recovery.as_deref(), &args.passphrase)?;
     let (mut database, secret) = open(&system.database(), &system.pwenc_secret())?;
     let lock = vault.lock()?;
-    let objects = vault.list()?.objects;
+    let listing = vault.list()?;
+    check_readable(&listing)?;
     let read = |database: &Database, opener: &mut dyn rollback::Opener| {
-        Returns::read(database, &secret, &Class::ALL, &objects, opener, || {})
+        Returns::read(database, &secret, &Class::ALL, &listing, opener, || {})
     };
     let returns = read(&database, opener.as_mut())?;
     for kept in &returns.kept {
@@ -161,10 +181,13 @@ fn keys_back(
     if !returns.kept.is_empty() {
         return Err(stays(returns.kept.len(), returns.values.len()));
     }
+    let alone = in_vault_alone(&listing.objects, &database, &returns)?;
+    let alone: Vec<Metadata> = alone.into_iter().cloned().collect();
     if args.at.dry_run {
         database.leave_as_it_is()?;
         return Ok(Back {
             given: returns.values.len(),
+            alone,
             _lock: None,
         });
     }
@@ -189,12 +212,32 @@ fn keys_back(
     check_no_placeholders(&database, &secret)?;
     Ok(Back {
         given: returns.values.len(),
+        alone,
         _lock: Some(lock),
     })
 }
 
+/// Sees that it is known of every file what it is: what cannot be read may be all that there is of a secret.
+fn check_readable(listing: &Listing) -> Result<(), Failure> {
+    for bad in &listing.damaged {
+        log::error!(
+            "damaged: {}: {}; `strongroom recover --backup FILE` puts it back; if nobody needs it, move \
+             it away",
+            bad.file.display(),
+            bad.reason
+        );
+    }
+    for token in &listing.unreadable {
+        log::error!("token {token}: it is not ours to read");
+    }
+    match listing.damaged.len() + listing.unreadable.len() {
+        0 => Ok(()),
+        failed => Err(stays(failed, listing.objects.len() + failed)),
+    }
+}
+
 fn stays(failed: usize, total: usize) -> Failure {
-    log::error!("nothing was removed: {failed} secrets are in the vault alone");
+    log::error!("nothing was removed: {failed} secrets are, or may be, in the vault alone");
     Failure::Partial {
         failed,
         total: failed.max(total),

@@ -6,11 +6,13 @@
 //! newer will, and stays.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use strongroom::dataset_key::KeyFormat;
 use strongroom::error::Error;
-use strongroom::object::{KEYFORMAT, Kind, Metadata, ORIGIN, ObjectId};
-use strongroom::{Result, Secret};
+use strongroom::object::{KEYFORMAT, Kind, Metadata, ORIGIN, ObjectId, TokenName};
+use strongroom::vault::Listing;
+use strongroom::{Damaged, Result, Secret};
 
 use super::classes::{self, origin, placeholder_in};
 use crate::cli::Class;
@@ -59,6 +61,7 @@ struct Way<'a> {
     secret: &'a PwencSecret,
     padding: Padding,
     objects: &'a [Metadata],
+    damaged: &'a [Damaged],
 }
 
 impl Returns {
@@ -71,14 +74,15 @@ impl Returns {
         database: &Database,
         secret: &PwencSecret,
         wanted: &[Class],
-        objects: &[Metadata],
+        listing: &Listing,
         opener: &mut dyn Opener,
         mut progress: impl FnMut(),
     ) -> Result<Self> {
         let way = Way {
             secret,
             padding: padding(database, secret)?,
-            objects,
+            objects: &listing.objects,
+            damaged: &listing.damaged,
         };
         let mut returns = Self::default();
         for class in wanted {
@@ -114,7 +118,8 @@ impl Returns {
         let given = match class {
             Class::Datasets => dataset(row, &cell, way, alone, opener),
             Class::Credentials | Class::Keychain => fields(row, way, opener),
-            Class::Certificates | Class::Replication => nothing(row, &cell, way, opener),
+            Class::Certificates => nothing(row, &cell, &TokenName::keys(), way, opener),
+            Class::Replication => nothing(row, &cell, &TokenName::credentials(), way, opener),
             Class::Tasks => whole(row, way, opener),
         };
         match given {
@@ -172,6 +177,7 @@ fn dataset(
     if !is_empty(row) {
         return Ok(None);
     }
+    way.check_undamaged(&TokenName::datasets())?;
     let origin = origin(cell);
     let of_name = || {
         way.objects.iter().filter(|object| {
@@ -285,12 +291,14 @@ fn whole(row: &Value, way: &Way<'_>, opener: &mut dyn Opener) -> Result<Option<G
 fn nothing(
     row: &Value,
     cell: &Cell,
+    token: &TokenName,
     way: &Way<'_>,
     opener: &mut dyn Opener,
 ) -> Result<Option<Given>> {
     if row.column.is_some() {
         return Ok(None);
     }
+    way.check_undamaged(token)?;
     let origin = origin(cell);
     let Some(object) = way
         .objects
@@ -328,6 +336,26 @@ impl Way<'_> {
             .iter()
             .find(|object| object.id == id)
             .ok_or_else(|| Error::NoSuchObject(id.to_string()))
+    }
+
+    /// Sees that every file of a token can be read: one that cannot may be the newest version of what was
+    /// in any empty value's place, and an older one opens nothing by now.
+    fn check_undamaged(&self, token: &TokenName) -> Result<()> {
+        let of_token = |bad: &&Damaged| {
+            let folder = bad.file.parent().and_then(Path::file_name);
+            folder.is_some_and(|name| name == token.as_str())
+        };
+        match self.damaged.iter().find(of_token) {
+            None => Ok(()),
+            Some(bad) => Err(Error::input(
+                bad.file.display().to_string(),
+                format!(
+                    "{}; it may be the newest version of this value. `strongroom recover --backup FILE` \
+                     puts it back; if nobody needs it, move it away",
+                    bad.reason
+                ),
+            )),
+        }
     }
 }
 
