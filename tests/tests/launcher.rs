@@ -456,10 +456,19 @@ fn a_secret_goes_where_nobody_else_reads_it_or_nowhere() {
         launcher.stand_in(name, "touch \"$HERE/started\"");
     }
     let rclone = || launcher.run("rclone").arg("--config").arg(&config);
-    rclone()
-        .args(["-vv", "ls", "remote:"])
-        .fails_with(122)
-        .says("log");
+    for option in ["-vv", "-v=2", "--dump=headers", "--dump-bodies"] {
+        rclone()
+            .args([option, "ls", "remote:"])
+            .fails_with(122)
+            .says("log");
+    }
+    for (variable, value) in [("RCLONE_DUMP", "auth"), ("RCLONE_DUMP_BODIES", "true")] {
+        rclone()
+            .args(["ls", "remote:"])
+            .env(variable, value)
+            .fails_with(122)
+            .says("log");
+    }
     rclone()
         .arg(format!(":ftp,pass=strongroom:v1:{id}:"))
         .fails_with(122)

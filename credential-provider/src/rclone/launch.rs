@@ -46,8 +46,8 @@ pub(crate) fn run(
     check_names(&places, &config)?;
     if logs_options(&arguments) {
         return Err(vec![Failure::usage(
-            "at this log level rclone writes every secret that it is given into its log; use -v, or \
-             a remote without placeholders",
+            "at this log level, or with --dump, rclone writes every secret that it is given into its \
+             log; use -v, or a remote without placeholders",
         )]);
     }
     let keeper = if places.is_empty() {
@@ -222,36 +222,64 @@ fn check_names(places: &[Place], config: &Config) -> Result<(), Vec<Failure>> {
     }
 }
 
-/// Whether rclone is asked for its debug log (`-vv`, `--log-level DEBUG`, or their variables), in
-/// which it says what each option was set to from the environment.
+/// Whether rclone is asked for its debug log, in which it says what each option was set to from the
+/// environment: by `-vv`, `--log-level DEBUG` or `--dump`, or by their variables.
 fn logs_options(arguments: &[OsString]) -> bool {
-    let arguments: Vec<_> = arguments.iter().map(|it| it.to_string_lossy()).collect();
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
-    let verbose: usize = arguments
-        .iter()
-        .map(|argument| match argument.strip_prefix('-') {
-            Some("-verbose") => 1,
-            // A cluster of short flags, such as -Pvv.
-            Some(flags) if flags.bytes().all(|byte| byte.is_ascii_alphabetic()) => {
-                flags.matches('v').count()
+    let dumps = std::env::vars_os()
+        .any(|(name, value)| name.as_bytes().starts_with(b"RCLONE_DUMP") && !value.is_empty());
+    dumps
+        || verbosity(&variable("RCLONE_VERBOSE")) > 1
+        || is_debug(&variable("RCLONE_LOG_LEVEL"))
+        || arguments_log_options(arguments)
+}
+
+fn arguments_log_options(arguments: &[OsString]) -> bool {
+    let arguments: Vec<_> = arguments.iter().map(|it| it.to_string_lossy()).collect();
+    let mut verbose = 0;
+    for (place, argument) in arguments.iter().enumerate() {
+        let (name, value) = match argument.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (&**argument, None),
+        };
+        if let Some(option) = name.strip_prefix("--") {
+            // Which rclone takes for the same.
+            match option.replace('_', "-").as_str() {
+                "verbose" => verbose += value.map_or(1, verbosity),
+                "log-level" => {
+                    let next = arguments.get(place + 1).map(|it| &**it);
+                    if value.or(next).is_some_and(is_debug) {
+                        return true;
+                    }
+                }
+                "dump" => return true,
+                option if option.starts_with("dump-") => return true,
+                _ => {}
             }
-            _ => 0,
-        })
-        .sum();
-    let counted = |text: &str| text.parse::<usize>().is_ok_and(|level| level > 1);
-    let of_option = |option: &str, wanted: &dyn Fn(&str) -> bool| {
-        let joined = format!("{option}=");
-        arguments.iter().enumerate().any(|(place, argument)| {
-            let next = arguments.get(place + 1).filter(|_| argument == option);
-            argument.strip_prefix(&joined).is_some_and(wanted) || next.is_some_and(|it| wanted(it))
-        })
-    };
-    let debug = |text: &str| text.eq_ignore_ascii_case("DEBUG");
+        } else if let Some(flags) = name.strip_prefix('-') {
+            // A cluster of short flags, such as -Pvv, of which the last may have a value: -Pv=2.
+            if flags.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+                verbose += flags.matches('v').count();
+                if let Some(value) = value.filter(|_| flags.ends_with('v')) {
+                    verbose = (verbose - 1) + verbosity(value);
+                }
+            }
+        }
+    }
     verbose > 1
-        || of_option("--verbose", &counted)
-        || of_option("--log-level", &debug)
-        || counted(&variable("RCLONE_VERBOSE"))
-        || debug(&variable("RCLONE_LOG_LEVEL"))
+}
+
+/// How often a number says `-v`. Go reads it, in any notation of its own: what is not plainly less is more.
+fn verbosity(text: &str) -> usize {
+    match text {
+        "" | "0" => 0,
+        "1" | "+1" => 1,
+        _ => 2,
+    }
+}
+
+fn is_debug(text: &str) -> bool {
+    text.eq_ignore_ascii_case("DEBUG")
 }
 
 /// What rclone wrote that is no placeholder's goes where it would have gone.
@@ -313,7 +341,7 @@ mod tests {
     fn a_debug_log_is_noticed() {
         let logs = |line: &str| {
             let arguments: Vec<_> = line.split(' ').map(OsString::from).collect();
-            logs_options(&arguments)
+            arguments_log_options(&arguments)
         };
         for line in [
             "-vv lsf r:",
@@ -323,6 +351,14 @@ mod tests {
             "--verbose=2 lsf r:",
             "--log-level DEBUG lsf r:",
             "lsf r: --log-level=debug",
+            "-v=2 lsf r:",
+            "-Pv=0x2 lsf r:",
+            "-v -v=1 lsf r:",
+            "--verbose=0b10 lsf r:",
+            "--dump headers lsf r:",
+            "lsf r: --dump=bodies",
+            "--dump-headers lsf r:",
+            "--dump_bodies lsf r:",
         ] {
             assert!(logs(line), "{line}");
         }
@@ -331,7 +367,10 @@ mod tests {
             "lsf r:",
             "--log-level INFO lsf r:",
             "--verbose lsf r:",
+            "-v=1 lsf r:",
+            "-Pv=0 lsf r:",
             "copy vv r:vv",
+            "copy dump r:dump-1",
         ] {
             assert!(!logs(line), "{line}");
         }
