@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use strongroom_tests::conversation::converse;
 use strongroom_tests::launcher::{keepers, obscure, recorded_environment, reveal, wait_until};
 use strongroom_tests::someone::set_mode;
-use strongroom_tests::{Launcher, TestVault};
+use strongroom_tests::{Launcher, Run, TestVault};
 
 const PASSWORD: &str = "p{ss wörd \"quoted\" 密 = ; #";
 
@@ -508,6 +508,56 @@ fn a_secret_goes_where_nobody_else_reads_it_or_nowhere() {
         .fails_with(127)
         .says("copy of itself");
     assert!(!launcher.file("started").exists());
+}
+
+/// As on TrueNAS, where the middleware starts restic with an environment that has no PATH: a script that
+/// starts the launcher is mounted over it, and is written anew by every `install`.
+#[test]
+fn restic_is_found_beneath_what_is_mounted_over_it() {
+    let vault = TestVault::new();
+    let programs = vault.programs();
+    let folder = programs.credential_provider();
+    let folder = folder.parent().expect("a folder");
+    let id = vault.seal("credentials", "backup", br#"{"password": "sesame"}"#);
+    let repository = vault.folder().join("repository");
+    let run = |after: &str| {
+        let script = format!(
+            r#"set -eu
+            mount -t tmpfs tmpfs /root
+            mkdir -p /root/strongroom/bin
+            cp "$0"/credential-provider "$0"/libstrongroom_pkcs11.so /root/strongroom
+            ln -s ../credential-provider /root/strongroom/bin/restic
+            cp {script} /root/strongroom/usr-bin-restic
+            mount -t tmpfs tmpfs /run
+            mkdir -p /run/strongroom/programs
+            mount --bind /usr/bin /run/strongroom/programs
+            mount --bind /root/strongroom/usr-bin-restic /usr/bin/restic
+            {after}
+            exec env -i TMPDIR=/tmp HOME=/nonexistent RESTIC_PASSWORD=strongroom:v1:{id}                 STRONGROOM_DIR={dir} STRONGROOM_TCTI={tcti} STRONGROOM_SETTINGS=/nonexistent                 /usr/bin/restic --no-cache -r {repository} "$@""#,
+            script = concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../systemd/truenas/usr-bin-restic"
+            ),
+            dir = vault.dir().display(),
+            tcti = vault.recorder().tcti(),
+            repository = repository.display(),
+        );
+        Run::new("unshare")
+            .args(["--mount", "sh", "-c", &script])
+            .arg(folder)
+    };
+    let tried = Run::new("unshare").args(["--mount", "true"]).finish();
+    if tried.code() != Some(0) {
+        println!("skipped: {tried}");
+        return;
+    }
+    run("").arg("init").ok();
+    let anew = "cp /root/strongroom/usr-bin-restic /root/new; \
+                mv /root/new /root/strongroom/usr-bin-restic";
+    for after in ["", anew] {
+        let listed = run(after).args(["snapshots", "--json"]).ok();
+        assert_eq!(listed.text().trim(), "[]", "{after}");
+    }
 }
 
 #[test]
