@@ -154,6 +154,33 @@ fn without_a_middleware_it_is_enrolled_all_the_same() {
     }
 }
 
+/// The key is in the vault then, and neither in the database nor in its memory, which an older one may be
+/// in: the next run gives it, though nothing else is new.
+#[test]
+fn a_middleware_that_was_too_slow_is_given_the_key_by_the_next_run() {
+    let nas = migrated(Generation::V26, false);
+    let (row, dataset, old) = nas.key_of("tank/vm/zvol0");
+    let socket = nas.vault.folder().join("middlewared.sock");
+    let slow = MiddlewareStandIn::start(&socket, Behaviour::HangsLater);
+    let key = "3a".repeat(32);
+    nas.write_key(row, &key);
+    enrol(&nas).ok().says("does not answer in time");
+    assert_eq!(nas.fixture.read_back().datasets[&row].column, None);
+    // As long as it does not answer, it is tried again.
+    enrol(&nas).ok().says("does not answer in time");
+    drop(slow);
+    let middleware = start(&nas);
+    middleware.has(&dataset, &old);
+    enrol(&nas).ok();
+    assert_eq!(middleware.keys(), BTreeMap::from([(dataset, key)]));
+    // And that is that.
+    nas.vault.recorder().take();
+    let calls = middleware.calls().len();
+    enrol(&nas).ok();
+    assert!(nas.vault.recorder().take().is_empty());
+    assert_eq!(middleware.calls().len(), calls);
+}
+
 /// What is written in SQLite the standby controller does not hear of by itself.
 #[test]
 fn a_standby_controller_is_sent_the_database() {
