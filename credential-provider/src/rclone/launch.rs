@@ -50,7 +50,7 @@ pub(crate) fn run(
              log; use -v, or a remote without placeholders",
         )]);
     }
-    let keeper = if places.is_empty() {
+    let mut keeper = if places.is_empty() {
         None
     } else {
         // It begins while the TPM is at work.
@@ -61,6 +61,15 @@ pub(crate) fn run(
         })?)
     };
     let handed = hand_over(module, &ourselves, &places, &lacking)?;
+    if let Some(keeper) = &mut keeper {
+        keeper.begin().map_err(|error| {
+            keeper.folder.remove();
+            Failure::input(format!(
+                "nobody would seal what rclone writes over a placeholder, for the process that is to \
+                 does not answer: {error}"
+            ))
+        })?;
+    }
 
     let mut command = launch::command("rclone", &rclone);
     match &keeper {
@@ -79,15 +88,23 @@ pub(crate) fn run(
     let end = end.map_err(|error| {
         Failure::input(format!("{} cannot be launched: {error}", rclone.display()))
     })?;
-    let failures = keeper.map_or_else(Vec::new, |keeper| {
-        let (folder, failures) = keeper.finish();
+    let (mut failures, mut is_kept) = (Vec::new(), false);
+    if let Some(keeper) = keeper {
+        let finished = keeper.finish();
         if let Some(file) = &file {
-            take_over_the_rest(&folder, file, &text, &config, &places);
+            take_over_the_rest(&finished.folder, file, &text, &config, &places);
         }
-        failures
-    });
+        if let Some(signal) = finished.interrupted {
+            say("what rclone has written over a placeholder is still being sealed");
+            child::end_by(signal);
+        }
+        (failures, is_kept) = (finished.failures, finished.is_kept);
+        if !is_kept {
+            finished.folder.remove();
+        }
+    }
     for failure in &failures {
-        let fate = if failure.is_final() {
+        let fate = if failure.is_final() || !is_kept {
             "What rclone has written there is lost: sign in to the provider anew"
         } else {
             "What rclone has written there is in memory alone, from where it will be sealed as soon as \
