@@ -176,7 +176,8 @@ fn a_refreshed_token_is_sealed_in_the_place_of_the_old_one() {
         credential.stand_in("record");
         credential.run().ok();
         let given = recorded_environment(&credential.launcher);
-        assert!(given["RCLONE_CONFIG_REMOTE_TOKEN"].contains("new-at"));
+        assert!(!given.contains_key("RCLONE_CONFIG_REMOTE_TOKEN"));
+        assert!(credential.launcher.read("seen.conf").contains("new-at"));
     }
     let kit = vault.recovery();
     vault
@@ -204,9 +205,9 @@ fn the_real_rclone_refreshes_a_token_and_it_is_sealed() {
                 "lsd",
                 "remote:album",
                 "--retries",
-                "1",
+                "3",
                 "--low-level-retries",
-                "1",
+                "2",
             ])
             .args(["--contimeout", "2s", "--timeout", "2s"])
             // Nobody beyond this machine is to be asked.
@@ -216,6 +217,12 @@ fn the_real_rclone_refreshes_a_token_and_it_is_sealed() {
         let asked = server.asked();
         assert!(!asked.is_empty(), "{kind}: {ended}");
         assert!(asked[0].contains("r-old-at"), "{asked:?}");
+        // Each time with the one that it was given last: a spent one would be refused.
+        for (number, form) in asked.iter().enumerate().skip(1) {
+            let last = format!("refresh_token=refresh-{number}");
+            assert!(form.contains(&last), "{kind}: {asked:?}");
+        }
+        println!("{kind}: refreshed {} times in one run", asked.len());
         let newest = format!("access-{}", asked.len());
         credential.has(&newest);
     }
@@ -504,8 +511,8 @@ fn a_password_that_rclone_writes_is_sealed_as_it_is() {
     assert_eq!(launcher.read("rclone.conf"), config);
 }
 
-/// While rclone runs: its environment has the secrets that it was given, and nothing else on this
-/// machine has any of them, nor what it has written since.
+/// While rclone runs: its environment has the secrets that it was given, but for the token, and nothing else
+/// on this machine has any of them, nor what it has written since.
 #[test]
 fn secrets_are_in_the_childs_environment_and_nowhere_else() {
     let vault = TestVault::new();
@@ -562,12 +569,12 @@ fn secrets_are_in_the_childs_environment_and_nowhere_else() {
             "{id}"
         );
     }
-    for secret in &given {
-        assert!(
-            has_them.contains(&(child, secret)),
-            "{secret}: {has_them:?}"
-        );
-    }
+    let [hidden, token] = &given;
+    assert!(has_them.contains(&(child, hidden)), "{has_them:?}");
+    assert!(
+        !has_them.iter().any(|(_, secret)| *secret == token),
+        "{has_them:?}"
+    );
 
     // Every file that was written since, wherever a program of ours or rclone might have done it.
     for secret in given.iter().chain([written]) {

@@ -1,5 +1,6 @@
 //! The launch of rclone: what its configuration and our environment lack is read from the vault, put
-//! into its environment, and what it writes over a placeholder is sealed.
+//! into its environment, a token into the copy of its configuration in memory, and what it writes over a
+//! placeholder is sealed.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -62,7 +63,10 @@ pub(crate) fn run(
     };
     let handed = hand_over(module, &ourselves, &places, &lacking)?;
     if let Some(keeper) = &mut keeper {
-        keeper.begin().map_err(|error| {
+        let begun = (with_tokens(&text, &handed.tokens))
+            .map_or(Ok(()), |text| keeper.folder.write(&text))
+            .and_then(|()| keeper.begin());
+        begun.map_err(|error| {
             keeper.folder.remove();
             Failure::input(format!(
                 "nobody would seal what rclone writes over a placeholder, for the process that is to \
@@ -122,6 +126,9 @@ pub(crate) fn run(
 #[derive(Default)]
 struct HandedOver {
     variables: Vec<(String, Secret)>,
+    /// By section. rclone takes what is in its environment before what it has written itself: it would
+    /// refresh a token a second time with one that is spent.
+    tokens: Vec<(String, Secret)>,
     /// Variables that name a file, and what is to be in it.
     files: Vec<(String, OwnedFd)>,
 }
@@ -165,6 +172,10 @@ fn hand_over(
                 });
                 handed.files.extend(copies);
             }),
+            Form::Plain if place.key == TOKEN => {
+                handed.tokens.push((place.section.clone(), value));
+                Ok(())
+            }
             Form::Plain | Form::Obscured => {
                 let copies = names.into_iter();
                 let copies = copies.map(|name| (name, Secret::copy_of(value.expose())));
@@ -189,9 +200,40 @@ fn hand_over(
     }
 }
 
+/// The key of what rclone refreshes.
+const TOKEN: &str = "token";
+
+/// A configuration with tokens in the places of their placeholders; `None` where there are none.
+fn with_tokens(text: &str, tokens: &[(String, Secret)]) -> Option<String> {
+    let value = |token: &Secret| String::from_utf8_lossy(token.expose()).into_owned();
+    let owned: Vec<_> = tokens
+        .iter()
+        .map(|(section, it)| (section, value(it)))
+        .collect();
+    let values: BTreeMap<_, _> = (owned.iter())
+        .map(|(section, value)| ((section.as_str(), TOKEN), value.as_str()))
+        .collect();
+    (!values.is_empty()).then(|| Config::with_values(text, &values))
+}
+
+/// A value that one line of a configuration can have.
+fn for_configuration(value: Secret) -> Result<Secret, Failure> {
+    let is_line =
+        std::str::from_utf8(value.expose()).is_ok_and(|it| !it.contains(['\n', '\r', '\0']));
+    if is_line {
+        return Ok(value);
+    }
+    Err(Failure::input(
+        "the field is more than one line of text, which no configuration can have",
+    ))
+}
+
 fn value_for(place: &Place, contents: &Contents) -> Result<Secret, Failure> {
     let content = contents.of(place.object)?;
     match place.form {
+        Form::Plain if place.key == TOKEN => {
+            for_configuration(credential::field(content, &place.key)?)
+        }
         Form::Plain => launch::for_environment(credential::field(content, &place.key)?),
         Form::Obscured => {
             let value = credential::field(content, &place.key)?;
