@@ -20,12 +20,14 @@ const MOST_LAUNCHES: u32 = 4;
 /// Where a program is looked for that was started without a PATH, as the middleware starts restic.
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The folder /usr/bin as it is beneath what is mounted there over a program of the launched ones'
-/// names (`run-strongroom-programs.mount`).
+/// Where a script is mounted over a program that it launches us for (`usr-bin-restic.mount`), and the same
+/// folder as it is beneath (`run-strongroom-programs.mount`).
+const COVERED: &str = "/usr/bin";
 const BENEATH: &str = "/run/strongroom/programs";
 
 /// The real program of this name: the file that `STRONGROOM_RCLONE` or `STRONGROOM_RESTIC` names, or
-/// the first on PATH that is not this program itself, or what is beneath that.
+/// the first on PATH that is not this program itself; of one in /usr/bin what is beneath whatever is mounted
+/// over it.
 ///
 /// It is given secrets, so where we are root it must be root's, and nobody else's to write.
 pub(crate) fn real(name: &str, ourselves: &Path) -> Result<PathBuf, Failure> {
@@ -58,13 +60,12 @@ pub(crate) fn real(name: &str, ourselves: &Path) -> Result<PathBuf, Failure> {
         Some(file) => file,
         None => {
             let path = std::env::var_os("PATH").filter(|path| !path.is_empty());
-            let mut path = path.unwrap_or_else(|| OsString::from(USUAL_PATH));
-            path.push(":");
-            path.push(BENEATH);
+            let path = path.unwrap_or_else(|| OsString::from(USUAL_PATH));
             find(name, &path, ourselves)
                 .ok_or_else(|| Failure::input(format!("there is no {name} on PATH")))?
         }
     };
+    let program = beneath(program, COVERED.as_ref(), BENEATH.as_ref());
     check_owner(&program)?;
     Ok(program)
 }
@@ -91,15 +92,21 @@ fn variable(name: &str) -> String {
 }
 
 fn find(name: &str, path: &OsStr, ourselves: &Path) -> Option<PathBuf> {
-    // What is mounted over /usr/bin/NAME, and launches us.
-    let in_its_place = ourselves.with_file_name(format!("usr-bin-{name}"));
     std::env::split_paths(path)
         // An empty part would mean the working folder, from where no secret's user is to come.
         .filter(|folder| folder.is_absolute())
         .map(|folder| folder.join(name))
-        .find(|file| {
-            is_program(file) && !same_file(file, ourselves) && !same_file(file, &in_its_place)
-        })
+        .find(|file| is_program(file) && !same_file(file, ourselves))
+}
+
+/// The program of this name beneath a folder in which others may be mounted over programs. Where nothing is,
+/// it is the same.
+fn beneath(program: PathBuf, covered: &Path, beneath: &Path) -> PathBuf {
+    let is_covered = (program.parent()).is_some_and(|folder| same_file(folder, covered));
+    let below = program.file_name().map(|name| beneath.join(name));
+    below
+        .filter(|below| is_covered && is_program(below))
+        .unwrap_or(program)
 }
 
 fn check_owner(program: &Path) -> Result<(), Failure> {
@@ -146,25 +153,32 @@ mod tests {
             file
         };
         let ourselves = program("ours/credential-provider", 0o755);
-        let in_its_place = program("ours/usr-bin-rclone", 0o755);
-        for name in ["soft", "hard", "mounted", "folder/rclone"] {
+        for name in ["soft", "hard", "folder/rclone"] {
             fs::create_dir_all(at(name)).expect("made");
         }
         symlink(&ourselves, at("soft/rclone")).expect("linked");
         fs::hard_link(&ourselves, at("hard/rclone")).expect("linked");
-        fs::hard_link(&in_its_place, at("mounted/rclone")).expect("linked");
         program("text/rclone", 0o644);
         let right = program("right/rclone", 0o755);
 
-        let parts = [
-            "soft", "hard", "mounted", "folder", "text", "missing", "right",
-        ]
-        .map(at);
+        let parts = ["soft", "hard", "folder", "text", "missing", "right"].map(at);
         let path = std::env::join_paths(&parts).expect("no colons");
         assert_eq!(find("rclone", &path, &ourselves), Some(right));
         assert_eq!(find("restic", &path, &ourselves), None);
-        let path = std::env::join_paths(&parts[..6]).expect("no colons");
+        let path = std::env::join_paths(&parts[..5]).expect("no colons");
         assert_eq!(find("rclone", &path, &ourselves), None);
+
+        let below = program("below/rclone", 0o755);
+        symlink(at("right"), at("another-name")).expect("linked");
+        for (file, found) in [
+            ("right/rclone", &below),
+            ("another-name/rclone", &below),
+            ("text/rclone", &at("text/rclone")),
+            ("right/restic", &at("right/restic")),
+        ] {
+            let beneath = beneath(at(file), &at("right"), &at("below"));
+            assert_eq!(&beneath, found, "{file}");
+        }
     }
 
     #[test]
