@@ -14,11 +14,8 @@ use signal_hook::iterator::Signals;
 /// Runs a program to its end.
 pub(crate) fn run(mut command: Command) -> io::Result<End> {
     // A signal that we were told to ignore stays ignored, here and in the child: see nohup(1).
-    let ignored = ignored_signals();
-    let caught = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2]
-        .into_iter()
-        .filter(|signal| ignored & (1 << (signal - 1)) == 0);
-    let mut signals = Signals::new(caught.chain([SIGCHLD]))?;
+    let caught = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
+    let mut signals = Signals::new(not_ignored(caught).chain([SIGCHLD]))?;
     // Who kills us with SIGKILL means the program.
     strongroom::process::end_with_us(&mut command);
     let mut child = command.spawn()?;
@@ -37,6 +34,17 @@ pub(crate) fn run(mut command: Command) -> io::Result<End> {
     child.wait().map(End)
 }
 
+/// The signals that say that we are to end, but for those that we were told to ignore.
+pub(crate) fn ending_signals() -> impl Iterator<Item = i32> {
+    not_ignored([SIGTERM, SIGINT, SIGHUP, SIGQUIT])
+}
+
+/// Ends us as a signal does.
+pub(crate) fn end_by(signal: i32) {
+    // Does not come back, unless the signal is one that ends nobody.
+    let _ = signal_hook::low_level::emulate_default_handler(signal);
+}
+
 /// How a program ended.
 pub(crate) struct End(ExitStatus);
 
@@ -49,8 +57,7 @@ impl End {
     /// Its exit code. If a signal ended it, the same signal ends us.
     pub(crate) fn exit_code(self) -> ExitCode {
         if let Some(signal) = self.0.signal() {
-            // Does not come back, unless the signal is one that ends nobody.
-            let _ = signal_hook::low_level::emulate_default_handler(signal);
+            end_by(signal);
         }
         let code = self.0.code().and_then(|code| u8::try_from(code).ok());
         ExitCode::from(code.unwrap_or(u8::MAX))
@@ -78,6 +85,11 @@ fn forward(signal: i32, child: &Child) {
     };
     // A child that has ended already needs no signal.
     let _ = kill_process(Pid::from_child(child), signal);
+}
+
+fn not_ignored<const N: usize>(signals: [i32; N]) -> impl Iterator<Item = i32> {
+    let ignored = ignored_signals();
+    (signals.into_iter()).filter(move |signal| ignored & (1 << (signal - 1)) == 0)
 }
 
 /// The set of signals that this process ignores, signal N as bit N - 1.

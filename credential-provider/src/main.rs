@@ -57,7 +57,8 @@ enum Program {
     ///
     /// A value strongroom:v1:ID in rclone's configuration, obscured or not, stands for the field
     /// of the key's name in the vault's object ID. It is given to rclone by
-    /// RCLONE_CONFIG_REMOTE_KEY, in the environment of rclone alone; so is one in the environment.
+    /// RCLONE_CONFIG_REMOTE_KEY, in the environment of rclone alone; so is one in the environment. A
+    /// token, which rclone may refresh, is in a copy of the configuration in memory instead.
     /// Where a key file has nothing but such a text, rclone gets a file in memory instead. What rclone
     /// writes over a placeholder, such as a refreshed token, is sealed at once as what the
     /// placeholder stands for; the configuration keeps the placeholder. Without a placeholder, rclone

@@ -20,8 +20,14 @@ const MOST_LAUNCHES: u32 = 4;
 /// Where a program is looked for that was started without a PATH, as the middleware starts restic.
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Where a script is mounted over a program that it launches us for (`usr-bin-restic.mount`), and the same
+/// folder as it is beneath (`run-strongroom-programs.mount`).
+const COVERED: &str = "/usr/bin";
+const BENEATH: &str = "/run/strongroom/programs";
+
 /// The real program of this name: the file that `STRONGROOM_RCLONE` or `STRONGROOM_RESTIC` names, or
-/// the first on PATH that is not this program itself.
+/// the first on PATH that is not this program itself; of one in /usr/bin what is beneath whatever is mounted
+/// over it.
 ///
 /// It is given secrets, so where we are root it must be root's, and nobody else's to write.
 pub(crate) fn real(name: &str, ourselves: &Path) -> Result<PathBuf, Failure> {
@@ -59,6 +65,7 @@ pub(crate) fn real(name: &str, ourselves: &Path) -> Result<PathBuf, Failure> {
                 .ok_or_else(|| Failure::input(format!("there is no {name} on PATH")))?
         }
     };
+    let program = beneath(program, COVERED.as_ref(), BENEATH.as_ref());
     check_owner(&program)?;
     Ok(program)
 }
@@ -90,6 +97,16 @@ fn find(name: &str, path: &OsStr, ourselves: &Path) -> Option<PathBuf> {
         .filter(|folder| folder.is_absolute())
         .map(|folder| folder.join(name))
         .find(|file| is_program(file) && !same_file(file, ourselves))
+}
+
+/// The program of this name beneath a folder in which others may be mounted over programs. Where nothing is,
+/// it is the same.
+fn beneath(program: PathBuf, covered: &Path, beneath: &Path) -> PathBuf {
+    let is_covered = (program.parent()).is_some_and(|folder| same_file(folder, covered));
+    let below = program.file_name().map(|name| beneath.join(name));
+    below
+        .filter(|below| is_covered && is_program(below))
+        .unwrap_or(program)
 }
 
 fn check_owner(program: &Path) -> Result<(), Failure> {
@@ -150,6 +167,18 @@ mod tests {
         assert_eq!(find("restic", &path, &ourselves), None);
         let path = std::env::join_paths(&parts[..5]).expect("no colons");
         assert_eq!(find("rclone", &path, &ourselves), None);
+
+        let below = program("below/rclone", 0o755);
+        symlink(at("right"), at("another-name")).expect("linked");
+        for (file, found) in [
+            ("right/rclone", &below),
+            ("another-name/rclone", &below),
+            ("text/rclone", &at("text/rclone")),
+            ("right/restic", &at("right/restic")),
+        ] {
+            let beneath = beneath(at(file), &at("right"), &at("below"));
+            assert_eq!(&beneath, found, "{file}");
+        }
     }
 
     #[test]

@@ -129,7 +129,9 @@ Examples:
 
 First the database is given back everything that came out of it, as by `strongroom migrate rollback`, and
 is read again: nothing is removed as long as one secret is in the vault alone. Private keys that are in
-the TPM need --recovery. The vault's folder stays; remove it by hand, when you need it no more.";
+the TPM need --recovery. Where no vault is found, and something is empty in the database that a migration
+may have emptied, nothing is removed either: name the vault, or say --without-vault if there never was one.
+The vault's folder stays; remove it by hand, when you need it no more.";
 
 const UPGRADE_GUARD_HELP: &str = "\
 Examples:
@@ -703,6 +705,10 @@ pub(crate) struct Uninstall {
 
     #[command(flatten)]
     pub(crate) passphrase: PassphraseFile,
+
+    /// There never was a vault, whatever the empty values of the database look like
+    #[arg(long)]
+    pub(crate) without_vault: bool,
 
     /// Go on though another process, such as the middleware, has the database open
     #[arg(long)]

@@ -1,7 +1,9 @@
-//! What this machine notes beside its vault, for `strongroom status`: how the last boot went, and when
-//! the recovery kit was last proven. No secret, and nothing is decided by it; each machine's own, in
-//! hidden files, which a copy of the vault for a second machine leaves out.
+//! What this machine notes beside its vault: for `strongroom status`, how the last boot went, and when
+//! the recovery kit was last proven; for `strongroom enrol`, what it still owes the middleware. No secret,
+//! and no secret's fate is decided by it; each machine's own, in hidden files, which a copy of the vault for
+//! a second machine leaves out.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -44,6 +46,12 @@ pub(crate) struct RecoveryTested {
     pub(crate) backup: bool,
 }
 
+/// The datasets whose keys are in the vault, and which the middleware could not be told of.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct NotHandedOver {
+    pub(crate) datasets: BTreeSet<String>,
+}
+
 impl LastBoot {
     /// Whether everything went well.
     pub(crate) fn is_good(&self) -> bool {
@@ -69,6 +77,14 @@ pub(crate) trait Note: Serialize + DeserializeOwned {
         durable::write(&dir.join(Self::FILE), &text, 0o600)
     }
 
+    /// There is nothing to note any more.
+    ///
+    /// # Errors
+    /// [`strongroom::Error::Io`].
+    fn remove(dir: &Path) -> Result<()> {
+        durable::remove(&dir.join(Self::FILE))
+    }
+
     /// The last one; `None` where there is none that can be read.
     fn read(dir: &Path) -> Option<Self> {
         let text = fs::read(dir.join(Self::FILE)).ok()?;
@@ -84,6 +100,10 @@ impl Note for LastBoot {
 
 impl Note for RecoveryTested {
     const FILE: &'static str = ".recovery-test.json";
+}
+
+impl Note for NotHandedOver {
+    const FILE: &'static str = ".not-handed-over.json";
 }
 
 /// Seconds since 1970.

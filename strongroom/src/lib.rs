@@ -29,7 +29,7 @@ mod tpm;
 pub mod uri;
 pub mod vault;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use error::{Error, ErrorKind, Result};
 pub use secret::Secret;
@@ -40,8 +40,11 @@ pub use vault::{Unlocked, Vault};
 /// Names the environment variable that says where the vault is.
 pub const DIR_VARIABLE: &str = "STRONGROOM_DIR";
 
+/// What is in a folder that is a vault's.
+const MANIFEST: &str = "vault.json";
+
 /// Where the vault is: where the caller says, else `STRONGROOM_DIR`, else `/var/lib/strongroom`; or
-/// `/data/strongroom`, where that folder is there and the other is not. A storage appliance keeps
+/// `/data/strongroom`, where that has a vault and the other has none. A storage appliance keeps
 /// `/data` over its upgrades, and hands none of our environment on to what it starts.
 pub fn vault_dir(flag: Option<PathBuf>) -> PathBuf {
     flag.or_else(|| {
@@ -50,11 +53,42 @@ pub fn vault_dir(flag: Option<PathBuf>) -> PathBuf {
             .map(PathBuf::from)
     })
     .unwrap_or_else(|| {
-        let [usual, appliance] = ["/var/lib/strongroom", "/data/strongroom"].map(PathBuf::from);
-        if appliance.is_dir() && !usual.exists() {
-            appliance
-        } else {
-            usual
-        }
+        let [usual, appliance] = ["/var/lib/strongroom", "/data/strongroom"].map(Path::new);
+        usual_dir(usual, appliance).to_owned()
     })
+}
+
+/// A folder without a vault in it is no reason to look nowhere else. Where neither has one, it is where
+/// somebody has made room for it.
+fn usual_dir<'a>(usual: &'a Path, appliance: &'a Path) -> &'a Path {
+    let has_vault = |dir: &Path| dir.join(MANIFEST).exists();
+    if has_vault(usual) {
+        return usual;
+    }
+    if has_vault(appliance) || (appliance.is_dir() && !usual.exists()) {
+        appliance
+    } else {
+        usual
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_that_has_a_vault_is_taken() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [usual, appliance] = ["usual", "appliance"].map(|name| folder.path().join(name));
+        let taken = || usual_dir(&usual, &appliance).to_owned();
+        assert_eq!(taken(), usual);
+        std::fs::create_dir(&appliance).expect("ours");
+        assert_eq!(taken(), appliance);
+        std::fs::create_dir(&usual).expect("ours");
+        assert_eq!(taken(), usual);
+        std::fs::write(appliance.join(MANIFEST), "{}").expect("ours");
+        assert_eq!(taken(), appliance);
+        std::fs::write(usual.join(MANIFEST), "{}").expect("ours");
+        assert_eq!(taken(), usual);
+    }
 }

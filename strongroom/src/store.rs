@@ -15,6 +15,7 @@
 //! read what is in `store/access.rs`.
 
 mod access;
+mod stamp;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -33,6 +34,7 @@ use crate::object::{MAX_PAYLOAD, Metadata, NEWEST_OBJECT_FORMAT, ObjectFile, Obj
 use crate::peer::PeerId;
 
 pub use access::TokenAccess;
+pub use stamp::TokenStamp;
 
 /// The largest file that is read: a 1 MiB payload in base64, and slots.
 const MAX_FILE: u64 = 2 * MAX_PAYLOAD as u64;
@@ -431,7 +433,7 @@ where
             }
         }
     }
-    let parsed: T = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+    let parsed = T::deserialize(&value).map_err(|error| damaged(error.to_string()))?;
     if serde_json::to_value(&parsed).is_ok_and(|again| again == value) {
         Ok(parsed)
     } else {

@@ -23,6 +23,7 @@ mod recovering;
 mod sealing;
 mod suspending;
 mod tokens;
+mod unsealing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -52,11 +53,12 @@ pub use self::fencing::close_fences;
 pub use self::pairing::{Aligned, LeftOut, Peer, Reason, Settled};
 pub use self::pins::LoggedIn;
 pub use self::tokens::{NewToken, Token};
+pub use self::unsealing::{Genuine, Reader, Unwrapped};
 
 use self::recovering::dek_by_recovery;
 use self::sealing::Content;
 
-pub use crate::store::Listing;
+pub use crate::store::{Listing, TokenStamp};
 
 /// A vault's folder and manifest.
 #[derive(Clone)]
@@ -74,7 +76,8 @@ pub struct Vault {
 /// A vault that an allowed boot has opened. Its TPM session ends when it is dropped.
 pub struct Unlocked {
     vault: Vault,
-    key: VaultKey,
+    /// Shared with the readers of its files.
+    key: Arc<VaultKey>,
     tpm: Tpm,
     root: RootKey,
     gate: Gate,
@@ -324,6 +327,23 @@ impl Vault {
     /// As [`Vault::list`].
     pub fn glance(&self) -> Result<Listing> {
         self.store.glance(self.tokens())
+    }
+
+    /// The same of one token.
+    ///
+    /// # Errors
+    /// As [`Vault::list`].
+    pub fn list_token(&self, token: &TokenName) -> Result<Listing> {
+        self.store.list([token.clone()])
+    }
+
+    /// The files of a token as they are now: as long as this stays the same, so does what
+    /// [`Vault::list_token`] says.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn stamp(&self, token: &TokenName) -> Result<TokenStamp> {
+        self.store.stamp(token)
     }
 
     /// Whether this process may read a token's objects.
@@ -642,7 +662,8 @@ impl Unlocked {
     }
 
     /// Unseals an object. In a batch of one token: PolicyPCR [, PolicyOR], PolicyAuthorizeNV,
-    /// Load, Unseal, FlushContext.
+    /// Load, Unseal, FlushContext. In parts, for a batch on several threads: [`Unlocked::reader`],
+    /// [`Unlocked::unwrap_dek`], [`Unwrapped::open`].
     ///
     /// # Errors
     /// [`Error::NoSuchObject`], [`Error::ObjectDamaged`], [`Error::PolicyRefused`];
@@ -714,6 +735,14 @@ impl Unlocked {
     /// kit does not open, such as a key that was made in the TPM.
     pub fn recovery_copy(&self, objects: &[&Metadata]) -> Result<RecoveryCopy> {
         self.copy_for_recovery(objects)
+    }
+
+    /// The same of one that was read already.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for an object that the kit does not open.
+    pub fn recovery_copy_of(&self, object: &Genuine) -> Result<RecoveryCopy> {
+        self.copy_for_kit(vec![object.file().clone()])
     }
 
     /// Refuses a backup file that is there already and is no backup of this vault, or one with

@@ -2,8 +2,8 @@
 //! swtpm behind it): TPM commands first, as swtpm sees them behind the kernel, then time, beside a
 //! loop that does nothing but what must be done and beside what an admin would write.
 //!
-//! And on this host, over a stand-in for ZFS: beside the same loop at a TPM that takes 10 ms for each
-//! command, as a chip does at best, and with passphrases.
+//! Time is taken twice: at swtpm as it is, and at one that takes 10 ms more for each command, as a chip
+//! does at best. Once more the latter is on this host, whose processor is a real one, over a stand-in for ZFS.
 //!
 //! `cargo bench -p strongroom-tests --bench zfs [-- raw | slow-tpm | passphrases]`
 
@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use sha1::Sha1;
 use strongroom_tests::{Boot, Gate, Machine, Run, StandInDataset, TestVault, ZfsStandIn};
 
 const RAW: u32 = 100;
@@ -21,8 +20,6 @@ const PEER: u32 = 20;
 const COMMAND_OF_A_CHIP: Duration = Duration::from_millis(10);
 const PASSPHRASES: u32 = 20;
 const ITERATIONS: u32 = 350_000;
-const PASSPHRASE: &[u8] = b"correct horse battery";
-const SALT: u64 = 0x0102_0304_0506_0708;
 const ROUNDS: usize = 5;
 
 fn main() {
@@ -47,9 +44,12 @@ fn main() {
 
 fn raw() {
     let mut machine = machine();
-    let script = format!("{PREPARE}\nraw={RAW} peer={PEER} rounds={ROUNDS}\n{RAW_KEYS}");
-    let ended = machine.run(&boot(), &script).ok();
-    let figures = Figures::read(&ended.text());
+    let prepare = format!("{PREPARE}\n{TIMING}\nraw={RAW} peer={PEER} rounds={ROUNDS}\n{RAW_KEYS}");
+    let ended = machine.run(
+        &boot(),
+        &format!("{prepare}\n{COUNT}\n{ROUND}\nexport_pools"),
+    );
+    let at_swtpm = Figures::read(&ended.ok().text());
 
     println!("Locked datasets with raw keys, in TPM commands for each\n");
     for (name, first, last, objects) in [
@@ -67,19 +67,16 @@ fn raw() {
             commands.len(),
         );
     }
-    println!("\nTime for one, the median of {ROUNDS} rounds in one boot\n");
-    let floor = figures.median("floor") / f64::from(RAW) / 1e3;
-    for (name, time) in [
-        ("the five commands and lzc_load_key alone", floor),
-        ("load -a of 100", figures.median("load") / f64::from(RAW)),
-        (
-            "tpm2_unseal | zfs load-key",
-            figures.median("peer") / f64::from(PEER),
-        ),
-    ] {
-        println!("{name:<42} {:>9.1} ms  {:>6.2}", time / 1e3, time / floor);
-    }
-    println!();
+    at_swtpm.print("at swtpm as it is");
+
+    let again = format!(
+        "{TIMING}\nraw={RAW} peer={PEER} rounds={ROUNDS}\nimport_pools\n{PEER_OBJECT}\n{ROUND}"
+    );
+    let chip = boot().slow_tpm(COMMAND_OF_A_CHIP);
+    Figures::read(&machine.run(&chip, &again).ok().text()).print(&format!(
+        "at a TPM that takes {} ms more for each command",
+        COMMAND_OF_A_CHIP.as_millis()
+    ));
 }
 
 /// On this host, at a TPM that is as slow as a chip, over a stand-in for ZFS.
@@ -133,60 +130,21 @@ fn slow_tpm() {
     );
 }
 
-/// On this host, whose processors are real ones, over a stand-in for ZFS.
+/// In the machine.
 fn passphrases() {
-    let (vault, zfs) = (TestVault::new(), ZfsStandIn::new());
-    zfs.pool("tank", 1);
-    zfs.dataset("tank", PASSPHRASES.into(), &StandInDataset::plain());
-    let mut wrapping_key = vec![0; 32];
-    pbkdf2::pbkdf2_hmac::<Sha1>(
-        PASSPHRASE,
-        &SALT.to_le_bytes(),
-        ITERATIONS,
-        &mut wrapping_key,
+    let mut machine = machine();
+    let script = format!(
+        "{PREPARE}\n{TIMING}\npassphrases={PASSPHRASES} iterations={ITERATIONS} rounds={ROUNDS}\n{PASSPHRASE_KEYS}"
     );
-    for number in 0..PASSPHRASES {
-        let name = format!("tank/d{number}");
-        let dataset = StandInDataset {
-            iters: ITERATIONS.into(),
-            salt: SALT,
-            ..StandInDataset::raw(&name, &wrapping_key).with_format("passphrase")
-        };
-        zfs.dataset(&name, number.into(), &dataset);
-        vault
-            .strongroom(&["seal", "--token", "datasets", "--label", &name])
-            .args(["--kind", "dataset-key", "--keyformat", "passphrase"])
-            .stdin(PASSPHRASE)
-            .ok();
-    }
-    let load = || {
-        zfs.restart();
-        let load = vault.run(vault.programs().zfs_keyprovider());
-        zfs.around(load).args(["load", "-a"]).ok()
-    };
-    // The first writes recovery copies too.
-    load();
-    let mut times = [Vec::new(), Vec::new()];
-    for _ in 0..ROUNDS {
-        times[0].push(load().took.as_secs_f64());
-        let derived = Run::new(env!("CARGO_BIN_EXE_zfs-floor"))
-            .args([
-                "--derive",
-                &PASSPHRASES.to_string(),
-                &ITERATIONS.to_string(),
-            ])
-            .ok();
-        let nanoseconds: f64 = derived.text().trim().parse().expect("a number");
-        times[1].push(nanoseconds / 1e9);
-    }
-    let [load, derive] = times.map(median);
+    let figures = Figures::read(&machine.run(&boot(), &script).ok().text());
+    let (derive, load) = (figures.median("derive") / 1e3, figures.median("load"));
     println!(
-        "{PASSPHRASES} passphrases of {ITERATIONS} iterations, the median of {ROUNDS} rounds on this \
-         host\n"
+        "{PASSPHRASES} passphrases of {ITERATIONS} iterations, the median of {ROUNDS} rounds in one boot\n"
     );
-    println!("deriving alone, on all processors {derive:>9.2} s");
+    println!("deriving alone, on all processors {:>9.2} s", derive / 1e6);
     println!(
-        "load -a                           {load:>9.2} s  {:.3}\n",
+        "load -a                           {:>9.2} s  {:.3}\n",
+        load / 1e6,
         load / derive
     );
 }
@@ -220,6 +178,23 @@ impl Figures {
     fn median(&self, name: &str) -> f64 {
         median(self.0.get(name).expect("it was measured").clone())
     }
+
+    /// The times of raw keys.
+    fn print(&self, at: &str) {
+        println!("\nTime for one {at}, the median of {ROUNDS} rounds in one boot\n");
+        let floor = self.median("floor") / f64::from(RAW) / 1e3;
+        for (name, time) in [
+            ("the five commands and lzc_load_key alone", floor),
+            ("load -a of 100", self.median("load") / f64::from(RAW)),
+            (
+                "tpm2_unseal | zfs load-key",
+                self.median("peer") / f64::from(PEER),
+            ),
+        ] {
+            println!("{name:<42} {:>9.1} ms  {:>6.2}", time / 1e3, time / floor);
+        }
+        println!();
+    }
 }
 
 fn median(mut figures: Vec<f64>) -> f64 {
@@ -234,6 +209,9 @@ make_disk
 strongroom init --recovery-out /var/lib/kit --yes --pcrs 7 >/dev/null
 truncate -s 800M /pool/tank
 zpool create -O mountpoint=none tank /pool/tank
+"#;
+
+const TIMING: &str = r#"
 # measured NAME COMMAND...: how many microseconds it took.
 measured() {
     local begun=${EPOCHREALTIME/./} name=$1
@@ -241,6 +219,14 @@ measured() {
     "$@" >/dev/null
     echo "$name $((${EPOCHREALTIME/./} - begun))"
 }
+peer() {
+    local n
+    for ((n = 0; n < peer; n++)); do
+        command tpm2 load -Q -C primary.ctx -u sealed.pub -r sealed.priv -c item.ctx -T device:/dev/tpmrm0
+        command tpm2 unseal -c item.ctx -p pcr:sha256:7 -T device:/dev/tpmrm0 | zfs load-key tank/d$n
+    done
+}
+unload() { zfs unload-key -a >/dev/null 2>&1 || :; is "$(locked)" $raw; }
 "#;
 
 const RAW_KEYS: &str = r#"
@@ -249,24 +235,25 @@ for ((n = 0; n < raw; n++)); do
     zfs create -o encryption=on -o keyformat=raw -o keylocation=prompt tank/d$n </run/key
     zfs-keyprovider adopt tank/d$n </run/key >/dev/null
 done
-
-cd /run
+mkdir /var/lib/peer
+cp /run/key /var/lib/peer/key
+cd /var/lib/peer
 tpm2() { command tpm2 "$@" -T device:/dev/tpmrm0; }
 tpm2 createprimary -Q -C o -c primary.ctx
 tpm2 startauthsession -Q -S trial.ctx
 tpm2 policypcr -Q -S trial.ctx -l sha256:7 -L pcr.policy
 tpm2 flushcontext -Q trial.ctx
 tpm2 create -Q -C primary.ctx -u sealed.pub -r sealed.priv -i key -L pcr.policy
-peer() {
-    local n
-    for ((n = 0; n < peer; n++)); do
-        tpm2 load -Q -C primary.ctx -u sealed.pub -r sealed.priv -c item.ctx
-        tpm2 unseal -c item.ctx -p pcr:sha256:7 | zfs load-key tank/d$n
-    done
-}
-load_all() { zfs-keyprovider load -a; is "$(locked)" 0; }
-unload() { zfs unload-key -a >/dev/null 2>&1 || :; is "$(locked)" $raw; }
+"#;
 
+/// After a restart.
+const PEER_OBJECT: &str = r#"
+chmod +x /run/machine/zfs-floor
+cd /var/lib/peer
+command tpm2 createprimary -Q -C o -c primary.ctx -T device:/dev/tpmrm0
+"#;
+
+const COUNT: &str = r#"
 unload
 tpm-mark tpm0
 STRONGROOM_TCTI=device:/dev/tpm0 zfs-keyprovider load -a >/dev/null
@@ -277,14 +264,34 @@ tpm-mark peer
 unload
 peer >/dev/null
 tpm-mark end
+"#;
+
+const ROUND: &str = r#"
 for ((round = 0; round < rounds; round++)); do
     unload
     measured load zfs-keyprovider load -a
+    is "$(locked)" 0
     unload
-    floor=$(/run/machine/zfs-floor /run/key)
+    floor=$(/run/machine/zfs-floor key)
     echo "floor $floor"
     unload
     measured peer peer
     zfs unload-key -a >/dev/null
+done
+"#;
+
+const PASSPHRASE_KEYS: &str = r#"
+words="correct horse battery"
+for ((n = 0; n < passphrases; n++)); do
+    echo "$words" | zfs create -o encryption=on -o keyformat=passphrase -o keylocation=prompt \
+        -o pbkdf2iters=$iterations tank/d$n
+    echo "$words" | zfs-keyprovider adopt tank/d$n >/dev/null
+done
+for ((round = 0; round < rounds; round++)); do
+    zfs unload-key -a >/dev/null
+    measured load zfs-keyprovider load -a
+    is "$(locked)" 0
+    derive=$(/run/machine/zfs-floor --derive $passphrases $iterations)
+    echo "derive $derive"
 done
 "#;

@@ -11,6 +11,7 @@
 #![allow(clippy::missing_panics_doc)]
 
 pub mod abrmd;
+mod c_library;
 pub mod conversation;
 pub mod daemon;
 pub mod duplicate;

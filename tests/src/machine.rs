@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
+use crate::c_library::CLibrary;
 use crate::recorder::Command;
 use crate::swtpm::socket_folder;
 use crate::tpm_commands::of_log;
@@ -34,6 +35,7 @@ pub struct Boot {
     initrd: Initrd,
     systemd: bool,
     tpm: bool,
+    tpm_command: Duration,
     timeout: Duration,
 }
 
@@ -62,6 +64,7 @@ impl Boot {
             initrd: Initrd::Ours(Vec::new()),
             systemd: false,
             tpm: true,
+            tpm_command: Duration::ZERO,
             timeout: Duration::from_secs(180),
         }
     }
@@ -108,6 +111,12 @@ impl Boot {
         self
     }
 
+    /// Has the TPM take so much longer for each command, as a chip does.
+    pub fn slow_tpm(mut self, command: Duration) -> Self {
+        self.tpm_command = command;
+        self
+    }
+
     /// Boots systemd, and runs the script when all of multi-user.target has been started.
     pub fn systemd(mut self) -> Self {
         self.systemd = true;
@@ -120,6 +129,24 @@ impl Boot {
         self
     }
 }
+
+/// What stands before libtpms in swtpm, to make it as slow as a chip: SLOW_TPM microseconds more for
+/// each command.
+const SLOW_TPM: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+uint32_t TPMLIB_Process(unsigned char **answer, uint32_t *size, uint32_t *buffer,
+                        unsigned char *command, uint32_t command_size) {
+    usleep(atoi(getenv("SLOW_TPM")));
+    uint32_t (*process)(unsigned char **, uint32_t *, uint32_t *, unsigned char *, uint32_t) =
+        dlsym(RTLD_NEXT, "TPMLIB_Process");
+    return process(answer, size, buffer, command, command_size);
+}
+"#;
 
 /// What each script begins with.
 const TOOLS: &str = include_str!("../vm/tools.sh");
@@ -280,7 +307,7 @@ impl Machine {
         for name in PORTS {
             let _ = fs::remove_file(self.path(name));
         }
-        let _tpm = boot.tpm.then(|| self.power_tpm());
+        let _tpm = boot.tpm.then(|| self.power_tpm(boot.tpm_command));
         let mut qemu = self.qemu(boot);
         qemu = match boot.firmware {
             Firmware::Direct => qemu
@@ -348,7 +375,7 @@ impl Machine {
             .ok();
     }
 
-    fn power_tpm(&self) -> Daemon {
+    fn power_tpm(&self, command_takes: Duration) -> Daemon {
         let socket = self.path("tpm.socket");
         let _ = fs::remove_file(&socket);
         // It would be added to.
@@ -362,6 +389,13 @@ impl Machine {
             .arg("--log")
             // The level at which it writes down every byte of every command.
             .arg(format!("level=20,file={}", self.path("tpm.log").display()));
+        if !command_takes.is_zero() {
+            static BUILT: OnceLock<CLibrary> = OnceLock::new();
+            let library = BUILT.get_or_init(|| CLibrary::build(SLOW_TPM)).path();
+            command
+                .env("LD_PRELOAD", library)
+                .env("SLOW_TPM", command_takes.as_micros().to_string());
+        }
         let mut daemon = Daemon::spawn(command, &self.path("tpm.output"));
         daemon.wait_until("swtpm listens", |_| socket.exists().then_some(()));
         daemon

@@ -8,11 +8,15 @@ use std::thread;
 use serde_json::json;
 
 /// A running server. It gives out `access-1`, `access-2` and so on, each with a refresh token of the
-/// same number, and ends with the test.
+/// same number, and ends with the test. Like the stricter clouds, it takes each refresh token once. What it
+/// gives out is to be refreshed again at once.
 pub struct TokenServer {
     port: u16,
     asked: Arc<Mutex<Vec<String>>>,
 }
+
+/// For how many seconds a token is good. rclone refreshes one a little before it expires.
+const SECONDS: u32 = 2;
 
 impl TokenServer {
     /// Serves.
@@ -58,18 +62,33 @@ fn answer(mut client: TcpStream, asked: &Mutex<Vec<String>>) -> std::io::Result<
     }
     let mut form = vec![0; len];
     reader.read_exact(&mut form)?;
-    let number = {
+    let form = String::from_utf8_lossy(&form).into_owned();
+    let (number, is_used) = {
         let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.push(String::from_utf8_lossy(&form).into_owned());
-        asked.len()
+        let is_used = asked
+            .iter()
+            .any(|it| refresh_token(it) == refresh_token(&form));
+        asked.push(form);
+        (asked.len(), is_used)
     };
-    let token = json!({ "access_token": format!("access-{number}"), "token_type": "Bearer",
-        "refresh_token": format!("refresh-{number}"), "expires_in": 3600 })
-    .to_string();
+    let (status, token) = if is_used {
+        ("400 Bad Request", json!({ "error": "invalid_grant" }))
+    } else {
+        let token = json!({ "access_token": format!("access-{number}"), "token_type": "Bearer",
+            "refresh_token": format!("refresh-{number}"), "expires_in": SECONDS });
+        ("200 OK", token)
+    };
+    let token = token.to_string();
     write!(
         client,
-        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
          Connection: close\r\n\r\n{token}",
         token.len()
     )
+}
+
+/// The refresh token of a form.
+fn refresh_token(form: &str) -> Option<&str> {
+    form.split('&')
+        .find_map(|field| field.strip_prefix("refresh_token="))
 }

@@ -8,12 +8,12 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
 use crate::Run;
+use crate::c_library::CLibrary;
 
 /// Pools with datasets, and the programs that know them.
 pub struct ZfsStandIn {
@@ -226,20 +226,8 @@ impl StandInDataset {
 
 /// The library, built once for a run of tests.
 fn library() -> &'static Path {
-    static BUILT: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
-    let (_, path) = BUILT.get_or_init(|| {
-        let folder = tempfile::tempdir().expect("a folder to build in");
-        let (source, path) = (folder.path().join("core.c"), folder.path().join("core.so"));
-        fs::write(&source, LIBRARY).expect("written");
-        let built = Command::new("cc")
-            .args(["-shared", "-fPIC", "-o"])
-            .args([&path, &source])
-            .status()
-            .expect("a C compiler, which Rust links with too");
-        assert!(built.success(), "the stand-in for libzfs_core builds");
-        (folder, path)
-    });
-    path
+    static BUILT: OnceLock<CLibrary> = OnceLock::new();
+    BUILT.get_or_init(|| CLibrary::build(LIBRARY)).path()
 }
 
 /// The kernel's part: whether the 32 bytes are the ones that it knows.
@@ -352,19 +340,24 @@ def options(args, flags, valued):
     return chosen, rest
 
 
-def get(args):
-    chosen, rest = options(args, ["-Hp", "-r"], ["-o", "-t", "-s"])
-    props, wanted = rest[0].split(","), rest[1:]
-    failed = False
-    found = []
+def choose(wanted, recursive):
+    """Those of the datasets that there are, and whether one is not."""
+    failed, found = False, []
     for name in wanted or names():
         if name not in names():
             sys.stderr.write(f"cannot open '{name}': dataset does not exist\n")
             failed = True
             continue
         found.append(name)
-        if "-r" in chosen:
+        if recursive:
             found += [below for below in names() if below.startswith(name + "/")]
+    return found, failed
+
+
+def get(args):
+    chosen, rest = options(args, ["-Hp", "-r"], ["-o", "-t", "-s"])
+    props, wanted = rest[0].split(","), rest[1:]
+    found, failed = choose(wanted, "-r" in chosen)
     sources = chosen.get("-s", [""])[0].split(",")
     for name in found:
         for prop in props:

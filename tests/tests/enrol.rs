@@ -154,6 +154,33 @@ fn without_a_middleware_it_is_enrolled_all_the_same() {
     }
 }
 
+/// The key is in the vault then, and neither in the database nor in its memory, which an older one may be
+/// in: the next run gives it, though nothing else is new.
+#[test]
+fn a_middleware_that_was_too_slow_is_given_the_key_by_the_next_run() {
+    let nas = migrated(Generation::V26, false);
+    let (row, dataset, old) = nas.key_of("tank/vm/zvol0");
+    let socket = nas.vault.folder().join("middlewared.sock");
+    let slow = MiddlewareStandIn::start(&socket, Behaviour::HangsLater);
+    let key = "3a".repeat(32);
+    nas.write_key(row, &key);
+    enrol(&nas).ok().says("does not answer in time");
+    assert_eq!(nas.fixture.read_back().datasets[&row].column, None);
+    // As long as it does not answer, it is tried again.
+    enrol(&nas).ok().says("does not answer in time");
+    drop(slow);
+    let middleware = start(&nas);
+    middleware.has(&dataset, &old);
+    enrol(&nas).ok();
+    assert_eq!(middleware.keys(), BTreeMap::from([(dataset, key)]));
+    // And that is that.
+    nas.vault.recorder().take();
+    let calls = middleware.calls().len();
+    enrol(&nas).ok();
+    assert!(nas.vault.recorder().take().is_empty());
+    assert_eq!(middleware.calls().len(), calls);
+}
+
 /// What is written in SQLite the standby controller does not hear of by itself.
 #[test]
 fn a_standby_controller_is_sent_the_database() {
@@ -197,6 +224,47 @@ fn a_key_that_is_changed_meanwhile_is_not_lost() {
     assert_eq!(nas.get(&dataset), second);
     assert_eq!(middleware.keys()[&dataset], second);
     assert_eq!(nas.fixture.read_back().datasets[&row].column, None);
+}
+
+/// It looks for what is new without the lock. Who waits for it behind a rollback, or an uninstallation, finds
+/// that nothing is watched any more.
+#[test]
+fn an_enrol_that_waited_does_not_take_what_was_just_given_back() {
+    for way_back in ["rollback", "uninstall"] {
+        let nas = migrated(Generation::V26, false);
+        let key = "6e".repeat(32);
+        let new = new_dataset(&nas, "tank/new", &key);
+        let gate = Gate::start(nas.vault.recorder());
+        // It has the lock by then, and opens one object after the other.
+        gate.hold_after(40);
+        thread::scope(|scope| {
+            let back = scope.spawn(|| {
+                let run = match way_back {
+                    "rollback" => nas.roll_back(),
+                    _ => nas
+                        .vault
+                        .strongroom(&["uninstall", "--yes", "--root"])
+                        .arg(nas.vault.folder()),
+                };
+                run.env("STRONGROOM_TCTI", gate.tcti()).finish()
+            });
+            wait_until("a command waits at the gate", || gate.holds_one());
+            let mut enrol = spawn(&nas, Command::new(nas.vault.programs().strongroom()));
+            wait_until("it waits for the lock", || waits_for_lock(enrol.id()));
+            gate.open();
+            back.join().expect("it ends in time").ok();
+            let ended = enrol.wait().expect("it ends");
+            assert!(ended.success(), "{way_back}: {ended}");
+        });
+        let now = nas.fixture.read_back();
+        for (row, name, key) in &nas.fixture.dataset_keys {
+            let there = now.datasets[row].key.as_ref();
+            assert_eq!(there, Some(key), "{way_back}: {name}");
+        }
+        assert_eq!(now.datasets[&new].key, Some(key), "{way_back}");
+        let report = enrol(&nas).arg("--json").ok().json();
+        assert_eq!(report["watched"], json!([]), "{way_back}");
+    }
 }
 
 /// Another's transaction, and no room for the copy: the key stays where it is, and the next run has it.
@@ -478,6 +546,14 @@ fn spawn(nas: &Nas, mut command: Command) -> std::process::Child {
         .stderr(Stdio::null())
         .spawn()
         .expect("the program starts")
+}
+
+/// Whether a process has the vault's lock file open.
+fn waits_for_lock(process: u32) -> bool {
+    let open = fs::read_dir(format!("/proc/{process}/fd"));
+    open.into_iter().flatten().flatten().any(|file| {
+        fs::read_link(file.path()).is_ok_and(|to| to.file_name() == Some(".lock".as_ref()))
+    })
 }
 
 /// The newest object of a dataset.

@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use strongroom::object::TokenName;
+use strongroom::pin::Pin;
+use strongroom::{Secret, Vault};
 use strongroom_tests::middleware::{Behaviour, MiddlewareStandIn};
 use strongroom_tests::nas::{Nas, content};
 use strongroom_tests::swtpm::USUAL_BOOT;
 use strongroom_tests::truenas_fixture::Generation;
-use strongroom_tests::{Run, TestVault};
+use strongroom_tests::{Gate, Run, TestVault};
 
 #[test]
 fn keys_are_in_the_middlewares_memory_beside_those_that_were_there() {
@@ -273,6 +276,105 @@ fn one_bad_object_does_not_stop_the_rest() {
         middleware.keys().into_keys().collect::<Vec<_>>(),
         ["tank/good"]
     );
+}
+
+/// Nobody is there to type it at boot: what is behind it stays locked, and nothing else does.
+#[test]
+fn a_key_behind_a_pin_does_not_stop_the_rest() {
+    let vault = TestVault::new();
+    let pin = |text: &str| Pin::new(Secret::copy_of(text.as_bytes())).expect("a PIN");
+    let (officer, user) = (pin("officer"), pin("1234"));
+    {
+        let tcti = vault.recorder().tcti().parse().expect("a TCTI");
+        let opened = Vault::open(&vault.dir()).expect("it opens");
+        let mut unlocked = opened.unlock_to_write(&tcti).expect("allowed");
+        let datasets = TokenName::datasets();
+        unlocked
+            .begin_token_anew(&datasets, None, &officer, |_| false)
+            .expect("it is empty");
+        unlocked.set_pin(&datasets, &officer, &user).expect("set");
+    }
+    let file = vault.folder().join("pin");
+    std::fs::write(&file, "1234").expect("the test's own folder");
+    let file = file.display().to_string();
+    for (name, options) in [
+        ("tank/a", &["--pin-file", &file][..]),
+        ("tank/b", &["--without-pin"]),
+    ] {
+        vault
+            .strongroom(&["seal", "--token", "datasets", "--kind", "dataset-key"])
+            .args(["--keyformat", "raw", "--label", name])
+            .args(options)
+            .stdin(&[1; 32])
+            .ok();
+    }
+    let middleware = start(&vault, Behaviour::JsonRpc);
+    hand_over(&vault).fails_with(1).says("tank/a").says("PIN");
+    let given: Vec<_> = middleware.keys().into_keys().collect();
+    assert_eq!(given, ["tank/b"]);
+    assert!(middleware.alerts()[0].contains("tank/a"));
+}
+
+/// What is open by then is of use.
+#[test]
+fn a_tpm_that_is_gone_in_the_middle_takes_no_key_back() {
+    let vault = TestVault::new();
+    for name in ["tank/a", "tank/b", "tank/c"] {
+        seal(&vault, name, "raw", &[1; 32]);
+    }
+    let middleware = start(&vault, Behaviour::JsonRpc);
+    vault.recorder().take();
+    hand_over(&vault).ok();
+    let commands = vault.recorder().take().len();
+    middleware.forgets();
+    let gate = Gate::start(vault.recorder());
+    // In the middle of the last one's.
+    gate.cut_after(commands - 3);
+    hand_over(&vault)
+        .env("STRONGROOM_TCTI", gate.tcti())
+        .fails_with(4);
+    let given: Vec<_> = middleware.keys().into_keys().collect();
+    assert_eq!(given, ["tank/a", "tank/b"]);
+    assert_eq!(middleware.alerts().len(), 1);
+    gate.open();
+    drop(gate);
+    let status = vault.strongroom(&["status", "--json"]).finish().json();
+    assert_eq!(status["last-boot"]["handed-over"], 2);
+    assert!(status["last-boot"]["reason"].is_string());
+}
+
+/// It takes seconds to open a hundred keys. What others put into the middleware's memory meanwhile stays.
+#[test]
+fn what_others_hand_over_meanwhile_stays() {
+    let vault = TestVault::new();
+    seal(&vault, "tank/a", "raw", &[1; 32]);
+    seal(&vault, "tank/b", "raw", &[2; 32]);
+    let middleware = start(&vault, Behaviour::JsonRpc);
+    middleware.has("tank/b", &"77".repeat(32));
+    let gate = Gate::start(vault.recorder());
+    gate.hold_after(3);
+    thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            let run = hand_over(&vault).env("STRONGROOM_TCTI", gate.tcti());
+            run.finish()
+        });
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !gate.holds_one() {
+            assert!(Instant::now() < deadline, "no command came to the gate");
+            thread::sleep(Duration::from_millis(1));
+        }
+        // As `strongroom enrol`, which has just sealed them.
+        middleware.has("tank/b", &"88".repeat(32));
+        middleware.has("tank/new", &"99".repeat(32));
+        gate.open();
+        run.join().expect("it ends").ok();
+    });
+    let expected = [
+        ("tank/a", "01".repeat(32)),
+        ("tank/b", "88".repeat(32)),
+        ("tank/new", "99".repeat(32)),
+    ];
+    assert!(middleware.keys() == expected.map(|(name, key)| (name.to_owned(), key)).into());
 }
 
 fn start(vault: &TestVault, behaviour: Behaviour) -> MiddlewareStandIn {

@@ -17,15 +17,18 @@ use strongroom_tests::truenas_fixture::{Fixture, Generation};
 use strongroom_tests::{Run, Swtpm, TestVault};
 
 /// What is in a tree after an installation, besides what was there.
-const PIECES: [&str; 27] = [
+const PIECES: [&str; 32] = [
     "etc/pkcs11/modules/strongroom.module",
     "etc/systemd/system/ix-zfs.service.d/strongroom.conf",
     "etc/systemd/system/middlewared.service.d/strongroom.conf",
+    "etc/systemd/system/middlewared.service.wants/run-strongroom-programs.mount",
     "etc/systemd/system/middlewared.service.wants/strongroom-hand-over.service",
+    "etc/systemd/system/middlewared.service.wants/usr-bin-restic.mount",
     "etc/systemd/system/multi-user.target.wants/strongroom-before-restart.service",
     "etc/systemd/system/multi-user.target.wants/strongroom-commit.service",
     "etc/systemd/system/multi-user.target.wants/strongroom-enrol.path",
     "etc/systemd/system/multi-user.target.wants/strongroom-upgrade-guard.path",
+    "etc/systemd/system/run-strongroom-programs.mount",
     "etc/systemd/system/strongroom-before-restart.service",
     "etc/systemd/system/strongroom-commit.service",
     "etc/systemd/system/strongroom-commit.service.d/truenas.conf",
@@ -38,12 +41,14 @@ const PIECES: [&str; 27] = [
     "etc/systemd/system/strongroom-upgrade-guard.timer",
     "etc/systemd/system/timers.target.wants/strongroom-enrol.timer",
     "etc/systemd/system/timers.target.wants/strongroom-upgrade-guard.timer",
+    "etc/systemd/system/usr-bin-restic.mount",
     "root/strongroom/bin/restic",
     "root/strongroom/bin/rclone",
     "root/strongroom/credential-provider",
     "root/strongroom/guard-boot-environments",
     "root/strongroom/libstrongroom_pkcs11.so",
     "root/strongroom/strongroom",
+    "root/strongroom/usr-bin-restic",
     "root/strongroom/zfs-keyprovider",
 ];
 
@@ -148,10 +153,10 @@ fn systemd_takes_the_units() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut files = Vec::new();
     for name in PIECES.iter().filter_map(|path| {
-        let name = path.strip_prefix("etc/systemd/system/strongroom-")?;
-        (!name.contains('/')).then_some(format!("strongroom-{name}"))
+        let name = path.strip_prefix("etc/systemd/system/")?;
+        (!name.contains('/')).then_some(name)
     }) {
-        let text = fs::read_to_string(units.join(&name)).expect("a unit");
+        let text = fs::read_to_string(units.join(name)).expect("a unit");
         let here = format!("={}/", tree.at("root/strongroom").display());
         let text = text.replace("=/root/strongroom/", &here).replace(
             "ExecStart=strongroom ",
@@ -161,7 +166,7 @@ fn systemd_takes_the_units() {
         fs::write(&file, text).expect("a folder");
         files.push(file);
     }
-    assert_eq!(files.len(), 9);
+    assert_eq!(files.len(), 11);
     let checked = Run::new("systemd-analyze")
         .args(["verify", "--man=no"])
         .args(files)
@@ -170,7 +175,7 @@ fn systemd_takes_the_units() {
     let said: Vec<_> = checked
         .stderr
         .lines()
-        .filter(|line| line.contains("strongroom-"))
+        .filter(|line| line.contains("strongroom"))
         .collect();
     assert_eq!(said, &[] as &[&str], "{checked}");
 }
@@ -537,30 +542,24 @@ fn nothing_is_removed_as_long_as_one_secret_is_in_the_vault_alone() {
     let tree = Tree::of(nas.vault.folder());
     tree.install(&[]).ok();
     nas.migrate().args(["--only", "datasets,certificates"]).ok();
-    let installed = |tree: &Tree| {
-        PIECES
-            .into_iter()
-            .filter(|path| tree.at(path).symlink_metadata().is_ok())
-            .count()
-    };
     let rows = nas.fixture.read_back();
     // Private keys are in the TPM, which gives them to nobody.
     tree.uninstall(&nas.vault, &[])
         .fails_with(1)
         .says("nothing was removed")
         .says("--recovery");
-    assert_eq!(installed(&tree), PIECES.len());
+    assert_eq!(tree.installed(), PIECES.len());
     assert_eq!(nas.fixture.read_back(), rows);
     // A boot that the policy refuses.
     nas.vault.reboot(&[(7, "another boot loader")]);
     tree.uninstall(&nas.vault, &[]).fails_with(3);
-    assert_eq!(installed(&tree), PIECES.len());
+    assert_eq!(tree.installed(), PIECES.len());
     // No vault, and a folder with something in it.
     let vault = nas.vault.dir().join("vault.json");
     fs::rename(&vault, vault.with_extension("away")).expect("ours");
     tree.uninstall(&nas.vault, &[]).fails_with(5);
     fs::rename(vault.with_extension("away"), &vault).expect("ours");
-    assert_eq!(installed(&tree), PIECES.len());
+    assert_eq!(tree.installed(), PIECES.len());
     // Somebody has the database open.
     let middleware = nas.fixture.connect();
     middleware
@@ -570,11 +569,11 @@ fn nothing_is_removed_as_long_as_one_secret_is_in_the_vault_alone() {
         .fails_with(7)
         .says("has it open");
     drop(middleware);
-    assert_eq!(installed(&tree), PIECES.len());
+    assert_eq!(tree.installed(), PIECES.len());
     // The kit opens all of it, in any boot.
     let kit = nas.vault.recovery().display().to_string();
     tree.uninstall(&nas.vault, &["--recovery", &kit]).ok();
-    assert_eq!(installed(&tree), 0);
+    assert_eq!(tree.installed(), 0);
     for (id, name, key) in &nas.fixture.dataset_keys {
         assert_eq!(
             nas.fixture.read_back().datasets[id].key.as_ref(),
@@ -591,18 +590,103 @@ fn a_database_that_refers_to_another_vault_keeps_its_programs() {
     let tree = Tree::of(nas.vault.folder());
     tree.install(&[]).ok();
     nas.migrate().ok();
-    let run = |dir: &Path| {
-        Run::new(strongroom())
-            .args(["uninstall", "--yes", "--root"])
-            .arg(tree.root())
-            .arg("--dir")
-            .arg(dir)
-            .env("STRONGROOM_TCTI", nas.vault.recorder().tcti())
-    };
-    run(&nas.vault.folder().join("empty"))
+    // The system's own folder holds none.
+    tree.uninstall_unnamed()
         .fails_with(7)
         .says("a vault that is not here");
     assert!(tree.at("root/strongroom/strongroom").exists());
+}
+
+/// Where datasets alone have moved, nothing in the database says so: not the wrong folder is believed, nor
+/// an empty one.
+#[test]
+fn a_vault_that_is_not_where_it_was_named_is_not_taken_for_none() {
+    let nas = Nas::new(Generation::V26, 0);
+    let tree = Tree::of(nas.vault.folder());
+    tree.install(&[]).ok();
+    nas.migrate().args(["--only", "datasets"]).ok();
+    let rows = nas.fixture.read_back();
+    let empty = tempfile::tempdir().expect("a folder");
+    for wrong in [empty.path().to_owned(), empty.path().join("mistyped")] {
+        let by_option = tree.uninstall_unnamed().arg("--dir").arg(&wrong);
+        by_option.fails_with(5).says("no vault");
+        let by_variable = tree.uninstall_unnamed().env("STRONGROOM_DIR", &wrong);
+        by_variable.fails_with(5).says("no vault");
+    }
+    // Nobody named one, and there is none where it should be.
+    tree.uninstall_unnamed()
+        .fails_with(7)
+        .says("dataset tank is")
+        .says("--without-vault");
+    assert_eq!(tree.installed(), PIECES.len());
+    assert_eq!(nas.fixture.read_back(), rows);
+    // Its owner knows better.
+    tree.uninstall_unnamed().arg("--without-vault").ok();
+    assert_eq!(tree.installed(), 0);
+    // But not better than what is there.
+    tree.install(&[]).ok();
+    let named = tree.uninstall(&nas.vault, &["--without-vault"]);
+    named.fails_with(2);
+    assert_eq!(tree.installed(), PIECES.len());
+}
+
+/// A file that cannot be read may be the newest key of any dataset.
+#[test]
+fn an_older_key_is_not_given_back_in_the_place_of_a_damaged_one() {
+    let nas = Nas::new(Generation::V26, 0);
+    let tree = Tree::of(nas.vault.folder());
+    tree.install(&[]).ok();
+    nas.migrate().ok();
+    let (row, dataset, _) = nas.key_of("tank/vm/zvol0");
+    let newer = "7e".repeat(32);
+    nas.write_key(row, &newer);
+    nas.migrate().ok();
+    let versions = &nas.objects()[&format!("truenas:storage_encrypteddataset/{row}")];
+    let (_, id) = versions.iter().max().cloned().expect("two");
+    let file = nas.vault.dir().join(format!("objects/datasets/{id}.json"));
+    let whole = fs::read(&file).expect("the newest");
+    fs::write(&file, &whole[..whole.len() / 2]).expect("ours");
+
+    let rows = nas.fixture.read_back();
+    tree.uninstall(&nas.vault, &[])
+        .fails_with(1)
+        .says(&id)
+        .says("nothing was removed");
+    assert_eq!(tree.installed(), PIECES.len());
+    assert_eq!(nas.fixture.read_back(), rows);
+    // The way back gives what it can, and no dataset's key.
+    let report = nas.roll_back().fails_with(1).json();
+    let kept = report["kept"].to_string();
+    assert!(kept.contains(&dataset) && kept.contains(&id), "{kept}");
+    let now = nas.fixture.read_back();
+    assert_eq!(now.datasets, rows.datasets);
+    assert_ne!(now.credentials, rows.credentials);
+
+    fs::write(&file, &whole).expect("ours");
+    tree.uninstall(&nas.vault, &[]).ok();
+    assert_eq!(tree.installed(), 0);
+    let key = nas.fixture.read_back().datasets[&row].key.clone();
+    assert_eq!(key, Some(newer));
+}
+
+/// What never was in the database is not in it afterwards either, and that is said.
+#[test]
+fn what_is_in_the_vault_alone_is_named() {
+    let nas = Nas::new(Generation::V26, 0);
+    let tree = Tree::of(nas.vault.folder());
+    nas.migrate().ok();
+    nas.vault.seal("credentials", "typed by hand", b"a secret");
+    for args in [&["--json", "--dry-run"], &["--json"] as &[&str]] {
+        let report = tree.uninstall(&nas.vault, args).ok().json();
+        let alone = report["in-vault-alone"].as_array().expect("a list");
+        let labels: Vec<_> = alone.iter().map(|object| &object["label"]).collect();
+        assert_eq!(labels, ["typed by hand"], "{args:?}");
+    }
+    let said = tree.uninstall(&nas.vault, &[]).ok().text();
+    assert!(
+        said.contains("In the vault alone: credential typed by hand"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -732,6 +816,21 @@ impl Tree {
             .strongroom(&["uninstall", "--yes", "--root"])
             .arg(&self.root)
             .args(args)
+    }
+
+    /// With nothing that says where the vault is.
+    fn uninstall_unnamed(&self) -> Run {
+        Run::new(strongroom())
+            .args(["uninstall", "--yes", "--root"])
+            .arg(&self.root)
+    }
+
+    /// How many pieces are there.
+    fn installed(&self) -> usize {
+        PIECES
+            .into_iter()
+            .filter(|path| self.at(path).symlink_metadata().is_ok())
+            .count()
     }
 
     /// The files of what an installation touches, by their paths.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use strongroom_tests::conversation::converse;
 use strongroom_tests::launcher::{keepers, obscure, recorded_environment, reveal, wait_until};
 use strongroom_tests::someone::set_mode;
-use strongroom_tests::{Launcher, TestVault};
+use strongroom_tests::{Launcher, Run, TestVault};
 
 const PASSWORD: &str = "p{ss wörd \"quoted\" 密 = ; #";
 
@@ -161,8 +161,17 @@ fn each_provider_is_given_its_secrets_and_its_configuration_stays() {
                 value
             }
         };
+        // Its place is where rclone writes another one.
+        let mut seen = config.clone();
         for (key, value) in secrets {
-            assert_eq!(variable("REMOTE", key), value.as_str().expect("a text"));
+            let value = value.as_str().expect("a text");
+            if key == "token" {
+                let placeholder = format!("token = strongroom:v1:{id}");
+                seen = seen.replace(&placeholder, &format!("token = {value}"));
+                assert!(!given.contains_key("RCLONE_CONFIG_REMOTE_TOKEN"));
+            } else {
+                assert_eq!(variable("REMOTE", key), value);
+            }
         }
         assert_eq!(variable("ENCRYPTED", "password"), "crypt word");
         assert_eq!(variable("ENCRYPTED", "password2"), "crypt salt");
@@ -173,7 +182,7 @@ fn each_provider_is_given_its_secrets_and_its_configuration_stays() {
             arguments.trim_end().ends_with(&expected.join("\n")),
             "{arguments}"
         );
-        assert_eq!(launcher.read("seen.conf"), config);
+        assert_eq!(launcher.read("seen.conf"), seen);
         assert_eq!(launcher.read("middleware.conf"), config);
     }
 }
@@ -219,7 +228,7 @@ fn restic_is_given_its_secrets_in_an_environment_of_its_own() {
     );
     let settings = launcher.write("settings", settings);
     vault.recorder().take();
-    let run = strongroom_tests::Run::new("env")
+    let run = Run::new("env")
         .arg("-i")
         .arg(format!("STRONGROOM_SETTINGS={}", settings.display()))
         .arg("AWS_ACCESS_KEY_ID=AKIA")
@@ -272,9 +281,7 @@ fn without_a_placeholder_the_program_is_as_if_we_were_not_there() {
         assert!(!given.contains_key("TSS2_LOG"), "{given:?}");
     }
     launcher.stand_in("rclone", "ulimit -c; cat; exit 9");
-    let limit = strongroom_tests::Run::new("sh")
-        .args(["-c", "ulimit -c"])
-        .ok();
+    let limit = Run::new("sh").args(["-c", "ulimit -c"]).ok();
     let limit = limit.text();
     let run = launcher
         .run("rclone")
@@ -316,7 +323,7 @@ fn a_terminal_is_the_childs_too() {
     );
     let program = launcher.file("ahead/rclone");
     let start = |python: &str| {
-        let run = strongroom_tests::Run::new(python);
+        let run = Run::new(python);
         launcher
             .environment()
             .into_iter()
@@ -456,10 +463,19 @@ fn a_secret_goes_where_nobody_else_reads_it_or_nowhere() {
         launcher.stand_in(name, "touch \"$HERE/started\"");
     }
     let rclone = || launcher.run("rclone").arg("--config").arg(&config);
-    rclone()
-        .args(["-vv", "ls", "remote:"])
-        .fails_with(122)
-        .says("log");
+    for option in ["-vv", "-v=2", "--dump=headers", "--dump-bodies"] {
+        rclone()
+            .args([option, "ls", "remote:"])
+            .fails_with(122)
+            .says("log");
+    }
+    for (variable, value) in [("RCLONE_DUMP", "auth"), ("RCLONE_DUMP_BODIES", "true")] {
+        rclone()
+            .args(["ls", "remote:"])
+            .env(variable, value)
+            .fails_with(122)
+            .says("log");
+    }
     rclone()
         .arg(format!(":ftp,pass=strongroom:v1:{id}:"))
         .fails_with(122)
@@ -499,6 +515,56 @@ fn a_secret_goes_where_nobody_else_reads_it_or_nowhere() {
         .fails_with(127)
         .says("copy of itself");
     assert!(!launcher.file("started").exists());
+}
+
+/// As on TrueNAS, where the middleware starts restic with an environment that has no PATH: a script that
+/// starts the launcher is mounted over it, and is written anew by every `install`.
+#[test]
+fn restic_is_found_beneath_what_is_mounted_over_it() {
+    let vault = TestVault::new();
+    let programs = vault.programs();
+    let folder = programs.credential_provider();
+    let folder = folder.parent().expect("a folder");
+    let id = vault.seal("credentials", "backup", br#"{"password": "sesame"}"#);
+    let repository = vault.folder().join("repository");
+    let run = |after: &str| {
+        let script = format!(
+            r#"set -eu
+            mount -t tmpfs tmpfs /root
+            mkdir -p /root/strongroom/bin
+            cp "$0"/credential-provider "$0"/libstrongroom_pkcs11.so /root/strongroom
+            ln -s ../credential-provider /root/strongroom/bin/restic
+            cp {script} /root/strongroom/usr-bin-restic
+            mount -t tmpfs tmpfs /run
+            mkdir -p /run/strongroom/programs
+            mount --bind /usr/bin /run/strongroom/programs
+            mount --bind /root/strongroom/usr-bin-restic /usr/bin/restic
+            {after}
+            exec env -i TMPDIR=/tmp HOME=/nonexistent RESTIC_PASSWORD=strongroom:v1:{id}                 STRONGROOM_DIR={dir} STRONGROOM_TCTI={tcti} STRONGROOM_SETTINGS=/nonexistent                 /usr/bin/restic --no-cache -r {repository} "$@""#,
+            script = concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../systemd/truenas/usr-bin-restic"
+            ),
+            dir = vault.dir().display(),
+            tcti = vault.recorder().tcti(),
+            repository = repository.display(),
+        );
+        Run::new("unshare")
+            .args(["--mount", "sh", "-c", &script])
+            .arg(folder)
+    };
+    let tried = Run::new("unshare").args(["--mount", "true"]).finish();
+    if tried.code() != Some(0) {
+        println!("skipped: {tried}");
+        return;
+    }
+    run("").arg("init").ok();
+    let anew = "cp /root/strongroom/usr-bin-restic /root/new; \
+                mv /root/new /root/strongroom/usr-bin-restic";
+    for after in ["", anew] {
+        let listed = run(after).args(["snapshots", "--json"]).ok();
+        assert_eq!(listed.text().trim(), "[]", "{after}");
+    }
 }
 
 #[test]

@@ -3,12 +3,17 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use strongroom_tests::launcher::{keepers, obscure, recorded_environment, wait_until};
+use strongroom_tests::nas::kill_and_wait;
 use strongroom_tests::{Daemon, Gate, Launcher, Run, TestVault, TokenServer};
 
 const TYPES: [&str; 7] = [
@@ -91,6 +96,29 @@ impl<'a> Credential<'a> {
             .start("rclone", &arguments, &format!("log-{last}"))
     }
 
+    /// Under strace, which has something happen to calls; nothing where there is none that may trace.
+    fn start_under_strace(&self, inject: &str) -> Option<Daemon> {
+        let tried = Command::new("strace")
+            .args(["-qq", "-e", "trace=none", "true"])
+            .status();
+        if !tried.is_ok_and(|status| status.success()) {
+            println!("skipped: there is no strace that may trace");
+            return None;
+        }
+        let call = inject.split(':').next().expect("a call");
+        let mut command = Daemon::command("strace");
+        command
+            .args(["-f", "-qq", "-o", "/dev/null", "-e"])
+            .arg(format!("trace={call}"))
+            .arg("-e")
+            .arg(format!("inject={inject}"))
+            .arg(self.launcher.file("ahead/rclone"))
+            .arg("--config")
+            .arg(self.launcher.file("rclone.conf"))
+            .envs(self.launcher.environment());
+        Some(Daemon::spawn(command, &self.launcher.file("log")))
+    }
+
     /// Tells stand-ins that wait for it.
     fn tell(&self, file: &str) {
         self.launcher.write(file, "");
@@ -148,7 +176,8 @@ fn a_refreshed_token_is_sealed_in_the_place_of_the_old_one() {
         credential.stand_in("record");
         credential.run().ok();
         let given = recorded_environment(&credential.launcher);
-        assert!(given["RCLONE_CONFIG_REMOTE_TOKEN"].contains("new-at"));
+        assert!(!given.contains_key("RCLONE_CONFIG_REMOTE_TOKEN"));
+        assert!(credential.launcher.read("seen.conf").contains("new-at"));
     }
     let kit = vault.recovery();
     vault
@@ -176,9 +205,9 @@ fn the_real_rclone_refreshes_a_token_and_it_is_sealed() {
                 "lsd",
                 "remote:album",
                 "--retries",
-                "1",
+                "3",
                 "--low-level-retries",
-                "1",
+                "2",
             ])
             .args(["--contimeout", "2s", "--timeout", "2s"])
             // Nobody beyond this machine is to be asked.
@@ -188,6 +217,12 @@ fn the_real_rclone_refreshes_a_token_and_it_is_sealed() {
         let asked = server.asked();
         assert!(!asked.is_empty(), "{kind}: {ended}");
         assert!(asked[0].contains("r-old-at"), "{asked:?}");
+        // Each time with the one that it was given last: a spent one would be refused.
+        for (number, form) in asked.iter().enumerate().skip(1) {
+            let last = format!("refresh_token=refresh-{number}");
+            assert!(form.contains(&last), "{kind}: {asked:?}");
+        }
+        println!("{kind}: refreshed {} times in one run", asked.len());
         let newest = format!("access-{}", asked.len());
         credential.has(&newest);
     }
@@ -290,14 +325,133 @@ fn a_killed_child_and_a_killed_keeper_lose_nothing() {
     let mut run = credential.start("sync");
     wait_until("rclone runs", || credential.is_there("ready"));
     for keeper in keepers(&vault.dir()) {
-        let keeper = rustix::process::Pid::from_raw(keeper.try_into().expect("a process id"));
-        let keeper = keeper.expect("not 0");
-        rustix::process::kill_process(keeper, rustix::process::Signal::KILL).expect("killed");
+        kill(keeper, rustix::process::Signal::KILL);
     }
     credential.tell("go");
     wait_until("it ends", || run.ended().is_some());
     assert!(run.ended().is_some_and(|it| it.success()), "{}", run.log());
     credential.has("at-three");
+}
+
+/// The system has no room for another watch (EMFILE): the keeper looks by itself.
+#[test]
+fn a_keeper_that_is_told_of_nothing_looks_for_itself() {
+    let vault = TestVault::new();
+    let credential = Credential::new(&vault, Launcher::new(&vault), "box", "");
+    credential.stand_in(&format!(
+        "rewrite remote token \"$(token ta-wen {NEW})\"; touch \"$HERE/written\"; until_there end"
+    ));
+    let Some(mut run) = credential.start_under_strace("inotify_init1:error=EMFILE") else {
+        return;
+    };
+    wait_until("rclone has written", || credential.is_there("written"));
+    wait_until("it is sealed", || {
+        credential.sealed_token()["access_token"] == "new-at"
+    });
+    credential.tell("end");
+    wait_until("it ends", || run.ended().is_some());
+    credential.has("new-at");
+}
+
+/// Nobody would seal what rclone writes then.
+#[test]
+fn without_a_keeper_rclone_is_not_started() {
+    let vault = TestVault::new();
+    let credential = Credential::new(&vault, Launcher::new(&vault), "box", "");
+    credential.stand_in("touch \"$HERE/started\"");
+    let Some(mut run) = credential.start_under_strace("inotify_init1:signal=KILL") else {
+        return;
+    };
+    wait_until("it ends", || run.ended().is_some());
+    let code = run.ended().and_then(|it| it.code());
+    assert_eq!(code, Some(127), "{}", run.log());
+    assert!(run.log().contains("nobody would seal"), "{}", run.log());
+    assert!(!credential.is_there("started"));
+    assert_eq!(credential.launcher.read("rclone.conf"), credential.config);
+}
+
+/// The keeper is gone, and the launcher cannot seal it: nobody will.
+#[test]
+fn a_token_that_nobody_seals_is_called_lost() {
+    let vault = TestVault::new();
+    let credential = Credential::new(&vault, Launcher::new(&vault), "box", "");
+    credential.stand_in(&format!(
+        "touch \"$HERE/ready\"; until_there go; rewrite remote token \"$(token ta-wen {NEW})\""
+    ));
+    let mut run = credential.start("sync");
+    wait_until("rclone runs", || credential.is_there("ready"));
+    for keeper in keepers(&vault.dir()) {
+        kill(keeper, rustix::process::Signal::KILL);
+    }
+    vault.tpm().extend(9, b"something");
+    credential.tell("go");
+    wait_until("it ends", || run.ended().is_some());
+    let code = run.ended().and_then(|it| it.code());
+    assert_eq!(code, Some(123), "{}", run.log());
+    assert!(run.log().contains("is lost: sign in"), "{}", run.log());
+}
+
+/// Who ends a launcher that waits for the keeper does not end the keeper.
+#[test]
+fn a_launcher_that_waits_can_be_ended() {
+    let vault = TestVault::new();
+    let gate = Gate::start(vault.recorder());
+    let launcher = Launcher::new(&vault).by(gate.tcti());
+    let credential = Credential::new(&vault, launcher, "box", "");
+    credential.stand_in(&format!(
+        "touch \"$HERE/ready\"; until_there go\n\
+         rewrite remote token \"$(token ta-wen {NEW})\"; touch \"$HERE/written\""
+    ));
+    let mut run = credential.start("sync");
+    wait_until("rclone runs", || credential.is_there("ready"));
+    gate.hold_after(0);
+    credential.tell("go");
+    wait_until("rclone has written", || credential.is_there("written"));
+    wait_until("the TPM is asked", || gate.holds_one());
+    // It waits for the keeper as soon as rclone has ended; a signal before that is rclone's.
+    wait_until("it ends", || {
+        if run.ended().is_none() {
+            kill(run.pid(), rustix::process::Signal::TERM);
+        }
+        run.ended().is_some()
+    });
+    let ended = run.ended().expect("it has");
+    assert_eq!(ended.signal(), Some(15), "{}", run.log());
+    assert!(run.log().contains("still being sealed"), "{}", run.log());
+    assert_eq!(credential.launcher.read("rclone.conf"), credential.config);
+    gate.open();
+    wait_until("the keeper ends", || keepers(&vault.dir()).is_empty());
+    credential.has("new-at");
+}
+
+/// A keeper on a loaded machine finds all that it was told in one go.
+#[test]
+fn a_keeper_that_begins_late_answers_all_the_same() {
+    let vault = TestVault::new();
+    let folder = vault.folder().join("memory");
+    fs::create_dir(&folder).expect("ours");
+    fs::write(folder.join("rclone.conf"), "").expect("ours");
+    let (mut control, theirs) = UnixStream::pair().expect("a pair");
+    let (_lifeline, watched) = UnixStream::pair().expect("a pair");
+    control
+        .write_all(b"{\"places\":[],\"folder\":null}\n\n\n")
+        .expect("it takes them");
+    let mut keeper = Command::new(vault.programs().credential_provider())
+        .arg("keep")
+        .stdin(OwnedFd::from(theirs))
+        .stdout(OwnedFd::from(watched))
+        .stderr(fs::File::open(folder).expect("a folder"))
+        .spawn()
+        .expect("it starts");
+    control
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .expect("set");
+    let mut lines = BufReader::new(&control).lines();
+    for expected in ["ready", "[]"] {
+        let line = lines.next().and_then(Result::ok);
+        assert_eq!(line.as_deref(), Some(expected));
+    }
+    kill_and_wait(&mut keeper);
 }
 
 /// The policy refuses from one moment to the next, while rclone runs.
@@ -357,8 +511,8 @@ fn a_password_that_rclone_writes_is_sealed_as_it_is() {
     assert_eq!(launcher.read("rclone.conf"), config);
 }
 
-/// While rclone runs: its environment has the secrets that it was given, and nothing else on this
-/// machine has any of them, nor what it has written since.
+/// While rclone runs: its environment has the secrets that it was given, but for the token, and nothing else
+/// on this machine has any of them, nor what it has written since.
 #[test]
 fn secrets_are_in_the_childs_environment_and_nowhere_else() {
     let vault = TestVault::new();
@@ -415,12 +569,12 @@ fn secrets_are_in_the_childs_environment_and_nowhere_else() {
             "{id}"
         );
     }
-    for secret in &given {
-        assert!(
-            has_them.contains(&(child, secret)),
-            "{secret}: {has_them:?}"
-        );
-    }
+    let [hidden, token] = &given;
+    assert!(has_them.contains(&(child, hidden)), "{has_them:?}");
+    assert!(
+        !has_them.iter().any(|(_, secret)| *secret == token),
+        "{has_them:?}"
+    );
 
     // Every file that was written since, wherever a program of ours or rclone might have done it.
     for secret in given.iter().chain([written]) {
@@ -445,6 +599,13 @@ fn secrets_are_in_the_childs_environment_and_nowhere_else() {
     credential.tell("end");
     wait_until("it ends", || run.ended().is_some());
     credential.has(written);
+}
+
+fn kill(process: u32, signal: rustix::process::Signal) {
+    let process = process.try_into().ok();
+    let process = process.and_then(rustix::process::Pid::from_raw);
+    // It may have ended.
+    let _ = rustix::process::kill_process(process.expect("a process id"), signal);
 }
 
 fn parent(process: &Path) -> Option<u32> {

@@ -1,6 +1,7 @@
 //! The recovery copy that an encryption root carries as a ZFS user property.
 
 use strongroom::object::Metadata;
+use strongroom::vault::Genuine;
 use strongroom::{Error, Unlocked};
 
 use crate::failure::Failure;
@@ -9,7 +10,15 @@ use crate::zfs::properties::{self, FORMER_RECOVERY, MAX_USER_PROPERTY, RECOVERY}
 
 /// A copy of these sealed keys, newest first, as the property holds it.
 pub(crate) fn text(unlocked: &Unlocked, objects: &[&Metadata]) -> Result<String, Failure> {
-    let text = unlocked.recovery_copy(objects)?.to_string();
+    that_has_room(unlocked.recovery_copy(objects)?.to_string())
+}
+
+/// The same of one that was read already.
+pub(crate) fn text_of(unlocked: &Unlocked, object: &Genuine) -> Result<String, Failure> {
+    that_has_room(unlocked.recovery_copy_of(object)?.to_string())
+}
+
+fn that_has_room(text: String) -> Result<String, Failure> {
     if text.len() > MAX_USER_PROPERTY {
         return Err(Error::input(
             "recovery copy",

@@ -1,17 +1,19 @@
 //! `load`: every encryption root that is locked, and of which the vault has a key, unlocked in one
 //! batch at the TPM.
 //!
-//! What is to be done is found first ([`plan`]), without a TPM; then keys go from the TPM to the
-//! kernel ([`batch`]); at last each dataset's recovery copy is brought up to date, which never fails
-//! the rest.
+//! What is to be done is found without a TPM ([`plan`]), and part by part ([`parts`]): as soon as there is
+//! something to do, keys go from the TPM to the kernel ([`batch`]). At last each dataset's recovery copy
+//! is brought up to date, which never fails the rest.
 
 mod batch;
 mod copies;
+mod parts;
 mod plan;
 mod report;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::thread;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -24,10 +26,12 @@ use strongroom::{Tcti, Unlocked, Vault};
 use crate::Cli;
 use crate::failure::Failure;
 use crate::login::{self, AskPin, Login};
+use crate::sealed::SealedKeys;
 use crate::zfs::{Keys, Which};
 use strongroom_console as console;
 
-use self::batch::{Batch, Outcome};
+use self::batch::Outcome;
+use self::parts::Parts;
 use self::plan::{Plan, State};
 
 #[derive(Debug, clap::Args)]
@@ -91,38 +95,52 @@ fn load_keys(cli: &Cli, args: &Load) -> Result<(), Failure> {
         }
     };
     let vault = cli.vault()?;
-    let mut plan = Plan::make(&vault, which)?;
-    if args.dry_run {
-        let outcome = finish(&plan, None);
-        report::show(args.json, &plan, &report::Way::dry(), &outcome);
-        return outcome;
-    }
-    let keys = Keys::open();
-    let mut way = report::Way::through(&keys);
-    let mut stopped = None;
-    if plan.needs_the_vault() {
-        let unlocked = cli
-            .tcti()
-            .and_then(|tcti| unlock(&vault, &tcti, &mut plan, &args.pin));
-        match unlocked {
-            // What was to be done is behind a PIN that was not given.
-            Ok(None) => {}
-            Ok(Some(mut unlocked)) => {
-                way.tpm = Some(unlocked.tcti().to_owned());
-                stopped = load(&mut plan, &mut unlocked, &keys);
-                copies::bring_up_to_date(&mut plan, &unlocked);
-            }
-            Err(error) if plan.has_to_load() => {
-                plan.leave_locked();
-                stopped = Some(error);
-            }
-            // Copies alone are no reason to fail.
-            Err(error) => log::warn!("recovery copies were not brought up to date: {error}"),
+    let sealed = SealedKeys::list(&vault)?;
+    thread::scope(|scope| {
+        let mut parts = Parts::ask(scope, &vault, &sealed, which);
+        let mut plan = Plan::default();
+        // Whether somebody is to be asked for a PIN is for all to say.
+        if args.dry_run || sealed.behind_pin() {
+            parts.until(&mut plan, |_| false)?;
+        } else {
+            parts.until(&mut plan, Plan::needs_the_vault)?;
         }
-    }
-    let outcome = finish(&plan, stopped);
-    report::show(args.json, &plan, &way, &outcome);
-    outcome
+        if args.dry_run {
+            let outcome = finish(&plan, None);
+            report::show(args.json, &plan, &report::Way::dry(), &outcome);
+            return outcome;
+        }
+        let keys = Keys::open();
+        let mut way = report::Way::through(&keys);
+        let (mut stopped, mut unasked) = (None, None);
+        if plan.needs_the_vault() {
+            let unlocked = cli
+                .tcti()
+                .and_then(|tcti| unlock(&vault, &tcti, &mut plan, &args.pin));
+            match unlocked {
+                // What was to be done is behind a PIN that was not given.
+                Ok(None) => {}
+                Ok(Some(mut unlocked)) => {
+                    way.tpm = Some(unlocked.tcti().to_owned());
+                    (stopped, unasked) = load(&mut plan, parts, &mut unlocked, &keys);
+                    copies::bring_up_to_date(&mut plan, &sealed, &unlocked);
+                }
+                Err(error) => {
+                    parts.until(&mut plan, |_| false)?;
+                    if plan.has_to_load() {
+                        plan.leave_locked();
+                        stopped = Some(error);
+                    } else {
+                        // Copies alone are no reason to fail.
+                        log::warn!("recovery copies were not brought up to date: {error}");
+                    }
+                }
+            }
+        }
+        let outcome = finish(&plan, stopped);
+        report::show(args.json, &plan, &way, &outcome);
+        unasked.map_or(outcome, Err)
+    })
 }
 
 /// Unlocks the vault, and where a key that is to be loaded is behind a PIN, by that. Without it,
@@ -167,14 +185,20 @@ fn close_fences(cli: &Cli, named: Option<Fence>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Loads what the plan says, and writes down in it what became of it. Answers what ended the batch
-/// before its time.
-fn load(plan: &mut Plan, unlocked: &mut Unlocked, keys: &Keys) -> Option<Error> {
-    let batch = Batch::of(plan);
+/// Loads what the plan says and what is still found, and writes down in it what became of it. Answers what
+/// ended the batch before its time, and why what else there may be was not found out.
+fn load(
+    plan: &mut Plan,
+    parts: Parts,
+    unlocked: &mut Unlocked,
+    keys: &Keys,
+) -> (Option<Error>, Option<Failure>) {
     let interrupted = until_interrupted();
-    let bar = console::progress("loading", batch.len());
-    let unseal = |object: &_| unlocked.unseal(object);
-    let done = batch.run(unseal, &interrupted, keys, || bar.inc(1));
+    let bar = console::progress("loading", 0);
+    let done = batch::run(plan, parts, unlocked, &interrupted, keys, |more, done| {
+        bar.inc_length(more as u64);
+        bar.inc(done as u64);
+    });
     bar.finish_and_clear();
     for (name, outcome) in done.outcomes {
         let Some(item) = plan.items.get_mut(&name) else {
@@ -182,8 +206,10 @@ fn load(plan: &mut Plan, unlocked: &mut Unlocked, keys: &Keys) -> Option<Error> 
         };
         match outcome {
             Outcome::Loaded(object) => {
-                item.copied = Some(object.clone());
-                item.state = State::Loaded { object };
+                item.state = State::Loaded {
+                    object: object.metadata().clone(),
+                };
+                item.copied = Some(object);
             }
             Outcome::Checked(object) => item.copied = Some(object),
             Outcome::LoadedMeanwhile => item.state = State::AlreadyLoaded,
@@ -193,7 +219,7 @@ fn load(plan: &mut Plan, unlocked: &mut Unlocked, keys: &Keys) -> Option<Error> 
             Outcome::Failed(reason) => item.state = State::Failed { reason, code: 1 },
         }
     }
-    done.stopped
+    (done.stopped, done.unasked)
 }
 
 /// Is set by the first signal that asks for an end: what is in the TPM is flushed then, which the

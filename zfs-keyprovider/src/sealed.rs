@@ -12,37 +12,68 @@ use strongroom::dataset_key::KeyFormat;
 use strongroom::error::Error;
 use strongroom::object::{Kind, Metadata, TokenName};
 use strongroom::uri::Selector;
+use strongroom::vault::TokenStamp;
 use strongroom::{Result, Secret};
 
 use crate::failure::Failure;
-use crate::zfs::{Dataset, Pools, Refused};
+use crate::zfs::{Dataset, Pools, Refused, Which};
 
 /// The vault's dataset keys, by dataset.
-pub(crate) struct SealedKeys(BTreeMap<String, Vec<Metadata>>);
+pub(crate) struct SealedKeys {
+    by_dataset: BTreeMap<String, Vec<Metadata>>,
+    /// The files that they were listed from.
+    stamp: TokenStamp,
+}
 
 impl SealedKeys {
     /// Lists them. Nothing is authenticated yet: that is done when one is unsealed.
     pub(crate) fn list(vault: &Vault) -> Result<Self> {
-        let listing = vault.list()?;
+        let token = TokenName::datasets();
+        // Before: what is written meanwhile makes it another.
+        let stamp = vault.stamp(&token)?;
+        let listing = vault.list_token(&token)?;
         for bad in &listing.damaged {
             log::warn!("{} is damaged: {}", bad.file.display(), bad.reason);
         }
-        let mut keys: BTreeMap<String, Vec<Metadata>> = BTreeMap::new();
+        let mut by_dataset: BTreeMap<String, Vec<Metadata>> = BTreeMap::new();
         for object in listing.objects {
-            if object.kind == Kind::DatasetKey && object.token == TokenName::datasets() {
+            if object.kind == Kind::DatasetKey {
                 let dataset = object.label.as_str().to_owned();
-                keys.entry(dataset).or_default().push(object);
+                by_dataset.entry(dataset).or_default().push(object);
             }
         }
-        for versions in keys.values_mut() {
+        for versions in by_dataset.values_mut() {
             versions.sort_by_key(|object| std::cmp::Reverse((object.generation, object.id)));
         }
-        Ok(Self(keys))
+        Ok(Self { by_dataset, stamp })
+    }
+
+    /// Whether the vault has the same ones still. What was written since is not read for that.
+    pub(crate) fn are_current(&self, vault: &Vault) -> Result<bool> {
+        Ok(vault.stamp(&TokenName::datasets())? == self.stamp)
+    }
+
+    /// Some datasets of which there are keys, and which are meant; none where there are hardly more.
+    pub(crate) fn some_of(&self, which: Which<'_>, count: usize) -> Vec<String> {
+        let is_meant = |dataset: &&String| match which {
+            Which::All => true,
+            Which::Named { names, .. } => names.iter().any(|name| {
+                let below = dataset.strip_prefix(name.as_str());
+                below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }),
+        };
+        let mut meant = self.by_dataset.keys().filter(is_meant);
+        let some: Vec<String> = meant.by_ref().take(count).cloned().collect();
+        if meant.next().is_some() {
+            some
+        } else {
+            Vec::new()
+        }
     }
 
     /// Those of this name, newest first.
     pub(crate) fn named(&self, dataset: &str) -> &[Metadata] {
-        self.0.get(dataset).map_or(&[], Vec::as_slice)
+        self.by_dataset.get(dataset).map_or(&[], Vec::as_slice)
     }
 
     /// A dataset's, newest first: those of its name; where there are none, those of a name that it
@@ -57,15 +88,21 @@ impl SealedKeys {
             object.dataset_guid == dataset.guid && object.pool_guid == pool_guid
         };
         let former = self
-            .0
+            .by_dataset
             .values()
             .find(|versions| versions.first().is_some_and(is_its));
         former.map_or(&[], Vec::as_slice)
     }
 
+    /// Whether any is behind a PIN.
+    pub(crate) fn behind_pin(&self) -> bool {
+        let mut objects = self.by_dataset.values().flatten();
+        objects.any(Metadata::needs_pin)
+    }
+
     /// Whether any is bound to a pool, so that it matters which pools there are.
     pub(crate) fn bound_to_pools(&self) -> bool {
-        let mut objects = self.0.values().flatten();
+        let mut objects = self.by_dataset.values().flatten();
         objects.any(|object| object.pool_guid.is_some())
     }
 }

@@ -95,6 +95,13 @@ impl Folder {
         File::open(file)
     }
 
+    /// Writes the configuration, which nobody else has read yet.
+    pub(crate) fn write(&self, text: &str) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.open, NAME, flags, Mode::empty())?;
+        File::from(file).write_all(text.as_bytes())
+    }
+
     /// Removes it from where it has a name.
     pub(crate) fn remove(&self) {
         if let Some(folder) = &self.named {

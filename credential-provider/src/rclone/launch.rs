@@ -1,5 +1,6 @@
 //! The launch of rclone: what its configuration and our environment lack is read from the vault, put
-//! into its environment, and what it writes over a placeholder is sealed.
+//! into its environment, a token into the copy of its configuration in memory, and what it writes over a
+//! placeholder is sealed.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -46,11 +47,11 @@ pub(crate) fn run(
     check_names(&places, &config)?;
     if logs_options(&arguments) {
         return Err(vec![Failure::usage(
-            "at this log level rclone writes every secret that it is given into its log; use -v, or \
-             a remote without placeholders",
+            "at this log level, or with --dump, rclone writes every secret that it is given into its \
+             log; use -v, or a remote without placeholders",
         )]);
     }
-    let keeper = if places.is_empty() {
+    let mut keeper = if places.is_empty() {
         None
     } else {
         // It begins while the TPM is at work.
@@ -61,6 +62,18 @@ pub(crate) fn run(
         })?)
     };
     let handed = hand_over(module, &ourselves, &places, &lacking)?;
+    if let Some(keeper) = &mut keeper {
+        let begun = (with_tokens(&text, &handed.tokens))
+            .map_or(Ok(()), |text| keeper.folder.write(&text))
+            .and_then(|()| keeper.begin());
+        begun.map_err(|error| {
+            keeper.folder.remove();
+            Failure::input(format!(
+                "nobody would seal what rclone writes over a placeholder, for the process that is to \
+                 does not answer: {error}"
+            ))
+        })?;
+    }
 
     let mut command = launch::command("rclone", &rclone);
     match &keeper {
@@ -79,15 +92,23 @@ pub(crate) fn run(
     let end = end.map_err(|error| {
         Failure::input(format!("{} cannot be launched: {error}", rclone.display()))
     })?;
-    let failures = keeper.map_or_else(Vec::new, |keeper| {
-        let (folder, failures) = keeper.finish();
+    let (mut failures, mut is_kept) = (Vec::new(), false);
+    if let Some(keeper) = keeper {
+        let finished = keeper.finish();
         if let Some(file) = &file {
-            take_over_the_rest(&folder, file, &text, &config, &places);
+            take_over_the_rest(&finished.folder, file, &text, &config, &places);
         }
-        failures
-    });
+        if let Some(signal) = finished.interrupted {
+            say("what rclone has written over a placeholder is still being sealed");
+            child::end_by(signal);
+        }
+        (failures, is_kept) = (finished.failures, finished.is_kept);
+        if !is_kept {
+            finished.folder.remove();
+        }
+    }
     for failure in &failures {
-        let fate = if failure.is_final() {
+        let fate = if failure.is_final() || !is_kept {
             "What rclone has written there is lost: sign in to the provider anew"
         } else {
             "What rclone has written there is in memory alone, from where it will be sealed as soon as \
@@ -105,6 +126,9 @@ pub(crate) fn run(
 #[derive(Default)]
 struct HandedOver {
     variables: Vec<(String, Secret)>,
+    /// By section. rclone takes what is in its environment before what it has written itself: it would
+    /// refresh a token a second time with one that is spent.
+    tokens: Vec<(String, Secret)>,
     /// Variables that name a file, and what is to be in it.
     files: Vec<(String, OwnedFd)>,
 }
@@ -148,6 +172,10 @@ fn hand_over(
                 });
                 handed.files.extend(copies);
             }),
+            Form::Plain if place.key == TOKEN => {
+                handed.tokens.push((place.section.clone(), value));
+                Ok(())
+            }
             Form::Plain | Form::Obscured => {
                 let copies = names.into_iter();
                 let copies = copies.map(|name| (name, Secret::copy_of(value.expose())));
@@ -172,9 +200,40 @@ fn hand_over(
     }
 }
 
+/// The key of what rclone refreshes.
+const TOKEN: &str = "token";
+
+/// A configuration with tokens in the places of their placeholders; `None` where there are none.
+fn with_tokens(text: &str, tokens: &[(String, Secret)]) -> Option<String> {
+    let value = |token: &Secret| String::from_utf8_lossy(token.expose()).into_owned();
+    let owned: Vec<_> = tokens
+        .iter()
+        .map(|(section, it)| (section, value(it)))
+        .collect();
+    let values: BTreeMap<_, _> = (owned.iter())
+        .map(|(section, value)| ((section.as_str(), TOKEN), value.as_str()))
+        .collect();
+    (!values.is_empty()).then(|| Config::with_values(text, &values))
+}
+
+/// A value that one line of a configuration can have.
+fn for_configuration(value: Secret) -> Result<Secret, Failure> {
+    let is_line =
+        std::str::from_utf8(value.expose()).is_ok_and(|it| !it.contains(['\n', '\r', '\0']));
+    if is_line {
+        return Ok(value);
+    }
+    Err(Failure::input(
+        "the field is more than one line of text, which no configuration can have",
+    ))
+}
+
 fn value_for(place: &Place, contents: &Contents) -> Result<Secret, Failure> {
     let content = contents.of(place.object)?;
     match place.form {
+        Form::Plain if place.key == TOKEN => {
+            for_configuration(credential::field(content, &place.key)?)
+        }
         Form::Plain => launch::for_environment(credential::field(content, &place.key)?),
         Form::Obscured => {
             let value = credential::field(content, &place.key)?;
@@ -222,36 +281,64 @@ fn check_names(places: &[Place], config: &Config) -> Result<(), Vec<Failure>> {
     }
 }
 
-/// Whether rclone is asked for its debug log (`-vv`, `--log-level DEBUG`, or their variables), in
-/// which it says what each option was set to from the environment.
+/// Whether rclone is asked for its debug log, in which it says what each option was set to from the
+/// environment: by `-vv`, `--log-level DEBUG` or `--dump`, or by their variables.
 fn logs_options(arguments: &[OsString]) -> bool {
-    let arguments: Vec<_> = arguments.iter().map(|it| it.to_string_lossy()).collect();
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
-    let verbose: usize = arguments
-        .iter()
-        .map(|argument| match argument.strip_prefix('-') {
-            Some("-verbose") => 1,
-            // A cluster of short flags, such as -Pvv.
-            Some(flags) if flags.bytes().all(|byte| byte.is_ascii_alphabetic()) => {
-                flags.matches('v').count()
+    let dumps = std::env::vars_os()
+        .any(|(name, value)| name.as_bytes().starts_with(b"RCLONE_DUMP") && !value.is_empty());
+    dumps
+        || verbosity(&variable("RCLONE_VERBOSE")) > 1
+        || is_debug(&variable("RCLONE_LOG_LEVEL"))
+        || arguments_log_options(arguments)
+}
+
+fn arguments_log_options(arguments: &[OsString]) -> bool {
+    let arguments: Vec<_> = arguments.iter().map(|it| it.to_string_lossy()).collect();
+    let mut verbose = 0;
+    for (place, argument) in arguments.iter().enumerate() {
+        let (name, value) = match argument.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (&**argument, None),
+        };
+        if let Some(option) = name.strip_prefix("--") {
+            // Which rclone takes for the same.
+            match option.replace('_', "-").as_str() {
+                "verbose" => verbose += value.map_or(1, verbosity),
+                "log-level" => {
+                    let next = arguments.get(place + 1).map(|it| &**it);
+                    if value.or(next).is_some_and(is_debug) {
+                        return true;
+                    }
+                }
+                "dump" => return true,
+                option if option.starts_with("dump-") => return true,
+                _ => {}
             }
-            _ => 0,
-        })
-        .sum();
-    let counted = |text: &str| text.parse::<usize>().is_ok_and(|level| level > 1);
-    let of_option = |option: &str, wanted: &dyn Fn(&str) -> bool| {
-        let joined = format!("{option}=");
-        arguments.iter().enumerate().any(|(place, argument)| {
-            let next = arguments.get(place + 1).filter(|_| argument == option);
-            argument.strip_prefix(&joined).is_some_and(wanted) || next.is_some_and(|it| wanted(it))
-        })
-    };
-    let debug = |text: &str| text.eq_ignore_ascii_case("DEBUG");
+        } else if let Some(flags) = name.strip_prefix('-') {
+            // A cluster of short flags, such as -Pvv, of which the last may have a value: -Pv=2.
+            if flags.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+                verbose += flags.matches('v').count();
+                if let Some(value) = value.filter(|_| flags.ends_with('v')) {
+                    verbose = (verbose - 1) + verbosity(value);
+                }
+            }
+        }
+    }
     verbose > 1
-        || of_option("--verbose", &counted)
-        || of_option("--log-level", &debug)
-        || counted(&variable("RCLONE_VERBOSE"))
-        || debug(&variable("RCLONE_LOG_LEVEL"))
+}
+
+/// How often a number says `-v`. Go reads it, in any notation of its own: what is not plainly less is more.
+fn verbosity(text: &str) -> usize {
+    match text {
+        "" | "0" => 0,
+        "1" | "+1" => 1,
+        _ => 2,
+    }
+}
+
+fn is_debug(text: &str) -> bool {
+    text.eq_ignore_ascii_case("DEBUG")
 }
 
 /// What rclone wrote that is no placeholder's goes where it would have gone.
@@ -313,7 +400,7 @@ mod tests {
     fn a_debug_log_is_noticed() {
         let logs = |line: &str| {
             let arguments: Vec<_> = line.split(' ').map(OsString::from).collect();
-            logs_options(&arguments)
+            arguments_log_options(&arguments)
         };
         for line in [
             "-vv lsf r:",
@@ -323,6 +410,14 @@ mod tests {
             "--verbose=2 lsf r:",
             "--log-level DEBUG lsf r:",
             "lsf r: --log-level=debug",
+            "-v=2 lsf r:",
+            "-Pv=0x2 lsf r:",
+            "-v -v=1 lsf r:",
+            "--verbose=0b10 lsf r:",
+            "--dump headers lsf r:",
+            "lsf r: --dump=bodies",
+            "--dump-headers lsf r:",
+            "--dump_bodies lsf r:",
         ] {
             assert!(logs(line), "{line}");
         }
@@ -331,7 +426,10 @@ mod tests {
             "lsf r:",
             "--log-level INFO lsf r:",
             "--verbose lsf r:",
+            "-v=1 lsf r:",
+            "-Pv=0 lsf r:",
             "copy vv r:vv",
+            "copy dump r:dump-1",
         ] {
             assert!(!logs(line), "{line}");
         }

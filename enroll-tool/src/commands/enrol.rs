@@ -8,7 +8,7 @@
 //! The middleware reads dataset keys from the database each time; what it needs in its memory it is given
 //! before, and a standby controller is sent the database afterwards.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
@@ -16,6 +16,7 @@ use strongroom::Vault;
 use strongroom::error::Error;
 
 use super::Place;
+use super::hand_over::{self, Which};
 use super::migrate::open;
 use super::migrate::run::{Asked, Done, migrate, report};
 use crate::cli::{Class, Enrol};
@@ -24,6 +25,7 @@ use crate::migration::journal::Journal;
 use crate::migration::plan::{Plan, Wanted};
 use crate::migration::run::Outcome;
 use crate::migration::zfs_check;
+use crate::notes::{NotHandedOver, Note};
 use crate::output::{self, say};
 use crate::truenas::middleware::{MemoryKeys, Middleware};
 
@@ -36,6 +38,11 @@ pub(super) fn run(place: &Place, args: &Enrol) -> Result<(), Failure> {
         });
         return Ok(());
     };
+    if !args.dry_run {
+        if let Err(failure) = catch_up(place, &vault, args) {
+            log::warn!("{failure}");
+        }
+    }
     let asked = asked(args, &journal);
     let plan = peek(&vault, &asked)?;
     if args.dry_run {
@@ -66,10 +73,11 @@ pub(super) fn run(place: &Place, args: &Enrol) -> Result<(), Failure> {
         }
     }
     drop(plan);
-    let mut middleware = Answering::new(&args.socket);
+    let mut middleware = Answering::new(place, &args.socket);
     let done = migrate(
         place,
         &asked,
+        |vault| still_watched(vault, &asked.wanted),
         |_| Ok(()),
         |plan, outcomes| {
             middleware.remember(keys(plan, outcomes));
@@ -97,6 +105,33 @@ fn asked(args: &Enrol, journal: &Journal) -> Asked {
     }
 }
 
+/// Gives the middleware what it could not be given when it was cleared from the database, because it did not
+/// answer: until then, the key is neither there nor in its memory.
+fn catch_up(place: &Place, vault: &Vault, args: &Enrol) -> Result<(), Failure> {
+    // One that is not running is handed all of them when it is started.
+    let Some(owed) = NotHandedOver::read(&place.dir).filter(|_| args.socket.exists()) else {
+        return Ok(());
+    };
+    // Or another one might note more meanwhile.
+    let _lock = vault.lock()?;
+    let mut middleware = Middleware::connect(&args.socket, PATIENCE)?;
+    let which = Which::These(&owed.datasets);
+    let done = hand_over::give(place, vault, &vault.list()?, &mut middleware, which)?;
+    match done.stopped {
+        Some(error) => Err(error.into()),
+        None => Ok(NotHandedOver::remove(&place.dir)?),
+    }
+}
+
+/// What is watched now that nobody else writes the vault: a rollback may have been at work until then, and
+/// what it has given back stays.
+fn still_watched(vault: &Vault, wanted: &Wanted) -> Result<Wanted, Failure> {
+    let watched = Journal::read(vault)?.map_or_else(Vec::new, |journal| journal.watched());
+    let mut wanted = wanted.clone();
+    wanted.classes.retain(|class| watched.contains(class));
+    Ok(wanted)
+}
+
 /// What is new, without a trace that somebody looked: a file that changed would have this run again.
 fn peek(vault: &Vault, asked: &Asked) -> Result<Plan, Error> {
     let (database, secret) = open(&asked.database, &asked.pwenc_secret)?;
@@ -117,20 +152,38 @@ fn keys(plan: &Plan, outcomes: &[Outcome]) -> MemoryKeys {
 }
 
 /// The middleware, where it answers: enrolling does not depend on it. One that is started later is
-/// handed the keys then (strongroom-hand-over.service).
-struct Answering(Option<Middleware>);
+/// handed the keys then (strongroom-hand-over.service); one that is too slow, by the next run.
+struct Answering<'a> {
+    middleware: Option<Middleware>,
+    /// Where it is noted what it was not given.
+    dir: &'a Path,
+    is_running: bool,
+}
 
-impl Answering {
-    fn new(socket: &std::path::Path) -> Self {
+impl<'a> Answering<'a> {
+    fn new(place: &'a Place, socket: &Path) -> Self {
         let connected = Middleware::connect(socket, PATIENCE);
-        Self(connected.inspect_err(|error| log::warn!("{error}")).ok())
+        Self {
+            middleware: connected.inspect_err(|error| log::warn!("{error}")).ok(),
+            dir: &place.dir,
+            is_running: socket.exists(),
+        }
     }
 
     fn remember(&mut self, keys: MemoryKeys) {
         if keys.is_empty() {
             return;
         }
-        self.ask(|middleware| middleware.add_memory_keys(keys));
+        let datasets: Vec<String> = keys.keys().cloned().collect();
+        self.ask(|middleware| middleware.change_memory_keys(|now| now.extend(keys)));
+        if self.middleware.is_some() || !self.is_running {
+            return;
+        }
+        let mut owed = NotHandedOver::read(self.dir).unwrap_or_default();
+        owed.datasets.extend(datasets);
+        if let Err(error) = owed.write(self.dir) {
+            log::warn!("not noted: {error}");
+        }
     }
 
     fn tell_standby(&mut self) {
@@ -138,10 +191,10 @@ impl Answering {
     }
 
     fn ask(&mut self, ask: impl FnOnce(&mut Middleware) -> Result<(), Error>) {
-        if let Some(Err(error)) = self.0.as_mut().map(ask) {
+        if let Some(Err(error)) = self.middleware.as_mut().map(ask) {
             log::warn!("{error}");
             // What did not answer once is not waited for again.
-            self.0 = None;
+            self.middleware = None;
         }
     }
 }

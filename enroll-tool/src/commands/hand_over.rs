@@ -1,21 +1,22 @@
 //! `strongroom hand-over`: dataset keys into the memory of TrueNAS's middleware, at boot, before it
 //! imports pools. Its own unlock then works as it is, and nothing of them is written anywhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::json;
 use strongroom::dataset_key::KeyFormat;
 use strongroom::error::Error;
 use strongroom::object::{KEYFORMAT, Kind, Metadata};
-use strongroom::{Secret, Unlocked};
+use strongroom::vault::Listing;
+use strongroom::{Secret, Unlocked, Vault};
 
 use super::Place;
 use crate::cli::HandOver;
 use crate::failure::Failure;
 use crate::notes::{self, LastBoot, Note};
 use crate::output::{self, say};
-use crate::truenas::middleware::{Middleware, Protocol};
+use crate::truenas::middleware::{MemoryKeys, Middleware, Protocol};
 
 pub(super) fn run(place: &Place, args: &HandOver) -> Result<(), Failure> {
     let mut desk = Desk {
@@ -25,7 +26,12 @@ pub(super) fn run(place: &Place, args: &HandOver) -> Result<(), Failure> {
     let outcome = hand_over(place, &mut desk);
     let done = match outcome {
         // Nothing was to be done, and nothing is to be noted.
-        Ok(done) if args.only_missing && done.given == 0 && done.failed.is_empty() => {
+        Ok(done)
+            if args.only_missing
+                && done.given == 0
+                && done.failed.is_empty()
+                && done.stopped.is_none() =>
+        {
             report(place, &done);
             return Ok(());
         }
@@ -39,7 +45,11 @@ pub(super) fn run(place: &Place, args: &HandOver) -> Result<(), Failure> {
             return Err(failure);
         }
     };
-    note(place, &mut desk, done.given, done.failed.clone(), None);
+    let reason = done.stopped.as_ref().map(Error::to_string);
+    note(place, &mut desk, done.given, done.failed.clone(), reason);
+    if let Some(error) = done.stopped {
+        return Err(error.into());
+    }
     report(place, &done);
     match done.failed.len() {
         0 => Ok(()),
@@ -68,16 +78,45 @@ impl Desk<'_> {
 }
 
 /// What was handed over.
-struct Done {
+pub(super) struct Done {
     given: usize,
     had: usize,
     failed: Vec<String>,
+    /// What was in the way of all that came after it.
+    pub(super) stopped: Option<Error>,
     protocol: Protocol,
+}
+
+/// Of which datasets keys are handed over.
+#[derive(Clone, Copy)]
+pub(super) enum Which<'a> {
+    All,
+    /// Those that the middleware has none of.
+    Missing,
+    These(&'a BTreeSet<String>),
 }
 
 fn hand_over(place: &Place, desk: &mut Desk<'_>) -> Result<Done, Failure> {
     let vault = place.vault()?;
     let listing = vault.list()?;
+    let which = if desk.args.only_missing {
+        Which::Missing
+    } else {
+        Which::All
+    };
+    // Before the TPM is asked: where there is nobody to hand them to, no key is unsealed.
+    let middleware = desk.middleware(desk.args.wait)?;
+    give(place, &vault, &listing, middleware, which)
+}
+
+/// Gives a middleware the newest keys that the vault has.
+pub(super) fn give(
+    place: &Place,
+    vault: &Vault,
+    listing: &Listing,
+    middleware: &mut Middleware,
+    which: Which<'_>,
+) -> Result<Done, Failure> {
     // Which dataset's it was, nobody knows.
     let mut failed: Vec<String> = (listing.damaged.iter())
         .map(|bad| {
@@ -86,38 +125,56 @@ fn hand_over(place: &Place, desk: &mut Desk<'_>) -> Result<Done, Failure> {
         })
         .collect();
     let mut newest = newest(&listing.objects);
-    // Before the TPM is asked: where there is nobody to hand them to, no key is unsealed.
-    let (args, wait) = (desk.args, desk.args.wait);
-    let middleware = desk.middleware(wait)?;
-    let mut keys = middleware.memory_keys()?;
-    let had = keys.len();
-    if args.only_missing {
-        newest.retain(|dataset, object| !keys.contains_key(*dataset) && !is_passphrase(object));
-    }
-    let mut given = 0;
-    if !newest.is_empty() || !args.only_missing {
+    let before = middleware.memory_keys()?;
+    newest.retain(|dataset, object| match which {
+        Which::All => true,
+        Which::Missing => !before.contains_key(*dataset) && !is_passphrase(object),
+        Which::These(datasets) => datasets.contains(*dataset),
+    });
+    let (mut open, mut stopped) = (MemoryKeys::new(), None);
+    if !newest.is_empty() || matches!(which, Which::All) {
         let mut unlocked = vault.unlock(&place.tcti()?)?;
         for object in newest.values() {
             match key(object, &mut unlocked) {
                 Ok(Some(text)) => {
-                    given += 1;
-                    keys.insert(object.label.as_str().to_owned(), text);
+                    open.insert(object.label.as_str().to_owned(), text);
                 }
                 Ok(None) => {}
-                // One bad object never stops the others.
-                Err(error @ (Error::ObjectDamaged { .. } | Error::Input { .. })) => {
+                // One object that does not open never stops the others.
+                Err(
+                    error @ (Error::ObjectDamaged { .. }
+                    | Error::Input { .. }
+                    | Error::PinRequired(_)
+                    | Error::NoSuchObject(_)
+                    | Error::KeyLost { .. }),
+                ) => {
                     log::error!("{}: {error}", object.label);
                     failed.push(object.label.to_string());
                 }
-                Err(error) => return Err(error.into()),
+                // Those that are open are of use without the others.
+                Err(error) => {
+                    stopped = Some(error);
+                    break;
+                }
             }
         }
-        middleware.replace_memory_keys(&keys)?;
+    }
+    let given = open.len();
+    if given > 0 {
+        middleware.change_memory_keys(|now| {
+            for (dataset, key) in open {
+                // Whoever gave it another one meanwhile has a newer one.
+                if now.get(&dataset) == before.get(&dataset) {
+                    now.insert(dataset, key);
+                }
+            }
+        })?;
     }
     Ok(Done {
         given,
-        had,
+        had: before.len(),
         failed,
+        stopped,
         protocol: middleware.protocol(),
     })
 }
@@ -134,7 +191,7 @@ fn note(
     let words = match (&reason, failed.as_slice()) {
         (Some(reason), _) => Some(format!("[Strongroom: locked, for {reason}]")),
         (None, []) => None,
-        (None, failed) => Some(format!("[Strongroom: damaged] {}", failed.join(", "))),
+        (None, failed) => Some(format!("[Strongroom: not opened] {}", failed.join(", "))),
     };
     let before = LastBoot::read(&place.dir).is_some_and(|last| last.alert);
     let mut alert = false;

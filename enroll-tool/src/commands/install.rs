@@ -102,8 +102,10 @@ fn make_vault_folder(system: &System) -> Result<()> {
         .map_err(strongroom::Error::io("change the mode of", &dir))
 }
 
-/// Those that watch. The others are started by what they belong to.
-const WATCHING: [&str; 5] = [
+/// Those that watch, and the launcher in restic's place. The others are started by what they belong to.
+const STARTED: [&str; 7] = [
+    "run-strongroom-programs.mount",
+    "usr-bin-restic.mount",
     "strongroom-enrol.path",
     "strongroom-enrol.timer",
     "strongroom-upgrade-guard.path",
@@ -113,18 +115,66 @@ const WATCHING: [&str; 5] = [
 
 fn start_units() {
     systemctl(&["daemon-reload"]);
-    systemctl(&[&["start"], WATCHING.as_slice()].concat());
+    systemctl(&[&["start"], STARTED.as_slice()].concat());
 }
+
+/// What those that watch have started, and may be at work.
+const AT_WORK: [&str; 3] = [
+    "strongroom-enrol.service",
+    "strongroom-upgrade-guard.service",
+    "strongroom-hand-over.service",
+];
 
 /// Before their files go.
 pub(super) fn stop_units() {
     // One that is stopped by its ExecStop= does once more what it is there for, which does no harm.
-    systemctl(&[&["stop"], WATCHING.as_slice()].concat());
+    systemctl(&[&["stop"], STARTED.as_slice(), AT_WORK.as_slice()].concat());
+}
+
+/// Nothing is enrolled as long as this lives; from then on, it is watched for again.
+pub(super) struct NoEnrolment {
+    started_again: Vec<&'static str>,
+}
+
+impl NoEnrolment {
+    /// Stops what watches for new keys, and whatever is being enrolled: killed at any instant, that loses
+    /// nothing.
+    pub(super) fn begin() -> Self {
+        let watching = ["strongroom-enrol.path", "strongroom-enrol.timer"];
+        let started_again = (watching.into_iter())
+            .filter(|unit| systemctl_says(&["is-active", "--quiet", unit]))
+            .collect();
+        systemctl(&[&["stop"], &watching[..], &["strongroom-enrol.service"]].concat());
+        Self { started_again }
+    }
+
+    /// There is nothing to watch for any more.
+    pub(super) fn for_good(mut self) {
+        self.started_again.clear();
+    }
+}
+
+impl Drop for NoEnrolment {
+    fn drop(&mut self) {
+        if !self.started_again.is_empty() {
+            systemctl(&[&["start"], &self.started_again[..]].concat());
+        }
+    }
 }
 
 /// After their files are gone.
 pub(super) fn forget_units() {
     systemctl(&["daemon-reload"]);
+}
+
+fn systemctl_says(args: &[&str]) -> bool {
+    let run = Command::new("systemctl")
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    run.is_ok_and(|status| status.success())
 }
 
 /// What systemd does not do now, it does at the next boot.

@@ -42,7 +42,8 @@ use crate::failure::Failure;
 pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
     let place = Place {
         dir: vault_dir(cli.dir.clone()),
-        is_named: cli.dir.is_some() || std::env::var_os(strongroom::DIR_VARIABLE).is_some(),
+        is_named: cli.dir.is_some()
+            || std::env::var_os(strongroom::DIR_VARIABLE).is_some_and(|dir| !dir.is_empty()),
         tcti: cli.tcti.clone(),
         event_log: cli.event_log.clone(),
         json: cli.json,

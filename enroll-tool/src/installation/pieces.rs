@@ -21,11 +21,16 @@ const PROGRAMS: [&str; 4] = [
 const LAUNCHED: [&str; 2] = ["rclone", "restic"];
 
 /// Texts, by their places; drop-ins come last, for they refer to all else.
-const TEXTS: [(&str, u32, &str); 14] = [
+const TEXTS: [(&str, u32, &str); 17] = [
     (
         "root/strongroom/guard-boot-environments",
         0o755,
         include_str!("../../../systemd/truenas/guard-boot-environments"),
+    ),
+    (
+        "root/strongroom/usr-bin-restic",
+        0o755,
+        include_str!("../../../systemd/truenas/usr-bin-restic"),
     ),
     (
         "etc/pkcs11/modules/strongroom.module",
@@ -71,6 +76,14 @@ const TEXTS: [(&str, u32, &str); 14] = [
     unit(
         "etc/systemd/system/strongroom-before-restart.service",
         include_str!("../../../systemd/truenas/strongroom-before-restart.service"),
+    ),
+    unit(
+        "etc/systemd/system/run-strongroom-programs.mount",
+        include_str!("../../../systemd/truenas/run-strongroom-programs.mount"),
+    ),
+    unit(
+        "etc/systemd/system/usr-bin-restic.mount",
+        include_str!("../../../systemd/truenas/usr-bin-restic.mount"),
     ),
     unit(
         "etc/systemd/system/middlewared.service.d/strongroom.conf",

@@ -37,6 +37,8 @@ fn copy(from: &Path, to: &Path) -> Result<usize> {
         .map_err(Error::io("read", from))?;
     // Folders first: what `vault.json` and `policy.json` speak of is there before them.
     entries.sort_by_key(|entry: &fs::DirEntry| (entry.path().is_file(), entry.file_name()));
+    // What a guard was killed over.
+    durable::clean(to);
     let mut written = 0;
     for entry in entries {
         let (source, place) = (entry.path(), to.join(entry.file_name()));

@@ -3,8 +3,9 @@
 //!
 //! [`survey`] says of every value what it is and where it would go; [`plan`] is what a run would do,
 //! one class at a time ([`classes`]); [`run`] does it; [`journal`] remembers what was asked for, and
-//! how far it came; [`rollback`] gives it all back.
+//! how far it came; [`rollback`] gives it all back, and [`alone`] says what nothing was given back of.
 
+pub(crate) mod alone;
 pub(crate) mod classes;
 pub(crate) mod journal;
 pub(crate) mod plan;

@@ -6,11 +6,13 @@
 //! newer will, and stays.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use strongroom::dataset_key::KeyFormat;
 use strongroom::error::Error;
-use strongroom::object::{KEYFORMAT, Kind, Metadata, ORIGIN, ObjectId};
-use strongroom::{Result, Secret};
+use strongroom::object::{KEYFORMAT, Kind, Metadata, ORIGIN, ObjectId, TokenName};
+use strongroom::vault::Listing;
+use strongroom::{Damaged, Result, Secret};
 
 use super::classes::{self, origin, placeholder_in};
 use crate::cli::Class;
@@ -59,6 +61,7 @@ struct Way<'a> {
     secret: &'a PwencSecret,
     padding: Padding,
     objects: &'a [Metadata],
+    damaged: &'a [Damaged],
 }
 
 impl Returns {
@@ -71,14 +74,15 @@ impl Returns {
         database: &Database,
         secret: &PwencSecret,
         wanted: &[Class],
-        objects: &[Metadata],
+        listing: &Listing,
         opener: &mut dyn Opener,
         mut progress: impl FnMut(),
     ) -> Result<Self> {
         let way = Way {
             secret,
             padding: padding(database, secret)?,
-            objects,
+            objects: &listing.objects,
+            damaged: &listing.damaged,
         };
         let mut returns = Self::default();
         for class in wanted {
@@ -86,11 +90,7 @@ impl Returns {
                 if !database.has(column.table, column.name)? {
                     continue;
                 }
-                let beside: &[&str] = match class {
-                    Class::Datasets => &["kmip_uid"],
-                    _ => &[],
-                };
-                let rows = database.values(column, beside)?;
+                let rows = database.values(column, beside(*class))?;
                 let mut names: BTreeMap<String, usize> = BTreeMap::new();
                 for row in &rows {
                     *names.entry(row.name.clone()).or_default() += 1;
@@ -118,7 +118,8 @@ impl Returns {
         let given = match class {
             Class::Datasets => dataset(row, &cell, way, alone, opener),
             Class::Credentials | Class::Keychain => fields(row, way, opener),
-            Class::Certificates | Class::Replication => nothing(row, &cell, way, opener),
+            Class::Certificates => nothing(row, &cell, &TokenName::keys(), way, opener),
+            Class::Replication => nothing(row, &cell, &TokenName::credentials(), way, opener),
             Class::Tasks => whole(row, way, opener),
         };
         match given {
@@ -173,10 +174,10 @@ fn dataset(
     alone: bool,
     opener: &mut dyn Opener,
 ) -> Result<Option<Given>> {
-    let uid = row.beside.first().and_then(Option::as_deref).unwrap_or("");
-    if !row.column.as_deref().unwrap_or("").is_empty() || !uid.is_empty() {
+    if !is_empty(row) {
         return Ok(None);
     }
+    way.check_undamaged(&TokenName::datasets())?;
     let origin = origin(cell);
     let of_name = || {
         way.objects.iter().filter(|object| {
@@ -208,6 +209,41 @@ fn dataset(
         .map_err(|reason| Error::input(format!("key of {}", row.name), reason))?;
     let kmip_uid = object.attributes.get(KMIP_UID).cloned();
     Ok(Some(Given { text, kmip_uid }))
+}
+
+/// What tells, beside the column, whether a row of a class is empty.
+fn beside(class: Class) -> &'static [&'static str] {
+    match class {
+        Class::Datasets => &["kmip_uid"],
+        _ => &[],
+    }
+}
+
+/// Whether a row has no value, in its column or with a KMIP server.
+fn is_empty(row: &Value) -> bool {
+    let is_empty = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
+    is_empty(&row.column) && row.beside.iter().all(is_empty)
+}
+
+/// What is empty in a database as a migration leaves it, whoever emptied it: classes and names.
+///
+/// # Errors
+/// [`Error::Input`] for a table that cannot be read.
+pub(crate) fn emptied(database: &Database) -> Result<Vec<(Class, String)>> {
+    let mut emptied = Vec::new();
+    for class in [Class::Datasets, Class::Certificates, Class::Replication] {
+        for column in Column::of_class(class) {
+            if database.has(column.table, column.name)? {
+                let rows = database.values(column, beside(class))?;
+                emptied.extend(
+                    rows.into_iter()
+                        .filter(is_empty)
+                        .map(|row| (class, row.name)),
+                );
+            }
+        }
+    }
+    Ok(emptied)
 }
 
 /// JSON with placeholders in its fields.
@@ -255,12 +291,14 @@ fn whole(row: &Value, way: &Way<'_>, opener: &mut dyn Opener) -> Result<Option<G
 fn nothing(
     row: &Value,
     cell: &Cell,
+    token: &TokenName,
     way: &Way<'_>,
     opener: &mut dyn Opener,
 ) -> Result<Option<Given>> {
     if row.column.is_some() {
         return Ok(None);
     }
+    way.check_undamaged(token)?;
     let origin = origin(cell);
     let Some(object) = way
         .objects
@@ -298,6 +336,26 @@ impl Way<'_> {
             .iter()
             .find(|object| object.id == id)
             .ok_or_else(|| Error::NoSuchObject(id.to_string()))
+    }
+
+    /// Sees that every file of a token can be read: one that cannot may be the newest version of what was
+    /// in any empty value's place, and an older one opens nothing by now.
+    fn check_undamaged(&self, token: &TokenName) -> Result<()> {
+        let of_token = |bad: &&Damaged| {
+            let folder = bad.file.parent().and_then(Path::file_name);
+            folder.is_some_and(|name| name == token.as_str())
+        };
+        match self.damaged.iter().find(of_token) {
+            None => Ok(()),
+            Some(bad) => Err(Error::input(
+                bad.file.display().to_string(),
+                format!(
+                    "{}; it may be the newest version of this value. `strongroom recover --backup FILE` \
+                     puts it back; if nobody needs it, move it away",
+                    bad.reason
+                ),
+            )),
+        }
     }
 }
 

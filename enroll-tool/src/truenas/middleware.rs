@@ -6,11 +6,14 @@
 //! line, which everyone on the machine can read.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use strongroom::{Error, Result};
@@ -29,6 +32,7 @@ const ALERT: &str = "KMIPZFSDatasetsSyncFailure";
 pub(crate) struct Middleware {
     socket: WebSocket<UnixStream>,
     path: PathBuf,
+    patience: Duration,
     protocol: Protocol,
     calls: u64,
 }
@@ -72,6 +76,7 @@ impl Middleware {
         let mut middleware = Self {
             socket,
             path: path.to_owned(),
+            patience,
             protocol,
             calls: 0,
         };
@@ -105,23 +110,40 @@ impl Middleware {
         }
     }
 
-    /// Replaces the dataset keys that it has in memory. They are written nowhere.
+    /// Changes the dataset keys that it has in memory, from what they are now. They are written nowhere.
     ///
     /// # Errors
-    /// [`Error::Input`] where it refuses.
-    pub(crate) fn replace_memory_keys(&mut self, keys: &MemoryKeys) -> Result<()> {
+    /// [`Error::Input`] where it refuses, or another process changes them for too long.
+    pub(crate) fn change_memory_keys(
+        &mut self,
+        change: impl FnOnce(&mut MemoryKeys),
+    ) -> Result<()> {
+        let _turn = self.turn()?;
+        let mut keys = self.memory_keys()?;
+        change(&mut keys);
         self.call("kmip.update_memory_keys", &json!([{ "zfs": keys }]))
             .map(|_| ())
     }
 
-    /// Adds keys to those in its memory.
-    ///
-    /// # Errors
-    /// [`Error::Input`] where it refuses.
-    pub(crate) fn add_memory_keys(&mut self, new: MemoryKeys) -> Result<()> {
-        let mut keys = self.memory_keys()?;
-        keys.extend(new);
-        self.replace_memory_keys(&keys)
+    /// One of us at a time, for the call replaces all keys. What is locked is the folder that the socket is
+    /// in: whoever speaks to this middleware can open that, and nobody else locks it.
+    fn turn(&self) -> Result<File> {
+        let folder = self.path.parent().filter(|it| !it.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        let open = File::open(folder).map_err(Error::io("open", folder))?;
+        let deadline = Instant::now() + self.patience.max(Duration::from_secs(1));
+        loop {
+            match flock(&open, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(open),
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(Errno::WOULDBLOCK) => {
+                    return Err(self.unusable("another process is handing keys to it for too long"));
+                }
+                Err(error) => return Err(Error::io("lock", folder)(error.into())),
+            }
+        }
     }
 
     /// Raises an alert that says `words`, where its admin sees alerts. Its kinds of alerts are fixed; the

@@ -8,13 +8,22 @@ use crate::recovery_copy::{CopiedObject, RecoveryCopy};
 
 impl Unlocked {
     pub(super) fn copy_for_recovery(&self, objects: &[&Metadata]) -> Result<RecoveryCopy> {
-        let copied = objects
+        let objects = objects
             .iter()
             .map(|listed| {
                 let object = self.vault.read_genuine(&self.key, Meant::Listed(listed))?;
                 Content::of(&object).check_secret(&object.metadata)?;
-                copied(object)
+                Ok(object)
             })
+            .collect::<Result<Vec<_>>>()?;
+        self.copy_for_kit(objects)
+    }
+
+    /// A copy of genuine objects that have a secret.
+    pub(super) fn copy_for_kit(&self, objects: Vec<ObjectFile>) -> Result<RecoveryCopy> {
+        let copied = objects
+            .into_iter()
+            .map(copied)
             .collect::<Result<Vec<_>>>()?;
         let manifest = &self.vault.manifest;
         let vault_key = manifest.vault_key.recovery.clone();

@@ -1,6 +1,7 @@
 //! Opening a vault: its TPM with root key and index, the list of allowed boots, K_vault.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::pairing::SealedVaultKey;
 use super::{Unlocked, Vault};
@@ -140,7 +141,7 @@ impl Vault {
     pub(super) fn unlocked(&self, key: VaultKey, tpm: Tpm, root: RootKey, gate: Gate) -> Unlocked {
         Unlocked {
             vault: self.clone(),
-            key,
+            key: Arc::new(key),
             tpm,
             root,
             gate,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use strongroom::Unlocked;
+use strongroom::{Result, Unlocked};
 
 use super::plan::{CopyState, Plan};
 use crate::copy;
@@ -11,36 +11,46 @@ use crate::sealed::SealedKeys;
 use crate::zfs::properties::{self, RECOVERY};
 use strongroom_console as console;
 
-pub(super) fn bring_up_to_date(plan: &mut Plan, unlocked: &Unlocked) {
+/// `sealed`: the sealed keys that the plan was made by.
+pub(super) fn bring_up_to_date(plan: &mut Plan, sealed: &SealedKeys, unlocked: &Unlocked) {
     if plan.items.values().all(|item| item.copied.is_none()) {
         return;
     }
     // Nobody changes a key meanwhile; and a dataset whose keys were changed since they were looked
     // up has got its copy from who did that.
     let vault = unlocked.vault();
-    let locked = vault
-        .lock_writers_out()
-        .map(|lock| lock.map(|lock| (lock, SealedKeys::list(vault))));
-    let (_lock, sealed) = match locked {
-        Ok(Some((lock, Ok(sealed)))) => (lock, sealed),
+    let now = || -> Result<_> {
+        let Some(lock) = vault.lock_writers_out()? else {
+            return Ok(None);
+        };
+        let changed = if sealed.are_current(vault)? {
+            None
+        } else {
+            Some(SealedKeys::list(vault)?)
+        };
+        Ok(Some((lock, changed)))
+    };
+    let (_lock, changed) = match now() {
+        Ok(Some(now)) => now,
         Ok(None) => {
             log::info!("the vault is being changed: recovery copies are left as they are");
             return;
         }
-        Ok(Some((_, Err(error)))) | Err(error) => {
+        Err(error) => {
             log::warn!("recovery copies were not brought up to date: {error}");
             return;
         }
     };
+    let sealed = changed.as_ref().unwrap_or(sealed);
     let mut to_write = BTreeMap::new();
     for (name, item) in &mut plan.items {
         let Some(object) = &item.copied else {
             continue;
         };
-        if sealed.named(object.label.as_str()).first() != item.newest.as_ref() {
+        if sealed.named(object.metadata().label.as_str()).first() != item.newest.as_ref() {
             continue;
         }
-        match copy::text(unlocked, &[object]) {
+        match copy::text_of(unlocked, object) {
             Ok(text) if item.copy.as_deref() == Some(text.as_str()) => {
                 item.copy_state = CopyState::UpToDate;
             }

@@ -1,5 +1,6 @@
 //! What there is to load: of each dataset that is meant, whether its key is to be loaded, and which
-//! sealed keys may be it. No TPM is asked.
+//! sealed keys may be it. No TPM is asked. It is found part by part, so that the TPM can begin with the
+//! first while ZFS is asked for the next.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +8,19 @@ use strongroom::Vault;
 use strongroom::error::ErrorKind;
 use strongroom::object::Metadata;
 use strongroom::recovery_copy::RecoveryCopy;
+use strongroom::vault::Genuine;
 
+use super::parts::Event;
 use crate::failure::Failure;
 use crate::sealed::{self, SealedKeys};
 use crate::zfs::properties::{self, RECOVERY};
 use crate::zfs::{Dataset, Datasets, KeyStatus, Pools, Which};
 
+/// Of so many datasets ZFS tells while the TPM waits; with no more than these, of all.
+const FIRST: usize = 16;
+
 /// The datasets that are meant, by name.
+#[derive(Default)]
 pub(super) struct Plan {
     pub(super) items: BTreeMap<String, Item>,
 }
@@ -30,7 +37,7 @@ pub(super) struct Item {
     /// The recovery copy that it carries.
     pub(super) copy: Option<String>,
     /// The sealed key that turned out to be its key, of which it shall carry a copy.
-    pub(super) copied: Option<Metadata>,
+    pub(super) copied: Option<Genuine>,
     /// What became of the copy.
     pub(super) copy_state: CopyState,
 }
@@ -60,15 +67,56 @@ pub(super) enum CopyState {
 }
 
 impl Plan {
-    /// Asks ZFS and the vault's folder.
-    pub(super) fn make(vault: &Vault, which: Which<'_>) -> Result<Self, Failure> {
-        let sealed = SealedKeys::list(vault)?;
-        let datasets = Datasets::read(which)?;
-        let pools = if sealed.bound_to_pools() {
+    /// Asks ZFS, and hands on what is found: some of what the vault has keys of, before the rest.
+    pub(super) fn make_in_parts(
+        vault: &Vault,
+        sealed: &SealedKeys,
+        which: Which<'_>,
+        each: &mut dyn FnMut(Event),
+    ) -> Result<(), Failure> {
+        let pools = if sealed.bound_to_pools() || matches!(which, Which::All) {
             Pools::read()?
         } else {
             Pools::default()
         };
+        let mut locked = Vec::new();
+        let first = sealed.some_of(which, FIRST);
+        Datasets::read_in_parts(which, &pools, &first, &mut |datasets| {
+            let part = Self::of(vault, sealed, which, &pools, &datasets);
+            let to_load = part.items.iter().filter(|(_, item)| item.is_to_load());
+            locked.extend(to_load.map(|(name, _)| name.clone()));
+            each(Event::Part(part));
+        })?;
+        // Not needed before the end.
+        let locked: Vec<&str> = locked.iter().map(String::as_str).collect();
+        match properties::recovery_copies(&locked) {
+            Ok(copies) => each(Event::Copies(copies)),
+            Err(error) => log::warn!("the property {RECOVERY} cannot be read: {error}"),
+        }
+        Ok(())
+    }
+
+    /// Takes note of recovery copies that datasets carry.
+    pub(super) fn carry(&mut self, copies: BTreeMap<String, String>) {
+        for (name, copy) in copies {
+            if let Some(item) = self.items.get_mut(&name) {
+                item.copy = Some(copy);
+            }
+        }
+    }
+
+    /// Takes up what was found more.
+    pub(super) fn extend(&mut self, more: Self) {
+        self.items.extend(more.items);
+    }
+
+    fn of(
+        vault: &Vault,
+        sealed: &SealedKeys,
+        which: Which<'_>,
+        pools: &Pools,
+        datasets: &Datasets,
+    ) -> Self {
         let mut items = BTreeMap::new();
         for (name, dataset) in &datasets.known {
             let named = matches!(which, Which::Named { names, .. } if names.contains(name));
@@ -94,29 +142,17 @@ impl Plan {
             {
                 continue;
             }
-            let versions = sealed.of(dataset, &pools);
-            let item = Item::new(dataset, versions, &pools, named && !recursive);
+            let versions = sealed.of(dataset, pools);
+            let item = Item::new(dataset, versions, pools, named && !recursive);
             items.insert(name.clone(), item);
         }
-        match which {
-            Which::Named { names, .. } => {
-                for name in names {
-                    if !datasets.known.contains_key(name) {
-                        let reason = datasets.why_unknown(name);
-                        items.insert(name.clone(), Item::unknown(reason));
-                    }
-                }
-            }
-            // Pools that do not say what is in them.
-            Which::All => {
-                for (pool, reason) in &datasets.unknown {
-                    items.insert(pool.clone(), Item::unknown(reason.clone()));
-                }
-            }
+        // Names that there are none of, and pools that do not say what is in them.
+        for (name, reason) in &datasets.unknown {
+            items.insert(name.clone(), Item::unknown(reason.clone()));
         }
         let mut plan = Self { items };
-        plan.read_copies(vault);
-        Ok(plan)
+        plan.read_copies_of_loaded(vault);
+        plan
     }
 
     /// Whether there is a key to load.
@@ -176,14 +212,15 @@ impl Plan {
         self.items.values().any(|item| !item.candidates.is_empty())
     }
 
-    /// What copies the datasets carry. Of those whose key is loaded already only the ones stay in
-    /// the plan's care whose copy is missing or is of something else.
-    fn read_copies(&mut self, vault: &Vault) {
-        let of_interest = |item: &&Item| !item.candidates.is_empty();
-        let names: Vec<&str> = self
-            .items
-            .values()
-            .filter(of_interest)
+    /// What copies the datasets carry whose key is loaded already. Of these only the ones stay in the
+    /// plan's care whose copy is missing or is of something else.
+    fn read_copies_of_loaded(&mut self, vault: &Vault) {
+        let loaded = |item: &&mut Item| {
+            matches!(item.state, State::AlreadyLoaded) && !item.candidates.is_empty()
+        };
+        let mut items: Vec<_> = self.items.values_mut().filter(loaded).collect();
+        let names: Vec<&str> = items
+            .iter()
             .filter_map(|item| item.dataset.as_ref().map(|dataset| dataset.name.as_str()))
             .collect();
         let mut copies = match properties::recovery_copies(&names) {
@@ -193,10 +230,10 @@ impl Plan {
                 return;
             }
         };
-        for (name, item) in &mut self.items {
-            item.copy = copies.remove(name);
-            let loaded = matches!(item.state, State::AlreadyLoaded);
-            if loaded && item.has_copy_of_newest(vault) {
+        for item in &mut items {
+            let name = item.dataset.as_ref().map(|dataset| &dataset.name);
+            item.copy = name.and_then(|name| copies.remove(name));
+            if item.has_copy_of_newest(vault) {
                 item.candidates.clear();
                 item.copy_state = CopyState::UpToDate;
             }
@@ -205,6 +242,10 @@ impl Plan {
 }
 
 impl Item {
+    fn is_to_load(&self) -> bool {
+        matches!(self.state, State::Locked)
+    }
+
     /// `named`: it was asked for by its name, so that it must have a key to load.
     fn new(dataset: &Dataset, sealed: &[Metadata], pools: &Pools, named: bool) -> Self {
         let failed = |reason: String| State::Failed { reason, code: 1 };

@@ -1,6 +1,6 @@
-//! Properties of datasets and pools: one `zfs get` for all datasets.
+//! Properties of datasets and pools: one `zfs get` for many datasets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::slice;
 
 use strongroom::dataset_key::KeyFormat;
@@ -16,6 +16,9 @@ pub(crate) const FORMER_RECOVERY: &str = "strongroom:recovery-former";
 
 /// The longest user property that every ZFS release takes, in bytes.
 pub(crate) const MAX_USER_PROPERTY: usize = 8000;
+
+/// ZFS's words for a name that it does not know.
+const NOT_THERE: &str = "dataset does not exist";
 
 /// A filesystem or volume, as far as its key is concerned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,31 +79,59 @@ impl Dataset {
 }
 
 impl Datasets {
-    /// Asks ZFS: in one call for what is named, and in one for each pool where all are meant, so
-    /// that a pool which does not answer stands before no other.
+    /// Asks ZFS, and hands on what it says part by part: first of some datasets, those of `first` that
+    /// there are, if not all are asked for by their own names; then in one call of all that are named, or of
+    /// each pool where all are meant, so that a pool which does not answer stands before no other.
+    /// `pools`: all that there are, where all datasets are meant.
     ///
     /// # Errors
     /// Where ZFS cannot be asked. A name that it does not know is no error, and a pool that does
     /// not answer is one among several.
-    pub(crate) fn read(which: Which<'_>) -> Result<Self, ZfsError> {
-        match which {
-            Which::Named { names, recursive } => Self::read_named(names, recursive),
-            Which::All => {
-                let mut all = Self::default();
-                for pool in Pools::read()?.0.into_keys() {
-                    match Self::read_named(slice::from_ref(&pool), true) {
-                        Ok(datasets) => {
-                            all.known.extend(datasets.known);
-                            all.unknown.extend(datasets.unknown);
-                        }
-                        Err(error) => {
-                            all.unknown.insert(pool, error.to_string());
-                        }
-                    }
-                }
-                Ok(all)
-            }
+    pub(crate) fn read_in_parts(
+        which: Which<'_>,
+        pools: &Pools,
+        first: &[String],
+        each: &mut dyn FnMut(Self),
+    ) -> Result<(), ZfsError> {
+        if let Which::Named {
+            names,
+            recursive: false,
+        } = which
+        {
+            each(Self::read_named(names, false)?.none_unsaid(names));
+            return Ok(());
         }
+        let mut told = BTreeSet::new();
+        if !first.is_empty() {
+            // What is wrong with any of them is said below.
+            let known =
+                Self::read_named(first, false).map_or_else(|_| BTreeMap::new(), |it| it.known);
+            told.extend(known.keys().cloned());
+            each(Self {
+                known,
+                ..Self::default()
+            });
+        }
+        let mut rest = |mut part: Self| {
+            part.known.retain(|name, _| !told.contains(name));
+            each(part);
+        };
+        match which {
+            Which::All => {
+                for pool in pools.0.keys() {
+                    rest(
+                        Self::read_named(slice::from_ref(pool), true).unwrap_or_else(|error| {
+                            Self {
+                                unknown: BTreeMap::from([(pool.clone(), error.to_string())]),
+                                ..Self::default()
+                            }
+                        }),
+                    );
+                }
+            }
+            Which::Named { names, .. } => rest(Self::read_named(names, true)?.none_unsaid(names)),
+        }
+        Ok(())
     }
 
     fn read_named(names: &[String], recursive: bool) -> Result<Self, ZfsError> {
@@ -127,6 +158,17 @@ impl Datasets {
         Ok(datasets)
     }
 
+    /// Says something of each of these names.
+    fn none_unsaid(mut self, names: &[String]) -> Self {
+        for name in names {
+            if !self.known.contains_key(name) {
+                let reason = || NOT_THERE.to_owned();
+                self.unknown.entry(name.clone()).or_insert_with(reason);
+            }
+        }
+        self
+    }
+
     /// A dataset, where there is ZFS and it knows it.
     ///
     /// # Errors
@@ -141,20 +183,10 @@ impl Datasets {
 
     /// One dataset that was asked for by its name.
     pub(crate) fn one(name: &str) -> Result<Result<Dataset, String>, ZfsError> {
-        let mut datasets = Self::read(Which::Named {
-            names: &[name.to_owned()],
-            recursive: false,
-        })?;
-        Ok(datasets
-            .known
-            .remove(name)
-            .ok_or_else(|| datasets.why_unknown(name)))
-    }
-
-    /// What to say of a name that was asked for and is not known.
-    pub(crate) fn why_unknown(&self, name: &str) -> String {
-        let said = self.unknown.get(name).map(String::as_str);
-        said.unwrap_or("dataset does not exist").to_owned()
+        let names = [name.to_owned()];
+        let mut datasets = Self::read_named(&names, false)?.none_unsaid(&names);
+        let reason = datasets.unknown.remove(name).unwrap_or_default();
+        Ok(datasets.known.remove(name).ok_or(reason))
     }
 }
 

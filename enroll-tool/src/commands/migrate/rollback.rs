@@ -55,7 +55,7 @@ pub(super) fn run(place: &Place, args: &Rollback) -> Result<(), Failure> {
         &database,
         &secret,
         &classes,
-        &listing.objects,
+        &listing,
         opener.as_mut(),
         || bar.inc(1),
     );

@@ -40,6 +40,7 @@ pub(super) fn run(place: &Place, args: &MigrateRun) -> Result<(), Failure> {
     let done = migrate(
         place,
         &asked,
+        |_| Ok(asked.wanted.clone()),
         |plan| {
             if args.yes {
                 return Ok(());
@@ -57,12 +58,14 @@ pub(super) fn run(place: &Place, args: &MigrateRun) -> Result<(), Failure> {
     done.failure()
 }
 
-/// Moves what is asked for, in the one order that loses nothing. `confirm` is asked when it is known
-/// what that is; `before_clearing` is told of each round of secrets that are sealed, proven and copied,
+/// Moves what is asked for, in the one order that loses nothing. `still_wanted` says what that is by the
+/// time that nobody else writes the vault; `confirm` is asked when it is known which values that means;
+/// `before_clearing` is told of each round of secrets that are sealed, proven and copied,
 /// before they are cleared.
 pub(in crate::commands) fn migrate(
     place: &Place,
     asked: &Asked,
+    still_wanted: impl FnOnce(&Vault) -> Result<Wanted, Failure>,
     confirm: impl FnOnce(&Plan) -> Result<(), Failure>,
     mut before_clearing: impl FnMut(&Plan, &[Outcome]),
 ) -> Result<Done, Failure> {
@@ -76,8 +79,12 @@ pub(in crate::commands) fn migrate(
     let lock = place.vault()?.lock()?;
     // As it is now that nobody else writes.
     let vault = place.vault()?;
+    let wanted = &still_wanted(&vault)?;
+    if wanted.classes.is_empty() {
+        return Ok(Done::would_be(Plan::default()));
+    }
     let known = vault.list()?.objects;
-    let plan = Plan::read(&database, &secret, &asked.wanted, &known, Some(&vault))?;
+    let plan = Plan::read(&database, &secret, wanted, &known, Some(&vault))?;
     confirm(&plan)?;
     let mut unlocked = vault.unlock(&place.tcti()?)?.holding(lock);
     unlocked.check_backup_file(backup_file)?;
@@ -88,7 +95,7 @@ pub(in crate::commands) fn migrate(
     let noted = !plan.items.is_empty()
         || former
             .as_ref()
-            .is_some_and(|former| former.is_unfinished() || !former.watches_all(&asked.wanted));
+            .is_some_and(|former| former.is_unfinished() || !former.watches_all(wanted));
     let journal = noted.then(|| {
         Journal::begin(
             former,
@@ -96,7 +103,7 @@ pub(in crate::commands) fn migrate(
             &asked.pwenc_secret,
             backup_file,
             asked.backup_on_same_pool,
-            &asked.wanted,
+            wanted,
         )
     });
     let mut migration = Migration {
@@ -108,7 +115,7 @@ pub(in crate::commands) fn migrate(
         before_clearing: &mut before_clearing,
         locked: Duration::ZERO,
     };
-    let mut done = migration.run(&mut database, &asked.wanted, plan, &known)?;
+    let mut done = migration.run(&mut database, wanted, plan, &known)?;
     migration.scrub(database, &mut done)?;
     Ok(done)
 }
