@@ -6,8 +6,8 @@ use cryptoki_sys::{
     CK_ATTRIBUTE, CK_KEY_TYPE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG,
     CKA_ALWAYS_SENSITIVE, CKA_CLASS, CKA_DERIVE, CKA_DERIVE_TEMPLATE, CKA_EXTRACTABLE,
     CKA_KEY_TYPE, CKA_NEVER_EXTRACTABLE, CKA_SENSITIVE, CKF_DERIVE, CKK_AES, CKK_GENERIC_SECRET,
-    CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_KEY_SIZE_RANGE, CKR_KEY_TYPE_INCONSISTENT,
-    CKR_MECHANISM_PARAM_INVALID, CKR_TEMPLATE_INCOMPLETE, CKR_TEMPLATE_INCONSISTENT,
+    CKR_KEY_SIZE_RANGE, CKR_KEY_TYPE_INCONSISTENT, CKR_MECHANISM_PARAM_INVALID,
+    CKR_TEMPLATE_INCOMPLETE, CKR_TEMPLATE_INCONSISTENT,
 };
 use strongroom::Secret;
 use strongroom::key::KeyAlgorithm;
@@ -86,7 +86,7 @@ fn derive_one(
             encrypt_data(chosen, &value, iv, data, key_type, &template)?
         }
         Parameter::Key(other) => {
-            let other = other_key(module, session, *other)?;
+            let other = module.key_for(session, *other, chosen, Class::SecretKey, CKA_DERIVE)?;
             // Section 6.43.3: of the two, the one that is less open decides.
             inherit(&mut template, base)?;
             inherit(&mut template, &other)?;
@@ -186,22 +186,6 @@ fn complete(template: &mut Template, base: &Object) -> Answer<CK_KEY_TYPE> {
     }
     template.fix_number(CKA_CLASS, Class::SecretKey.number())?;
     Ok(template.number(CKA_KEY_TYPE)?.unwrap_or(CKK_GENERIC_SECRET))
-}
-
-/// The key that is put after another one: whoever may derive from it.
-fn other_key(
-    module: &mut Module,
-    session: CK_SESSION_HANDLE,
-    handle: CK_OBJECT_HANDLE,
-) -> Answer<Object> {
-    let other = module.key(session, handle)?;
-    if other.class() != Class::SecretKey {
-        return Err(Fault::Code(CKR_KEY_TYPE_INCONSISTENT));
-    }
-    if !other.has(CKA_DERIVE) {
-        return Err(Fault::Code(CKR_KEY_FUNCTION_NOT_PERMITTED));
-    }
-    Ok(other)
 }
 
 /// As much of the beginning of a value as the key is to be long: all of it, where the template does not

@@ -366,9 +366,9 @@ impl Method {
             (Self::Hmac { hash, .. }, Some(kind)) => {
                 kind == CKK_GENERIC_SECRET || hash_of_hmac_key(kind) == Some(hash)
             }
-            (Self::Ecdh, Some(CKK_EC_MONTGOMERY)) => true,
-            // Of secret keys of any type; a code takes those that are its own.
-            (
+            // And of secret keys those of any type; a code takes its own.
+            (Self::Ecdh, Some(CKK_EC_MONTGOMERY))
+            | (
                 Self::ConcatenateKey
                 | Self::ConcatenateData { .. }
                 | Self::Xor
@@ -561,33 +561,8 @@ impl Parameter {
                 let label = label.bytes(MAX_PARAMETER).ok_or_else(invalid)?;
                 Ok(Self::Oaep { hash, mgf, label })
             }
-            Method::Ecdh => {
-                // SAFETY: the caller vouches for it.
-                let given = unsafe { structure::<CK_ECDH1_DERIVE_PARAMS>(given) }?;
-                // SAFETY: the caller vouches for both.
-                let (point, shared) = unsafe {
-                    (
-                        Foreign::many(given.pPublicData, given.ulPublicDataLen)?,
-                        Foreign::many(given.pSharedData, given.ulSharedDataLen)?,
-                    )
-                };
-                let point = point.bytes(MAX_PARAMETER).ok_or_else(invalid)?;
-                let shared = shared.bytes(MAX_PARAMETER).ok_or_else(invalid)?;
-                let kdf = match (given.kdf, shared.is_empty()) {
-                    (CKD_NULL, true) => None,
-                    // Section 6.3.20: without a function there is nothing to share.
-                    (CKD_NULL, false) => return Err(invalid()),
-                    (kdf, _) => {
-                        let (hash, counter_first) = kdf_of(kdf).ok_or_else(invalid)?;
-                        Some(Kdf {
-                            hash,
-                            counter_first,
-                            shared,
-                        })
-                    }
-                };
-                Ok(Self::Ecdh { point, kdf })
-            }
+            // SAFETY: the caller vouches for it.
+            Method::Ecdh => unsafe { Self::read_ecdh(given) },
             Method::AesCbc { .. } => {
                 // SAFETY: the caller vouches for it.
                 let iv = unsafe { bytes_of(given) }?;
@@ -618,22 +593,8 @@ impl Parameter {
                     .ok_or_else(invalid)?;
                 Ok(Self::Len(len))
             }
-            Method::Eddsa if given.ulParameterLen == 0 => Ok(Self::Eddsa {
-                prehashed: false,
-                context: Vec::new(),
-            }),
-            Method::Eddsa => {
-                // SAFETY: the caller vouches for it.
-                let given = unsafe { structure::<CK_EDDSA_PARAMS>(given) }?;
-                // SAFETY: the caller vouches for it.
-                let context = unsafe { Foreign::many(given.pContextData, given.ulContextDataLen) }?;
-                // RFC 8032, section 5.1.
-                let context = context.bytes(255).ok_or_else(invalid)?;
-                Ok(Self::Eddsa {
-                    prehashed: given.phFlag != CK_FALSE,
-                    context,
-                })
-            }
+            // SAFETY: the caller vouches for it.
+            Method::Eddsa => unsafe { Self::read_eddsa(given) },
             Method::DeriveEcb => {
                 // SAFETY: the caller vouches for it.
                 let given = unsafe { structure::<CK_KEY_DERIVATION_STRING_DATA>(given) }?;
@@ -679,6 +640,59 @@ impl Parameter {
             _ if given.ulParameterLen != 0 => Err(invalid()),
             _ => Ok(Self::Nothing),
         }
+    }
+
+    /// # Safety
+    /// As [`Parameter::read`].
+    unsafe fn read_ecdh(given: &CK_MECHANISM) -> Answer<Self> {
+        let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
+        // SAFETY: the caller vouches for it.
+        let given = unsafe { structure::<CK_ECDH1_DERIVE_PARAMS>(given) }?;
+        // SAFETY: the caller vouches for both.
+        let (point, shared) = unsafe {
+            (
+                Foreign::many(given.pPublicData, given.ulPublicDataLen)?,
+                Foreign::many(given.pSharedData, given.ulSharedDataLen)?,
+            )
+        };
+        let point = point.bytes(MAX_PARAMETER).ok_or_else(invalid)?;
+        let shared = shared.bytes(MAX_PARAMETER).ok_or_else(invalid)?;
+        let kdf = match (given.kdf, shared.is_empty()) {
+            (CKD_NULL, true) => None,
+            // Section 6.3.20: without a function there is nothing to share.
+            (CKD_NULL, false) => return Err(invalid()),
+            (kdf, _) => {
+                let (hash, counter_first) = kdf_of(kdf).ok_or_else(invalid)?;
+                Some(Kdf {
+                    hash,
+                    counter_first,
+                    shared,
+                })
+            }
+        };
+        Ok(Self::Ecdh { point, kdf })
+    }
+
+    /// # Safety
+    /// As [`Parameter::read`].
+    unsafe fn read_eddsa(given: &CK_MECHANISM) -> Answer<Self> {
+        let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
+        if given.ulParameterLen == 0 {
+            return Ok(Self::Eddsa {
+                prehashed: false,
+                context: Vec::new(),
+            });
+        }
+        // SAFETY: the caller vouches for it.
+        let given = unsafe { structure::<CK_EDDSA_PARAMS>(given) }?;
+        // SAFETY: the caller vouches for it.
+        let context = unsafe { Foreign::many(given.pContextData, given.ulContextDataLen) }?;
+        // RFC 8032, section 5.1.
+        let context = context.bytes(255).ok_or_else(invalid)?;
+        Ok(Self::Eddsa {
+            prehashed: given.phFlag != CK_FALSE,
+            context,
+        })
     }
 
     /// # Safety

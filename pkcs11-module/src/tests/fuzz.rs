@@ -358,7 +358,8 @@ impl Player {
             self.pick(&KINDS)
         };
         let value: Vec<u8> = match kind {
-            CKA_CLASS => (self.pick(&[0, 1, 2, 3, 4, 5, 7, 8, 9]) as CK_ULONG)
+            CKA_CLASS => self
+                .pick::<CK_ULONG>(&[0, 1, 2, 3, 4, 5, 7, 8, 9])
                 .to_ne_bytes()
                 .into(),
             CKA_KEY_TYPE => {
@@ -636,20 +637,12 @@ impl Player {
                 match self.below(4) {
                     0 => plain_call!(C_MessageEncryptInit(session, mechanism, key)),
                     1 => plain_call!(C_MessageDecryptInit(session, mechanism, key)),
-                    2 => plain_call!(C_EncryptMessageBegin(
-                        session,
-                        start,
-                        len,
-                        data,
-                        more_len.min(0)
-                    )),
+                    2 => plain_call!(C_EncryptMessageBegin(session, start, len, data, 0)),
                     _ => plain_call!(C_DecryptMessageBegin(session, start, len, data, 0)),
                 }
             }
-            75 => match self.below(2) {
-                0 => plain_call!(C_MessageEncryptFinal(session)),
-                _ => plain_call!(C_MessageDecryptFinal(session)),
-            },
+            75 if self.one_in(2) => plain_call!(C_MessageEncryptFinal(session)),
+            75 => plain_call!(C_MessageDecryptFinal(session)),
             76 => {
                 let mut info = CK_SESSION_INFO::default();
                 plain_call!(C_GetSessionInfo(session, &raw mut info))

@@ -80,7 +80,7 @@ pub(super) fn usual(kind: CK_MECHANISM_TYPE, method: Method) -> With {
         Method::AesGcm => gcm(&IV[..12], b"said in clear", 128),
         Method::Cmac { cut: true } => of::<CK_ULONG>(kind, 8, Vec::new()),
         Method::Hmac { cut: true, .. } => of::<CK_ULONG>(kind, 10, Vec::new()),
-        Method::DeriveEcb => {
+        Method::DeriveEcb | Method::ConcatenateData { .. } | Method::Xor => {
             let mut data = Box::new(IV);
             let parameter = CK_KEY_DERIVATION_STRING_DATA {
                 pData: data.as_mut_ptr(),
@@ -94,14 +94,6 @@ pub(super) fn usual(kind: CK_MECHANISM_TYPE, method: Method) -> With {
                 iv: IV,
                 pData: data.as_mut_ptr(),
                 length: 32,
-            };
-            of(kind, parameter, vec![data])
-        }
-        Method::ConcatenateData { .. } | Method::Xor => {
-            let mut data = Box::new(IV);
-            let parameter = CK_KEY_DERIVATION_STRING_DATA {
-                pData: data.as_mut_ptr(),
-                ulLen: 16,
             };
             of(kind, parameter, vec![data])
         }
