@@ -87,10 +87,10 @@ impl Spoiler {
             .pkcs11_tool(&["--keygen", "--key-type", "AES:32", "--label", "aes"])
             .ok();
 
-        let opened = Vault::open(&vault.dir()).expect("a vault");
+        let closed = Vault::open(&vault.dir()).expect("a vault");
         let kit = RecoveryKit::read(&vault.recovery()).expect("its kit");
-        let opener = opened.open_by_recovery(kit).expect("its own kit");
-        let listed = opened.list().expect("it can be listed");
+        let opener = closed.open_by_recovery(kit).expect("its own kit");
+        let listed = closed.list().expect("it can be listed");
         assert!(listed.damaged.is_empty() && listed.objects.len() == 6);
         let content = listed
             .objects
@@ -166,7 +166,8 @@ fn seed() -> u64 {
     let given = std::env::var("STRONGROOM_TEST_SEED").ok();
     given.and_then(|text| text.parse().ok()).unwrap_or_else(|| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        now.expect("the clock is right").as_nanos() as u64
+        let now = now.expect("the clock is right");
+        now.as_secs() << 30 | u64::from(now.subsec_nanos())
     })
 }
 
@@ -183,7 +184,7 @@ impl Random {
     }
 
     fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
+        usize::try_from(self.next() % end as u64).expect("it is less than a usize")
     }
 
     fn spoil(&mut self, good: &[u8], others: &[(PathBuf, Vec<u8>)]) -> Vec<u8> {
@@ -212,7 +213,7 @@ impl Random {
                 bytes.splice(at..at, twice);
             }
             _ => {
-                let noise: Vec<u8> = (0..len).map(|_| self.next() as u8).collect();
+                let noise: Vec<u8> = (0..len).map(|_| self.next().to_be_bytes()[0]).collect();
                 bytes.splice(at..at, noise);
             }
         }
