@@ -72,6 +72,10 @@ struct Player {
     host: Host,
     sessions: Vec<u64>,
     objects: Vec<u64>,
+    /// The keys that it begins with, by their type.
+    typed: Vec<(CK_KEY_TYPE, u64)>,
+    /// The calls that go on with what was begun last, by their numbers.
+    follow: Option<(usize, usize)>,
     /// What templates and inputs point to, until the sequence is over.
     kept: Vec<Vec<u8>>,
 }
@@ -123,6 +127,8 @@ impl Player {
             host,
             sessions,
             objects: vec![1, 2, 3, 4],
+            typed: Vec::new(),
+            follow: None,
             kept: Vec::new(),
         };
         player.begin_with_keys();
@@ -156,19 +162,21 @@ impl Player {
                 (CKA_VALUE, value),
             ];
             template.extend(usages);
-            self.objects.extend(self.host.create(session, &template));
+            let key_type = CK_KEY_TYPE::from_ne_bytes(*kind);
+            let made = self.host.create(session, &template).ok();
+            self.typed.extend(made.map(|key| (key_type, key)));
         }
         let p256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
-        for (kind, public) in [
-            (CKM_EC_KEY_PAIR_GEN, vec![(CKA_EC_PARAMS, p256)]),
-            (CKM_EC_EDWARDS_KEY_PAIR_GEN, vec![]),
-            (CKM_EC_MONTGOMERY_KEY_PAIR_GEN, vec![]),
+        for (kind, key_type, public) in [
+            (CKM_EC_KEY_PAIR_GEN, CKK_EC, vec![(CKA_EC_PARAMS, p256)]),
+            (CKM_EC_EDWARDS_KEY_PAIR_GEN, CKK_EC_EDWARDS, vec![]),
+            (CKM_EC_MONTGOMERY_KEY_PAIR_GEN, CKK_EC_MONTGOMERY, vec![]),
         ] {
             let made = self
                 .host
                 .generate_pair(session, kind, &public, &[(CKA_DERIVE, yes)]);
             if let Ok((public, private)) = made {
-                self.objects.extend([public, private]);
+                self.typed.extend([(key_type, public), (key_type, private)]);
             }
         }
         let bits = 2048_usize.to_ne_bytes();
@@ -179,7 +187,52 @@ impl Player {
             &[(CKA_TOKEN, yes), (CKA_UNWRAP, yes)],
         );
         if let Ok((public, private)) = made {
-            self.objects.extend([public, private]);
+            self.typed.extend([(CKK_RSA, public), (CKK_RSA, private)]);
+        }
+        self.objects.extend(self.typed.iter().map(|(_, key)| *key));
+    }
+
+    /// What a mechanism is for, as the number of the call that begins it, and what goes on with it.
+    fn begin_with(&mut self, kind: CK_MECHANISM_TYPE) -> Option<usize> {
+        const BEGINNINGS: [(CK_FLAGS, usize, Option<(usize, usize)>); 11] = [
+            (CKF_ENCRYPT, 0, Some((3, 7))),
+            (CKF_DECRYPT, 8, Some((11, 15))),
+            (CKF_SIGN, 16, Some((19, 23))),
+            (CKF_VERIFY, 24, Some((27, 31))),
+            (CKF_SIGN_RECOVER, 32, Some((33, 33))),
+            (CKF_VERIFY_RECOVER, 34, Some((35, 35))),
+            (CKF_DIGEST, 36, Some((38, 41))),
+            (CKF_GENERATE, 59, None),
+            (CKF_DERIVE, 62, None),
+            (CKF_WRAP, 64, None),
+            (CKF_UNWRAP, 65, None),
+        ];
+        let mut info = CK_MECHANISM_INFO::default();
+        let host = &self.host;
+        let code = call!(host.C_GetMechanismInfo(KEYS, kind, &raw mut info));
+        let fitting: Vec<_> = BEGINNINGS
+            .into_iter()
+            .filter(|(flag, _, _)| code == CKR_OK && info.flags & flag != 0)
+            .collect();
+        if fitting.is_empty() {
+            return None;
+        }
+        let (_, number, follow) = self.pick(&fitting);
+        self.follow = follow;
+        Some(number)
+    }
+
+    /// A key for a mechanism, or any object.
+    fn key_for(&mut self, kind: CK_MECHANISM_TYPE) -> u64 {
+        let method = MECHANISMS.iter().find(|it| it.kind == kind);
+        let fitting: Vec<_> = (self.typed.iter())
+            .filter(|(key_type, _)| method.is_some_and(|it| it.method.takes(Some(*key_type))))
+            .map(|(_, key)| *key)
+            .collect();
+        if fitting.is_empty() || self.one_in(6) {
+            self.object()
+        } else {
+            self.pick(&fitting)
         }
     }
 
@@ -508,7 +561,17 @@ impl Player {
         } else {
             &raw mut with.mechanism
         };
-        let key = self.object();
+        let key = self.key_for(with.mechanism.mechanism);
+        // Half of the time something is begun that may succeed, and then gone on with.
+        let follow = self.follow;
+        let number = match follow {
+            Some((first, last)) if !self.one_in(4) => first + self.below(last - first + 1),
+            _ if self.one_in(2) => {
+                let begun = self.begin_with(with.mechanism.mechanism);
+                begun.unwrap_or_else(|| self.below(78))
+            }
+            _ => self.below(78),
+        };
         let (data, len) = self.input();
         let (more, more_len) = self.input();
         let mut template = self.template();
@@ -531,7 +594,7 @@ impl Player {
         };
         let (mut made, mut other) = (0, 0);
         let made_here = &raw mut made;
-        let code = match self.below(78) {
+        let code = match number {
             0..=2 => plain_call!(C_EncryptInit(session, mechanism, key)),
             3..=4 => output!(C_Encrypt(session, data, len)),
             5..=6 => output!(C_EncryptUpdate(session, data, len)),
