@@ -75,10 +75,13 @@ struct Player {
     /// The keys that it begins with, by their type.
     typed: Vec<(CK_KEY_TYPE, u64)>,
     /// The calls that go on with what was begun last, by their numbers.
-    follow: Option<(usize, usize)>,
+    follow: Option<Calls>,
     /// What templates and inputs point to, until the sequence is over.
     kept: Vec<Vec<u8>>,
 }
+
+/// The numbers of calls, from the first to the last.
+type Calls = (usize, usize);
 
 /// Where an output goes.
 struct Room {
@@ -194,7 +197,7 @@ impl Player {
 
     /// What a mechanism is for, as the number of the call that begins it, and what goes on with it.
     fn begin_with(&mut self, kind: CK_MECHANISM_TYPE) -> Option<usize> {
-        const BEGINNINGS: [(CK_FLAGS, usize, Option<(usize, usize)>); 11] = [
+        const BEGINNINGS: [(CK_FLAGS, usize, Option<Calls>); 11] = [
             (CKF_ENCRYPT, 0, Some((3, 7))),
             (CKF_DECRYPT, 8, Some((11, 15))),
             (CKF_SIGN, 16, Some((19, 23))),
