@@ -3,15 +3,15 @@
 //! loop that does nothing but what must be done and beside what an admin would write.
 //!
 //! Time is taken twice: at swtpm as it is, and at one that takes 10 ms more for each command, as a chip
-//! does at best.
+//! does at best. Once more the latter is on this host, whose processor is a real one, over a stand-in for ZFS.
 //!
-//! `cargo bench -p strongroom-tests --bench zfs [-- raw | passphrases]`
+//! `cargo bench -p strongroom-tests --bench zfs [-- raw | slow-tpm | passphrases]`
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use strongroom_tests::{Boot, Machine};
+use strongroom_tests::{Boot, Gate, Machine, Run, StandInDataset, TestVault, ZfsStandIn};
 
 const RAW: u32 = 100;
 /// Of these the peer, which takes its time, unlocks so many in a round.
@@ -28,11 +28,14 @@ fn main() {
     if arguments.iter().any(|argument| argument == "--test") {
         return;
     }
-    let parts = ["raw", "passphrases"];
+    let parts = ["raw", "slow-tpm", "passphrases"];
     let named = |part: &str| arguments.iter().any(|argument| argument == part);
     let all = !parts.iter().any(|part| named(part));
     if all || named("raw") {
         raw();
+    }
+    if all || named("slow-tpm") {
+        slow_tpm();
     }
     if all || named("passphrases") {
         passphrases();
@@ -76,6 +79,58 @@ fn raw() {
     ));
 }
 
+/// On this host, at a TPM that is as slow as a chip, over a stand-in for ZFS.
+fn slow_tpm() {
+    let (vault, zfs) = (TestVault::new(), ZfsStandIn::new());
+    zfs.pool("tank", 1);
+    zfs.dataset("tank", RAW.into(), &StandInDataset::plain());
+    let key = [7; 32];
+    for number in 0..RAW {
+        let name = format!("tank/d{number}");
+        zfs.dataset(&name, number.into(), &StandInDataset::raw(&name, &key));
+        vault
+            .strongroom(&["seal", "--token", "datasets", "--label", &name])
+            .args(["--kind", "dataset-key", "--keyformat", "raw"])
+            .stdin(key)
+            .ok();
+    }
+    let key_file = vault.folder().join("key");
+    fs::write(&key_file, key).expect("written");
+    let gate = Gate::start(vault.recorder());
+    let run = |program: Run| {
+        zfs.restart();
+        zfs.around(program).env("STRONGROOM_TCTI", gate.tcti())
+    };
+    let load = || {
+        run(vault
+            .run(vault.programs().zfs_keyprovider())
+            .args(["load", "-a"]))
+        .ok()
+    };
+    // The first writes recovery copies too.
+    load();
+    gate.slow_down(COMMAND_OF_A_CHIP);
+    let mut times = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        times[0].push(load().took.as_secs_f64());
+        let floor = run(vault.run(env!("CARGO_BIN_EXE_zfs-floor")).arg(&key_file)).ok();
+        let nanoseconds: f64 = floor.text().trim().parse().expect("a number");
+        times[1].push(nanoseconds / 1e9);
+    }
+    let [load, floor] = times.map(median);
+    println!(
+        "{RAW} locked datasets with raw keys at a TPM that takes {} ms for each command, the median of \
+         {ROUNDS} rounds on this host\n",
+        COMMAND_OF_A_CHIP.as_millis()
+    );
+    println!("the five commands and lzc_load_key alone {floor:>9.2} s   1.00");
+    println!(
+        "load -a                                  {load:>9.2} s  {:>5.3}\n",
+        load / floor
+    );
+}
+
+/// In the machine.
 fn passphrases() {
     let mut machine = machine();
     let script = format!(
@@ -121,10 +176,7 @@ impl Figures {
     }
 
     fn median(&self, name: &str) -> f64 {
-        let mut figures = self.0.get(name).expect("it was measured").clone();
-        assert_eq!(figures.len(), ROUNDS);
-        figures.sort_by(f64::total_cmp);
-        figures[ROUNDS / 2]
+        median(self.0.get(name).expect("it was measured").clone())
     }
 
     /// The times of raw keys.
@@ -143,6 +195,12 @@ impl Figures {
         }
         println!();
     }
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    assert_eq!(figures.len(), ROUNDS);
+    figures.sort_by(f64::total_cmp);
+    figures[ROUNDS / 2]
 }
 
 const PREPARE: &str = r#"

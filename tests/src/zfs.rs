@@ -354,14 +354,6 @@ def choose(wanted, recursive):
     return found, failed
 
 
-def list_names(args):
-    chosen, wanted = options(args, ["-H", "-r"], ["-o", "-t"])
-    found, failed = choose(wanted, "-r" in chosen)
-    print("".join(name + "\n" for name in found), end="")
-    sys.stdout.flush()
-    return 1 if failed else 0
-
-
 def get(args):
     chosen, rest = options(args, ["-Hp", "-r"], ["-o", "-t", "-s"])
     props, wanted = rest[0].split(","), rest[1:]
@@ -456,7 +448,7 @@ with open(os.path.join(STATE, "count"), "a+") as file:
 if when == "before" and count == int(at):
     os.kill(os.getppid(), signal.SIGKILL)
     sys.exit(1)
-commands = {"list": list_names, "get": get, "load-key": load_key, "change-key": change_key, "set": set_property,
+commands = {"get": get, "load-key": load_key, "change-key": change_key, "set": set_property,
             "inherit": inherit}
 code = commands[args[0]](args[1:])
 if when == "after" and count == int(at):

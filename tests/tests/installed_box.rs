@@ -114,7 +114,8 @@ is "$after" "$before"
 
 cd /root/strongroom
 ./strongroom init --recovery-out /var/lib/kit --yes --pcrs 7
-./strongroom migrate --yes --only datasets --while-in-use --backup /var/lib/backup
+./strongroom migrate --yes --only datasets --while-in-use --backup /var/lib/backup \
+    --database /data/freenas-v1.db --pwenc-secret /data/pwenc_secret
 is "$(truenas-box sql /data/freenas-v1.db 'SELECT encryption_key FROM storage_encrypteddataset')" NULL
 
 # A placeholder reaches restic as what it stands for, and nothing else changes.

@@ -16,7 +16,7 @@ use strongroom::vault::TokenStamp;
 use strongroom::{Result, Secret};
 
 use crate::failure::Failure;
-use crate::zfs::{Dataset, Pools, Refused};
+use crate::zfs::{Dataset, Pools, Refused, Which};
 
 /// The vault's dataset keys, by dataset.
 pub(crate) struct SealedKeys {
@@ -51,6 +51,24 @@ impl SealedKeys {
     /// Whether the vault has the same ones still. What was written since is not read for that.
     pub(crate) fn are_current(&self, vault: &Vault) -> Result<bool> {
         Ok(vault.stamp(&TokenName::datasets())? == self.stamp)
+    }
+
+    /// Some datasets of which there are keys, and which are meant; none where there are hardly more.
+    pub(crate) fn some_of(&self, which: Which<'_>, count: usize) -> Vec<String> {
+        let is_meant = |dataset: &&String| match which {
+            Which::All => true,
+            Which::Named { names, .. } => names.iter().any(|name| {
+                let below = dataset.strip_prefix(name.as_str());
+                below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }),
+        };
+        let mut meant = self.by_dataset.keys().filter(is_meant);
+        let some: Vec<String> = meant.by_ref().take(count).cloned().collect();
+        if meant.next().is_some() {
+            some
+        } else {
+            Vec::new()
+        }
     }
 
     /// Those of this name, newest first.

@@ -16,6 +16,9 @@ use crate::sealed::{self, SealedKeys};
 use crate::zfs::properties::{self, RECOVERY};
 use crate::zfs::{Dataset, Datasets, KeyStatus, Pools, Which};
 
+/// Of so many datasets ZFS tells while the TPM waits; with no more than these, of all.
+const FIRST: usize = 16;
+
 /// The datasets that are meant, by name.
 #[derive(Default)]
 pub(super) struct Plan {
@@ -64,7 +67,7 @@ pub(super) enum CopyState {
 }
 
 impl Plan {
-    /// Asks ZFS, and hands on what is found: what the vault has keys of, before the rest.
+    /// Asks ZFS, and hands on what is found: some of what the vault has keys of, before the rest.
     pub(super) fn make_in_parts(
         vault: &Vault,
         sealed: &SealedKeys,
@@ -77,8 +80,8 @@ impl Plan {
             Pools::default()
         };
         let mut locked = Vec::new();
-        let is_sealed = |name: &str| !sealed.named(name).is_empty();
-        Datasets::read_in_parts(which, &pools, &is_sealed, &mut |datasets| {
+        let first = sealed.some_of(which, FIRST);
+        Datasets::read_in_parts(which, &pools, &first, &mut |datasets| {
             let part = Self::of(vault, sealed, which, &pools, &datasets);
             let to_load = part.items.iter().filter(|(_, item)| item.is_to_load());
             locked.extend(to_load.map(|(name, _)| name.clone()));

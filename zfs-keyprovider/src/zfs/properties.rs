@@ -1,6 +1,6 @@
 //! Properties of datasets and pools: one `zfs get` for many datasets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::slice;
 
 use strongroom::dataset_key::KeyFormat;
@@ -16,11 +16,6 @@ pub(crate) const FORMER_RECOVERY: &str = "strongroom:recovery-former";
 
 /// The longest user property that every ZFS release takes, in bytes.
 pub(crate) const MAX_USER_PROPERTY: usize = 8000;
-
-/// About how many datasets ZFS is asked in the first call, while nothing else can be done; in each further
-/// one about twice as many, up to the second number.
-const FIRST_PART: usize = 8;
-const LARGEST_PART: usize = 256;
 
 /// ZFS's words for a name that it does not know.
 const NOT_THERE: &str = "dataset does not exist";
@@ -84,9 +79,10 @@ impl Dataset {
 }
 
 impl Datasets {
-    /// Asks ZFS, and hands on what it says part by part: pool by pool, so that one which does not answer
-    /// stands before no other, and of many datasets first about those that come `first`, and about few of
-    /// them. `pools`: all that there are, where all datasets are meant.
+    /// Asks ZFS, and hands on what it says part by part: first of some datasets, those of `first` that
+    /// there are, if not all are asked for by their own names; then in one call of all that are named, or of
+    /// each pool where all are meant, so that a pool which does not answer stands before no other.
+    /// `pools`: all that there are, where all datasets are meant.
     ///
     /// # Errors
     /// Where ZFS cannot be asked. A name that it does not know is no error, and a pool that does
@@ -94,81 +90,55 @@ impl Datasets {
     pub(crate) fn read_in_parts(
         which: Which<'_>,
         pools: &Pools,
-        first: &dyn Fn(&str) -> bool,
+        first: &[String],
         each: &mut dyn FnMut(Self),
     ) -> Result<(), ZfsError> {
+        if let Which::Named {
+            names,
+            recursive: false,
+        } = which
+        {
+            each(Self::read_named(names, false)?.none_unsaid(names));
+            return Ok(());
+        }
+        let mut told = BTreeSet::new();
+        if !first.is_empty() {
+            // What is wrong with any of them is said below.
+            let known =
+                Self::read_named(first, false).map_or_else(|_| BTreeMap::new(), |it| it.known);
+            told.extend(known.keys().cloned());
+            each(Self {
+                known,
+                ..Self::default()
+            });
+        }
+        let mut rest = |mut part: Self| {
+            part.known.retain(|name, _| !told.contains(name));
+            each(part);
+        };
         match which {
             Which::All => {
                 for pool in pools.0.keys() {
-                    let pool = slice::from_ref(pool);
-                    if let Err(error) = Self::read_below(pool, first, each) {
-                        each(Self::unknown(&pool[0], error.to_string()));
-                    }
+                    rest(
+                        Self::read_named(slice::from_ref(pool), true).unwrap_or_else(|error| {
+                            Self {
+                                unknown: BTreeMap::from([(pool.clone(), error.to_string())]),
+                                ..Self::default()
+                            }
+                        }),
+                    );
                 }
-                Ok(())
             }
-            Which::Named {
-                names,
-                recursive: true,
-            } => Self::read_below(names, first, each),
-            Which::Named {
-                names,
-                recursive: false,
-            } => {
-                for names in names.chunks(LARGEST_PART) {
-                    each(Self::read_named(names)?.none_unsaid(names));
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Of these datasets and all below them.
-    fn read_below(
-        above: &[String],
-        first: &dyn Fn(&str) -> bool,
-        each: &mut dyn FnMut(Self),
-    ) -> Result<(), ZfsError> {
-        // The names alone are had at once.
-        let mut args = vec!["list", "-H", "-o", "name", "-t", "filesystem,volume", "-r"];
-        args.push("--");
-        args.extend(above.iter().map(String::as_str));
-        let output = command::ask("zfs", &args)?;
-        let mut names: Vec<String> = output.stdout.lines().map(str::to_owned).collect();
-        let mut not_listed = Self {
-            unknown: complaints(&output.stderr),
-            ..Self::default()
-        };
-        if !output.succeeded && not_listed.unknown.is_empty() {
-            if names.is_empty() {
-                output.expect("zfs list")?;
-            } else {
-                // What it did say is good; that there is more is not to be passed over.
-                let rest = format!("{}/*", above.join(","));
-                not_listed.unknown.insert(rest, output.reason());
-            }
-        }
-        let is_missing = |name: &&String| !names.contains(name);
-        let missing: Vec<String> = above.iter().filter(is_missing).cloned().collect();
-        each(not_listed.none_unsaid(&missing));
-        names.sort_by_key(|name| !first(name));
-        let (mut rest, mut size) = (names.as_slice(), FIRST_PART);
-        while !rest.is_empty() {
-            let part;
-            (part, rest) = rest.split_at(size.min(rest.len()));
-            size = (2 * size).min(LARGEST_PART);
-            let mut part = Self::read_named(part)?;
-            // Nobody has asked for what is gone by now.
-            part.unknown.retain(|_, reason| reason != NOT_THERE);
-            each(part);
+            Which::Named { names, .. } => rest(Self::read_named(names, true)?.none_unsaid(names)),
         }
         Ok(())
     }
 
-    fn read_named(names: &[String]) -> Result<Self, ZfsError> {
+    fn read_named(names: &[String], recursive: bool) -> Result<Self, ZfsError> {
         const PROPERTIES: &str = "encryptionroot,keystatus,keyformat,guid,pbkdf2iters,pbkdf2salt";
         let mut args = vec!["get", "-Hp", "-o", "name,property,value"];
         args.extend(["-t", "filesystem,volume"]);
+        args.extend(recursive.then_some("-r"));
         args.extend([PROPERTIES, "--"]);
         args.extend(names.iter().map(String::as_str));
         let output = command::ask("zfs", &args)?;
@@ -180,21 +150,12 @@ impl Datasets {
             if datasets.known.is_empty() {
                 output.expect("zfs get")?;
             } else {
-                let unsaid = names
-                    .iter()
-                    .filter(|name| !datasets.known.contains_key(*name));
-                let unsaid = unsaid.map(|name| (name.clone(), output.reason()));
-                datasets.unknown = unsaid.collect();
+                // What it did say is good; that there is more is not to be passed over.
+                let rest = format!("{}/*", names.join(","));
+                datasets.unknown.insert(rest, output.reason());
             }
         }
         Ok(datasets)
-    }
-
-    fn unknown(name: &str, reason: String) -> Self {
-        Self {
-            known: BTreeMap::new(),
-            unknown: BTreeMap::from([(name.to_owned(), reason)]),
-        }
     }
 
     /// Says something of each of these names.
@@ -223,7 +184,7 @@ impl Datasets {
     /// One dataset that was asked for by its name.
     pub(crate) fn one(name: &str) -> Result<Result<Dataset, String>, ZfsError> {
         let names = [name.to_owned()];
-        let mut datasets = Self::read_named(&names)?.none_unsaid(&names);
+        let mut datasets = Self::read_named(&names, false)?.none_unsaid(&names);
         let reason = datasets.unknown.remove(name).unwrap_or_default();
         Ok(datasets.known.remove(name).ok_or(reason))
     }
@@ -257,17 +218,18 @@ pub(crate) fn recovery_copies(names: &[&str]) -> Result<BTreeMap<String, String>
 /// In a call of its own: everyone who can write the pool's disks chooses this text, and must not
 /// be able to write lines among those of other properties.
 pub(crate) fn copies(property: &str, names: &[&str]) -> Result<BTreeMap<String, String>, ZfsError> {
-    let mut copies = BTreeMap::new();
-    for names in names.chunks(LARGEST_PART) {
-        let mut args = vec!["get", "-Hp", "-o", "name,value", "-s", "local,received"];
-        args.extend([property, "--"]);
-        args.extend(names);
-        // One that has gone by now has no copy either.
-        let output = command::ask("zfs", &args)?;
-        let rows = output.stdout.lines().filter_map(|row| row.split_once('\t'));
-        copies.extend(rows.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    if names.is_empty() {
+        return Ok(BTreeMap::new());
     }
-    Ok(copies)
+    let mut args = vec!["get", "-Hp", "-o", "name,value", "-s", "local,received"];
+    args.extend([property, "--"]);
+    args.extend(names);
+    // One that has gone by now has no copy either.
+    let output = command::ask("zfs", &args)?;
+    let rows = output.stdout.lines().filter_map(|row| row.split_once('\t'));
+    Ok(rows
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect())
 }
 
 /// Sets a property. Its value is in the arguments of a process, which everyone reads.
