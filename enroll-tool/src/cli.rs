@@ -140,7 +140,8 @@ Examples:
 
 It puts back units and drop-ins, gives tokens back to their groups, brings the new system's copy of the
 vault up to date, and allows the boot of its kernel and initrd, as `strongroom prepare` does. What it
-cannot do it says, with exit code 1. strongroom-upgrade-guard.service runs it, at shutdown for the system
+cannot do it says, with exit code 1. In another system it writes nothing unless this one's list of allowed
+boots is the one that the TPM holds to. strongroom-upgrade-guard.service runs it, at shutdown for the system
 that is started next.";
 
 const AUDIT_HELP: &str = "\

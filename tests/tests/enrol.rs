@@ -69,6 +69,59 @@ fn a_key_that_was_changed_and_a_credential_that_was_typed_anew_are_enrolled() {
     assert_eq!(now.expect("it decrypts")["pass"], placeholder(&id));
 }
 
+/// A cloud sync may be running, which was started with the placeholders as they were: the token that it
+/// refreshes is sealed in the object that they name, and the next run must find it there.
+#[test]
+fn a_credential_of_which_one_field_was_typed_anew_keeps_the_object_of_its_token() {
+    let nas = migrated(Generation::V26, false);
+    let (row, _, attributes, _) = nas.credential("box-own-app");
+    let now = || {
+        let rows = nas.fixture.read_back();
+        let attributes = rows.credentials[&row].attributes.clone();
+        attributes.expect("it decrypts")
+    };
+    let sealed =
+        |id: &str| -> Value { serde_json::from_slice(&nas.vault.unseal_id(id)).expect("JSON") };
+    let before = now();
+    let former = text(&before["token"]);
+    let former = former.trim_start_matches("strongroom:v1:");
+    let typed = |fields: &[(&str, &str)]| {
+        let mut typed = now();
+        for (field, value) in fields {
+            typed[field] = json!(value);
+        }
+        nas.write_attributes(row, &typed);
+        enrol(&nas).ok();
+    };
+    typed(&[("client_secret", "typed anew")]);
+    assert_eq!(now(), before);
+    assert_eq!(sealed(former)["client_secret"], "typed anew");
+    assert_eq!(sealed(former)["token"], attributes["token"]);
+
+    // One that somebody has signed in for again is not for the run that began before that to replace.
+    typed(&[("token", "another sign-in")]);
+    let newer = text(&now()["token"]);
+    let newer = newer.trim_start_matches("strongroom:v1:");
+    assert_ne!(newer, former);
+    assert_eq!(text(&now()["client_secret"]), placeholder(newer));
+    assert_eq!(sealed(newer)["client_secret"], "typed anew");
+    assert_eq!(sealed(newer)["token"], "another sign-in");
+    assert_eq!(sealed(former)["token"], attributes["token"]);
+
+    // Nor is an object changed that another row refers to.
+    let copy = nas.fixture.connect();
+    copy.execute(
+        "INSERT INTO system_cloudcredentials (name, provider, attributes) \
+         SELECT 'copy', provider, attributes FROM system_cloudcredentials WHERE id = ?1",
+        [row],
+    )
+    .expect("the table takes a row");
+    drop(copy);
+    typed(&[("client_secret", "of one of them")]);
+    assert_ne!(text(&now()["token"]), placeholder(newer));
+    assert_eq!(sealed(newer)["client_secret"], "typed anew");
+}
+
 /// It runs twice a minute, and by what it changes it would start itself again.
 #[test]
 fn where_nothing_is_new_nothing_is_asked_and_nothing_is_touched() {

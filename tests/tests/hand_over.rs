@@ -305,7 +305,7 @@ fn a_key_behind_a_pin_does_not_stop_the_rest() {
             .strongroom(&["seal", "--token", "datasets", "--kind", "dataset-key"])
             .args(["--keyformat", "raw", "--label", name])
             .args(options)
-            .stdin(&[1; 32])
+            .stdin([1; 32])
             .ok();
     }
     let middleware = start(&vault, Behaviour::JsonRpc);

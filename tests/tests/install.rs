@@ -321,6 +321,52 @@ fn another_vault_is_not_written_over() {
     assert!(files_in(&new.at("data/strongroom")) == before);
 }
 
+/// Started once more after the new system was committed, the old one is what is started next to no longer:
+/// what it has is older than what is there.
+#[test]
+fn an_older_system_brings_nothing_over() {
+    let nas = Nas::new(Generation::V26, 0);
+    nas.vault.seal("credentials", "offsite", b"a secret");
+    let tree = Tree::of(nas.vault.folder());
+    tree.install(&[]).ok();
+    let new = tree.upgraded(&nas.vault.dir());
+    tree.guard(&nas.vault, &new, &["--without-prepare"]).ok();
+    let there = new.at("data/strongroom");
+    let before = new.files();
+    // A TPM that cannot be asked says nothing of either.
+    let run = tree.guard(&nas.vault, &new, &["--without-prepare"]);
+    let report = run.env("STRONGROOM_TCTI", "swtpm:path=/nowhere/tpm");
+    let problems = report.fails_with(1).json()["problems"].to_string();
+    assert!(problems.contains("nothing was brought over"), "{problems}");
+    assert!(new.files() == before);
+
+    let in_new = |args: &[&str]| {
+        let run = nas.vault.strongroom(args).arg("--dir").arg(&there);
+        run.stdin(b"another secret")
+    };
+    let value = "11".repeat(32);
+    in_new(&["rebind", "--yes", "--add", &format!("9={value}")]).ok();
+    in_new(&["seal", "--token", "credentials", "--label", "later"])
+        .args(["--kind", "credential"])
+        .ok();
+    fs::write(new.at("root/strongroom/strongroom"), "newer").expect("ours");
+    fs::remove_file(new.at("etc/systemd/system/strongroom-enrol.timer")).expect("ours");
+    let before = new.files();
+    for args in [&["--without-prepare"][..], &[]] {
+        let report = tree.guard(&nas.vault, &new, args).fails_with(1).json();
+        let problems = report["problems"].to_string();
+        assert!(problems.contains("older than"), "{report:#}");
+        assert!(new.files() == before);
+    }
+    // Nor does one that has no vault at all.
+    let none = tree.at("none");
+    fs::create_dir(&none).expect("ours");
+    let run = tree.guard(&nas.vault, &new, &["--without-prepare", "--dir"]);
+    let problems = run.arg(&none).fails_with(1).json()["problems"].to_string();
+    assert!(problems.contains("nothing was brought over"), "{problems}");
+    assert!(new.files() == before);
+}
+
 /// The new system's kernel and initrd are allowed, and its copy of the vault has the list that the TPM
 /// holds.
 #[test]
@@ -407,6 +453,7 @@ fn a_guard_killed_anywhere_is_finished_by_the_next() {
             .arg("--from")
             .arg(tree.programs.path())
             .env("STRONGROOM_DIR", nas.vault.dir())
+            .env("STRONGROOM_TCTI", nas.vault.recorder().tcti())
             .status()
             .expect("it ran");
         tree.guard(&nas.vault, &new, &["--without-prepare"]).ok();

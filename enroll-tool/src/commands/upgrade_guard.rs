@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use strongroom::policy::Phase;
-use strongroom::{Result, Vault};
+use strongroom::{Error, Result, Vault};
 
 use super::{Place, boots, install, prepare};
 use crate::cli::{Prepare, UpgradeGuard};
@@ -17,15 +17,28 @@ pub(super) fn run(place: &Place, args: &UpgradeGuard) -> Result<(), Failure> {
     let system = System::below(&args.at.root)?;
     let dry_run = args.at.dry_run;
     let pieces = Pieces::with_programs(&Pieces::source(args.from.as_deref())?);
-    let steps = install::put(&system, &pieces, dry_run)?;
-    let mut problems = Vec::new();
     let dir = if system.is_running() {
         place.dir.clone()
     } else {
         system.vault()
     };
     let vault = place.vault();
+    let in_the_way = if is_same(&place.dir, &dir) {
+        None
+    } else {
+        may_be_older(place, &vault, &dir)
+    };
+    let may_write = in_the_way.is_none();
+    let mut problems: Vec<String> = (in_the_way.into_iter())
+        .map(|reason| format!("{reason}; nothing was brought over"))
+        .collect();
+    let steps = if may_write {
+        install::put(&system, &pieces, dry_run)?
+    } else {
+        Vec::new()
+    };
     let prepared = match &vault {
+        _ if !may_write => None,
         Ok(_) if !args.without_prepare => match allow(place, &system, dry_run) {
             Ok(prepared) => Some(prepared),
             Err(reason) => {
@@ -38,7 +51,7 @@ pub(super) fn run(place: &Place, args: &UpgradeGuard) -> Result<(), Failure> {
             }
         },
         // Before there is a vault, there is nothing to carry over but programs.
-        Ok(_) | Err(strongroom::Error::VaultMissing(_)) => None,
+        Ok(_) | Err(Error::VaultMissing(_)) => None,
         Err(error) => {
             problems.push(error.to_string());
             None
@@ -46,7 +59,7 @@ pub(super) fn run(place: &Place, args: &UpgradeGuard) -> Result<(), Failure> {
     };
     let mut mended = Vec::new();
     let mut brought = 0;
-    if let (Ok(vault), false) = (&vault, dry_run) {
+    if let (Ok(vault), false) = (&vault, dry_run || !may_write) {
         let mut tell = |what: &str, outcome: Result<()>| {
             if let Err(error) = outcome {
                 problems.push(format!("{what}: {error}"));
@@ -98,6 +111,31 @@ pub(super) fn run(place: &Place, args: &UpgradeGuard) -> Result<(), Failure> {
             failed,
             total: steps.len() + failed,
         }),
+    }
+}
+
+/// Why what is here might be older than what the system there has: it was started once more after that one
+/// had been.
+fn may_be_older(place: &Place, vault: &Result<Vault>, there: &Path) -> Option<String> {
+    let vault = match vault {
+        Ok(vault) => vault,
+        Err(Error::VaultMissing(_)) if !there.join("vault.json").exists() => return None,
+        Err(error) => {
+            return Some(format!(
+                "this system has not the vault that one has: {error}"
+            ));
+        }
+    };
+    // Which list the TPM holds to is asked of it in whatever boot.
+    match place.tcti().and_then(|tcti| vault.boot_state(&tcti)) {
+        Ok(_) => None,
+        Err(Error::PolicyFile { .. }) => {
+            Some("this system's vault is older than the TPM's list of allowed boots".to_owned())
+        }
+        Err(error) => Some(format!(
+            "it is not known whether this system's vault is older than the TPM's list of allowed boots: \
+             {error}"
+        )),
     }
 }
 

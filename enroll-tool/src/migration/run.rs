@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::de::IgnoredAny;
 use strongroom::error::Error;
 use strongroom::object::{
     CERTIFICATE, Kind, Label, Metadata, NewObject, ORIGIN, ObjectId, TokenName,
@@ -45,7 +46,8 @@ impl Outcome {
 }
 
 /// Seals every item, or finds the object that an earlier run made of it. Clears nothing.
-/// `refused`: by place, the items that are not to be sealed, and why.
+/// `refused`: by place, the items that are not to be sealed, and why; `shared`: the objects that more than
+/// one row refers to ([`classes::shared`]).
 ///
 /// # Errors
 /// What stops the whole run, such as a policy that refuses; what is wrong with one value is its
@@ -55,6 +57,7 @@ pub(crate) fn seal(
     refused: &BTreeMap<usize, String>,
     vault: &mut Unlocked,
     known: &[Metadata],
+    shared: &BTreeSet<ObjectId>,
     mut progress: impl FnMut(),
 ) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::with_capacity(plan.items.len());
@@ -68,7 +71,7 @@ pub(crate) fn seal(
             Some(reason) => Ok(Outcome::Failed {
                 reason: reason.clone(),
             }),
-            None => seal_one(item, rows[&name] == 1, vault, known),
+            None => seal_one(item, rows[&name] == 1, vault, known, shared),
         };
         let outcome = match sealed {
             Ok(outcome) => outcome,
@@ -170,8 +173,9 @@ fn seal_one(
     alone: bool,
     vault: &mut Unlocked,
     known: &[Metadata],
+    shared: &BTreeSet<ObjectId>,
 ) -> Result<Outcome> {
-    complete(item, vault)?;
+    let former = complete(item, vault, known)?.filter(|former| !shared.contains(former));
     if let Some(object) = newest_of(item, alone, known) {
         if holds(object, item, vault)? {
             check_fields(item, object.id, &item.payload)?;
@@ -182,9 +186,13 @@ fn seal_one(
             });
         }
     }
-    let id = match &item.form {
-        Form::Sealed => vault.seal(item.object.clone(), &item.payload)?,
-        Form::PrivateKey { .. } => vault.import_key(item.object.clone(), &item.payload)?,
+    let id = match (&item.form, former) {
+        (Form::Sealed, Some(former)) => {
+            vault.replace(former, &item.payload)?;
+            former
+        }
+        (Form::Sealed, None) => vault.seal(item.object.clone(), &item.payload)?,
+        (Form::PrivateKey { .. }, _) => vault.import_key(item.object.clone(), &item.payload)?,
     };
     keep_certificate(item, id, vault, known)?;
     // What was unsealed again was this, to the byte, or it would not be an object.
@@ -273,28 +281,55 @@ fn certificate_of(item: &Item, key: ObjectId, der: &[u8]) -> NewObject {
 /// A credential that was migrated before, and of which someone typed a field anew, still has
 /// placeholders in the others. One object takes all of its fields, so that none depends on an
 /// object that looks obsolete.
-fn complete(item: &mut Item, vault: &mut Unlocked) -> Result<()> {
+///
+/// Where that is the one that its token is in, answers which: rclone may be running with it, and the token
+/// that it refreshes is sealed there. In a new object nobody would look for it, and the one that was copied
+/// is spent. A token that was typed anew is no such run's: it goes into a new object.
+fn complete(item: &mut Item, vault: &mut Unlocked, known: &[Metadata]) -> Result<Option<ObjectId>> {
     let Successor::Fields(fields) = &mut item.successor else {
-        return Ok(());
+        return Ok(None);
     };
-    let older: BTreeSet<ObjectId> = credentials::placeholders(&fields.attributes)
-        .into_iter()
-        .map(|(_, id)| id)
-        .collect();
+    let placeholders = credentials::placeholders(&fields.attributes);
+    let has_token = placeholders.iter().any(|(field, _)| field == "token");
+    let older: BTreeSet<ObjectId> = placeholders.into_iter().map(|(_, id)| id).collect();
     if older.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
+    let former = known
+        .iter()
+        .filter(|object| has_token && older.len() == 1 && older.contains(&object.id))
+        .find(|object| is_object_of(object, &item.object))
+        .map(|object| object.id);
     let what = format!("{} {}", item.class.singular(), item.name);
     let unusable = |reason: credentials::AttributesError| Error::input(&what, reason.to_string());
+    let mut names = BTreeSet::new();
     for id in older {
         let payload = vault.unseal(id)?;
+        names.extend(names_of(&payload));
         fields.attributes =
             credentials::restore(&fields.attributes, id, &payload).map_err(unusable)?;
     }
     item.payload = credentials::split(&fields.provider, &fields.attributes)
         .map_err(unusable)?
         .secret_fields();
-    Ok(())
+    // What is no field of the row any more stays in the vault.
+    let now = names_of(&item.payload);
+    Ok(former.filter(|_| names.is_subset(&now)))
+}
+
+/// Whether an object is what an item becomes, but for its payload.
+fn is_object_of(object: &Metadata, new: &NewObject) -> bool {
+    object.kind == new.kind
+        && object.token == new.token
+        && object.label == new.label
+        && object.origin() == new.attributes.get(ORIGIN).map(String::as_str)
+}
+
+/// The names of a credential's fields.
+fn names_of(payload: &Secret) -> BTreeSet<String> {
+    let fields: Option<BTreeMap<String, IgnoredAny>> =
+        serde_json::from_slice(payload.expose()).ok();
+    fields.into_iter().flat_map(BTreeMap::into_keys).collect()
 }
 
 /// Sees that the column with placeholders and the object together give the column as it was.

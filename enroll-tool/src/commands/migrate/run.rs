@@ -13,6 +13,7 @@ use super::{check_unused, open};
 use crate::cli::{Class, MigrateRun};
 use crate::disk;
 use crate::failure::Failure;
+use crate::migration::classes;
 use crate::migration::journal::{Journal, Stage};
 use crate::migration::plan::{Left, Plan, Wanted};
 use crate::migration::run::{self, Outcome};
@@ -216,12 +217,21 @@ impl Migration<'_> {
         let bar = output::progress("sealing", plan.items.len());
         // With the first secret that is sealed: by then it is known that the vault is the TPM's own.
         let mut begun = Ok(());
-        let sealed = run::seal(&mut plan, &checked.wrong, self.unlocked, known, || {
+        let shared = classes::shared(database, self.secret)?;
+        let progress = || {
             if let (0, Some(journal)) = (bar.position(), &self.journal) {
                 begun = journal.write(self.vault);
             }
             bar.inc(1);
-        });
+        };
+        let sealed = run::seal(
+            &mut plan,
+            &checked.wrong,
+            self.unlocked,
+            known,
+            &shared,
+            progress,
+        );
         bar.finish_and_clear();
         let mut outcomes = sealed?;
         begun?;

@@ -18,8 +18,8 @@ use strongroom::object::{Label, Metadata, NewObject, ObjectId};
 use super::plan::{Item, Left};
 use crate::cli::Class;
 use crate::truenas::columns::Column;
-use crate::truenas::credentials::{AttributesError, PLACEHOLDER};
-use crate::truenas::database::{Cell, Value};
+use crate::truenas::credentials::{AttributesError, PLACEHOLDER, placeholders};
+use crate::truenas::database::{Cell, Database, Value};
 use crate::truenas::pwenc::{Padding, PwencSecret};
 
 pub(crate) use self::certificates::{is_of as is_key_of, pem};
@@ -195,6 +195,34 @@ pub(crate) fn origin(cell: &Cell) -> String {
         "storage_encrypteddataset" | "system_cloudcredentials" => format!("truenas:{table}/{row}"),
         _ => format!("truenas:{table}/{row}/{column}"),
     }
+}
+
+/// The objects that more than one row of credentials or key pairs refers to.
+///
+/// # Errors
+/// [`strongroom::Error::Input`] for a table that cannot be read.
+pub(crate) fn shared(
+    database: &Database,
+    secret: &PwencSecret,
+) -> strongroom::Result<BTreeSet<ObjectId>> {
+    let (mut once, mut shared) = (BTreeSet::new(), BTreeSet::new());
+    for class in [Class::Credentials, Class::Keychain] {
+        for column in Column::of_class(class) {
+            if !database.has(column.table, column.name)? {
+                continue;
+            }
+            for value in database.values(column, &[])? {
+                let text = value.column.and_then(|text| secret.decrypt(&text).ok());
+                let objects: BTreeSet<ObjectId> = (text.as_ref().map(placeholders))
+                    .into_iter()
+                    .flatten()
+                    .map(|(_, id)| id)
+                    .collect();
+                shared.extend(objects.into_iter().filter(|id| !once.insert(*id)));
+            }
+        }
+    }
+    Ok(shared)
 }
 
 /// The text that stands for an object.
