@@ -2,10 +2,12 @@
 # make test   installs what it needs, builds, and passes all tests
 # The rest is for those who work on Strongroom; CONTRIBUTING.md says when.
 
-.PHONY: demo test test-all suites bench lint msrv deny man setup machine s3-server release clean
+.PHONY: demo test test-all suites sanitize bench lint msrv deny man setup machine s3-server release clean
 
 # The tests of real PKCS#11 clients; they run on a token without PINs, and on one with.
-CLIENTS = --test clients_opensc --test clients_openssl --test clients_nginx --test clients_ssh
+CLIENTS = --test clients_opensc --test clients_openssl --test clients_nginx --test clients_ssh \
+	--test clients_gnutls --test clients_nss --test clients_java --test clients_systemd \
+	--test clients_p11_kit
 
 demo: release
 	scripts/demo.sh
@@ -17,16 +19,21 @@ test: setup machine s3-server
 	STRONGROOM_BIN=target/debug scripts/demo.sh --quiet
 
 # Everything, the long tests included, and what keeps the house in order.
-test-all: test suites lint msrv deny
+test-all: test suites sanitize lint msrv deny
 	STRONGROOM_TEST_KILLS=100 cargo test --locked --workspace -- --include-ignored
 
 # Published PKCS#11 suites on our token, beside SoftHSM2; see tests/suites.
 suites: setup
 	cargo build --locked --workspace --bins --lib
 	tests/suites/python-pkcs11
+	tests/suites/cryptoki
+
+# AddressSanitizer over the module's tests of the C interface.
+sanitize: setup
+	scripts/sanitize.sh
 
 bench: release machine
-	cargo bench --locked -p strongroom-tests --bench unseal --bench signing --bench zfs --bench launcher
+	cargo bench --locked -p strongroom-tests --bench unseal --bench signing --bench zfs --bench launcher --bench token
 
 lint: setup
 	cargo fmt --all --check

@@ -17,7 +17,8 @@ test_packages=(shellcheck swtpm swtpm-tools opensc rclone restic sqlite3 openssl
     python3-venv python3-dev python3-cryptography age xxd
     strace util-linux tpm2-tools libtss2-tcti-swtpm0 clevis clevis-tpm2
     curl nginx openssh-client openssh-server libengine-pkcs11-openssl p11-kit p11-kit-modules systemd
-    tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon libtpm2-pkcs11-1 softhsm2 chromium)
+    tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon libtpm2-pkcs11-1 softhsm2 chromium
+    gnutls-bin libnss3-tools default-jre-headless cryptsetup-bin iproute2 valgrind)
 # Of these, what would serve by itself: it stays off, the tests start their own.
 serving_packages=(nginx openssh-server tpm2-abrmd)
 serving_units=(nginx.service ssh.service ssh.socket tpm2-abrmd.service)
@@ -36,8 +37,9 @@ main() {
         build_packages+=(libtss2-dev)
         # Debian 13 renamed the TCTI package in its 64-bit time transition.
         test_packages=("${test_packages[@]/libtss2-tcti-swtpm0/libtss2-tcti-swtpm0t64}")
+        # And gave systemd-cryptenroll a package of its own.
         install_packages "${build_packages[@]}" "${test_packages[@]}" "${machine_packages[@]}" \
-            pkcs11-provider
+            pkcs11-provider systemd-cryptsetup
         return
     fi
     install_packages "${build_packages[@]}" "${test_packages[@]}" "${machine_packages[@]}"

@@ -782,6 +782,10 @@ pub(crate) fn given_by(
         let known = Known::find(kind, class).ok_or(Fault::Code(CKR_ATTRIBUTE_TYPE_INVALID))?;
         let bytes = template.bytes(kind);
         match known.settable {
+            // Section 4.4.1: it is the token's to give.
+            Settable::Never if kind == CKA_UNIQUE_ID => {
+                return Err(Fault::Code(CKR_ATTRIBUTE_TYPE_INVALID));
+            }
             Settable::Never => return Err(Fault::Code(CKR_ATTRIBUTE_READ_ONLY)),
             // Only a security officer, whom there is not, could say so.
             Settable::ToFalse if kind == CKA_TRUSTED && template.flag(kind)? == Some(true) => {

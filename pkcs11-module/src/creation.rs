@@ -5,10 +5,11 @@ use base64::engine::general_purpose::STANDARD;
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_KEY_TYPE, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE,
     CK_ULONG, CKA_ALWAYS_AUTHENTICATE, CKA_ALWAYS_SENSITIVE, CKA_APPLICATION, CKA_CERTIFICATE_TYPE,
-    CKA_CLASS, CKA_COPYABLE, CKA_DESTROYABLE, CKA_EC_PARAMS, CKA_EXTRACTABLE, CKA_KEY_TYPE,
-    CKA_LABEL, CKA_MODIFIABLE, CKA_MODULUS_BITS, CKA_NEVER_EXTRACTABLE, CKA_PRIVATE,
-    CKA_PUBLIC_EXPONENT, CKA_PUBLIC_KEY_INFO, CKA_SENSITIVE, CKA_TOKEN, CKA_VALUE, CKA_VALUE_LEN,
-    CKC_X_509, CKK_AES, CKK_GENERIC_SECRET, CKR_ACTION_PROHIBITED, CKR_ATTRIBUTE_VALUE_INVALID,
+    CKA_CLASS, CKA_COPYABLE, CKA_DECRYPT, CKA_DERIVE, CKA_DESTROYABLE, CKA_EC_PARAMS, CKA_ENCRYPT,
+    CKA_EXTRACTABLE, CKA_KEY_TYPE, CKA_LABEL, CKA_MODIFIABLE, CKA_MODULUS_BITS,
+    CKA_NEVER_EXTRACTABLE, CKA_PRIVATE, CKA_PUBLIC_EXPONENT, CKA_PUBLIC_KEY_INFO, CKA_SENSITIVE,
+    CKA_SIGN, CKA_TOKEN, CKA_UNWRAP, CKA_VALUE, CKA_VALUE_LEN, CKA_VERIFY, CKA_WRAP, CKC_X_509,
+    CKK_AES, CKK_GENERIC_SECRET, CKR_ACTION_PROHIBITED, CKR_ATTRIBUTE_VALUE_INVALID,
     CKR_KEY_SIZE_RANGE, CKR_SESSION_READ_ONLY, CKR_TEMPLATE_INCOMPLETE, CKR_TEMPLATE_INCONSISTENT,
     CKR_TOKEN_WRITE_PROTECTED, CKR_USER_NOT_LOGGED_IN,
 };
@@ -350,6 +351,7 @@ pub(crate) fn create_secret_key(
     let class = Class::SecretKey;
     let mut given = given_by(template, class, &[CKA_KEY_TYPE, CKA_VALUE, CKA_VALUE_LEN])?;
     given.insert(CKA_KEY_TYPE, number(key_type));
+    name_its_uses(&mut given)?;
     let sensitive = flag_of(given.entry(CKA_SENSITIVE).or_insert_with(|| flag(true)))?;
     let extractable = flag_of(given.entry(CKA_EXTRACTABLE).or_insert_with(|| flag(false)))?;
     let (always_sensitive, never_extractable) = match origin {
@@ -381,6 +383,46 @@ pub(crate) fn create_secret_key(
         .insert(LOCAL.to_owned(), local.to_string());
     let id = module.source()?.seal(object, &value)?;
     module.handle_of(id, Face::Itself)
+}
+
+/// Destroys a secret key that was made just now, with others that could not be made.
+pub(crate) fn take_back(
+    module: &mut Module,
+    session: CK_SESSION_HANDLE,
+    handle: CK_OBJECT_HANDLE,
+) -> Answer {
+    if let Object::Sealed(metadata, _) = module.object(session, handle)? {
+        module.source()?.remove(&metadata)?;
+        module.refresh_objects()
+    } else {
+        module.forget(handle);
+        Ok(())
+    }
+}
+
+/// What secret keys are for: nobody says so of a key and means more than he says.
+fn name_its_uses(given: &mut Given) -> Answer {
+    const USES: [CK_ATTRIBUTE_TYPE; 7] = [
+        CKA_ENCRYPT,
+        CKA_DECRYPT,
+        CKA_SIGN,
+        CKA_VERIFY,
+        CKA_WRAP,
+        CKA_UNWRAP,
+        CKA_DERIVE,
+    ];
+    let mut some = false;
+    for kind in USES {
+        if let Some(bytes) = given.get(&kind) {
+            some |= flag_of(bytes)?;
+        }
+    }
+    if some {
+        for kind in USES {
+            given.entry(kind).or_insert_with(|| flag(false));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a length that keys of a type do not have.

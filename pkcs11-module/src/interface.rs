@@ -15,8 +15,8 @@ use crate::fault::{Fault, answer};
 use crate::foreign::Foreign;
 use crate::slots::give_list;
 use crate::{
-    creation, digesting, dual, encryption, general, keys, mechanisms, messages, objects, pins,
-    random, sessions, signing, slots, tokens,
+    creation, derivation, digesting, dual, encryption, general, keys, mechanisms, messages,
+    objects, pins, random, sessions, signing, slots, tokens,
 };
 
 /// C_GetFunctionList, section 5.4.4: the list of version 2.40.
@@ -207,7 +207,7 @@ macro_rules! functions {
             C_GenerateKeyPair: Some(keys::generate_key_pair),
             C_WrapKey: Some(keys::wrap_key),
             C_UnwrapKey: Some(keys::unwrap_key),
-            C_DeriveKey: Some(keys::derive_key),
+            C_DeriveKey: Some(derivation::derive_key),
             C_SeedRandom: Some(random::seed_random),
             C_GenerateRandom: Some(random::generate_random),
             C_GetFunctionStatus: Some(general::not_parallel),

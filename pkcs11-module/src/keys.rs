@@ -1,19 +1,18 @@
-//! Key management (PKCS#11 3.1, section 5.18): keys that are generated, wrapped, unwrapped and
-//! derived. Keys of the vault are made in the TPM where it can, session keys in memory.
+//! Key management (PKCS#11 3.1, section 5.18): keys that are generated, wrapped and unwrapped; those that
+//! are derived are in [`crate::derivation`]. Keys of the vault are made in the TPM where it can, session
+//! keys in memory.
 
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_KEY_TYPE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG,
-    CKA_ALWAYS_SENSITIVE, CKA_CLASS, CKA_DERIVE, CKA_DERIVE_TEMPLATE, CKA_EC_PARAMS,
-    CKA_EXTRACTABLE, CKA_KEY_TYPE, CKA_MODULUS_BITS, CKA_NEVER_EXTRACTABLE, CKA_PUBLIC_EXPONENT,
-    CKA_SENSITIVE, CKA_TRUSTED, CKA_UNWRAP, CKA_UNWRAP_TEMPLATE, CKA_VALUE_LEN, CKA_WRAP,
-    CKA_WRAP_TEMPLATE, CKA_WRAP_WITH_TRUSTED, CKF_DERIVE, CKF_GENERATE, CKF_GENERATE_KEY_PAIR,
-    CKF_UNWRAP, CKF_WRAP, CKK_EC, CKK_GENERIC_SECRET, CKK_RSA, CKR_ATTRIBUTE_VALUE_INVALID,
-    CKR_ENCRYPTED_DATA_INVALID, CKR_KEY_HANDLE_INVALID, CKR_KEY_NOT_WRAPPABLE, CKR_KEY_SIZE_RANGE,
-    CKR_KEY_TYPE_INCONSISTENT, CKR_KEY_UNEXTRACTABLE, CKR_MECHANISM_INVALID,
-    CKR_MECHANISM_PARAM_INVALID, CKR_TEMPLATE_INCOMPLETE, CKR_TEMPLATE_INCONSISTENT,
-    CKR_UNWRAPPING_KEY_HANDLE_INVALID, CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT,
-    CKR_WRAPPED_KEY_INVALID, CKR_WRAPPED_KEY_LEN_RANGE, CKR_WRAPPING_KEY_HANDLE_INVALID,
-    CKR_WRAPPING_KEY_TYPE_INCONSISTENT,
+    CK_ATTRIBUTE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CKA_CLASS,
+    CKA_EC_PARAMS, CKA_EXTRACTABLE, CKA_KEY_TYPE, CKA_MODULUS_BITS, CKA_PUBLIC_EXPONENT,
+    CKA_TRUSTED, CKA_UNWRAP, CKA_UNWRAP_TEMPLATE, CKA_VALUE_LEN, CKA_WRAP, CKA_WRAP_TEMPLATE,
+    CKA_WRAP_WITH_TRUSTED, CKF_GENERATE, CKF_GENERATE_KEY_PAIR, CKF_UNWRAP, CKF_WRAP, CKK_EC,
+    CKK_GENERIC_SECRET, CKK_RSA, CKR_ATTRIBUTE_VALUE_INVALID, CKR_ENCRYPTED_DATA_INVALID,
+    CKR_KEY_HANDLE_INVALID, CKR_KEY_NOT_WRAPPABLE, CKR_KEY_SIZE_RANGE, CKR_KEY_TYPE_INCONSISTENT,
+    CKR_KEY_UNEXTRACTABLE, CKR_MECHANISM_INVALID, CKR_TEMPLATE_INCOMPLETE,
+    CKR_TEMPLATE_INCONSISTENT, CKR_UNWRAPPING_KEY_HANDLE_INVALID,
+    CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT, CKR_WRAPPED_KEY_INVALID, CKR_WRAPPED_KEY_LEN_RANGE,
+    CKR_WRAPPING_KEY_HANDLE_INVALID, CKR_WRAPPING_KEY_TYPE_INCONSISTENT,
 };
 use strongroom::Secret;
 use strongroom::key::{KeyAlgorithm, PrivateKey};
@@ -25,10 +24,10 @@ use crate::creation::{
 use crate::encryption::{classes_of, scheme_of};
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, Output, Room};
-use crate::mechanisms::{Chosen, Method, Parameter};
-use crate::public_key::{algorithm_of, key_type_of, read_point};
+use crate::mechanisms::{Chosen, Method};
+use crate::public_key::{algorithm_of, key_type_of};
 use crate::state::{Module, private_key, with_module};
-use crate::symmetric::{BLOCK, Cipher, encrypt, with_aes};
+use crate::symmetric::{Cipher, encrypt, with_aes};
 use crate::template::{Template, inner_template};
 
 /// C_GenerateKey, section 5.18.1.
@@ -128,127 +127,6 @@ pub(crate) unsafe extern "C" fn generate_key_pair(
             Ok(())
         })
     })
-}
-
-/// C_DeriveKey, section 5.18.5: Diffie-Hellman, and what AES makes of some data.
-pub(crate) unsafe extern "C" fn derive_key(
-    session: CK_SESSION_HANDLE,
-    mechanism: *mut CK_MECHANISM,
-    base_key: CK_OBJECT_HANDLE,
-    template: *mut CK_ATTRIBUTE,
-    count: CK_ULONG,
-    key: *mut CK_OBJECT_HANDLE,
-) -> CK_RV {
-    answer("C_DeriveKey", || {
-        // SAFETY: the caller's mechanism, template and CK_OBJECT_HANDLE.
-        let (chosen, mut template, handle) = unsafe {
-            (
-                Chosen::required(mechanism, CKF_DERIVE),
-                Template::read(template, count)?,
-                Foreign::one(key)?,
-            )
-        };
-        with_module(|module| {
-            module.session(session)?;
-            let chosen = chosen?;
-            let class = match chosen.method() {
-                Method::Ecdh => Class::PrivateKey,
-                _ => Class::SecretKey,
-            };
-            let base = module.key_for(session, base_key, &chosen, class, CKA_DERIVE)?;
-            if let Some(Attribute::Known(inner)) = base.attribute(CKA_DERIVE_TEMPLATE) {
-                template.fix_all(&inner)?;
-            }
-            template.fix_number(CKA_CLASS, Class::SecretKey.number())?;
-            let key_type = template.number(CKA_KEY_TYPE)?.unwrap_or(CKK_GENERIC_SECRET);
-            let (value, source_is_secret) = match &chosen.parameter {
-                Parameter::Ecdh(point) => {
-                    module.check_authenticated(session, &base)?;
-                    (agree(module, &base, point, key_type, &template)?, false)
-                }
-                Parameter::Data { iv, data } => {
-                    let value = module.value_of(&base)?;
-                    (
-                        encrypt_data(&chosen, &value, iv, data, key_type, &template)?,
-                        true,
-                    )
-                }
-                _ => return Err(Fault::Code(CKR_MECHANISM_PARAM_INVALID)),
-            };
-            // Section 6.13.7: what comes of a sensitive key by AES is as sensitive.
-            if source_is_secret {
-                inherit(&mut template, &base)?;
-            }
-            let origin = Origin::Derived {
-                always_sensitive: base.has(CKA_ALWAYS_SENSITIVE),
-                never_extractable: base.has(CKA_NEVER_EXTRACTABLE),
-            };
-            let created = create_secret_key(module, session, &template, key_type, value, origin)?;
-            handle.set(0, created);
-            Ok(())
-        })
-    })
-}
-
-/// What a private key and another party's point come to. Of an agreed value that is longer than the
-/// key, the leading bytes go (section 6.3.20).
-fn agree(
-    module: &mut Module,
-    base: &Object,
-    point: &[u8],
-    key_type: CK_KEY_TYPE,
-    template: &Template,
-) -> Answer<Secret> {
-    let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
-    let algorithm = base.public_key().ok_or_else(invalid)?.algorithm();
-    let most = match algorithm {
-        KeyAlgorithm::Ec(curve) => curve.field_len(),
-        KeyAlgorithm::X25519 => 32,
-        _ => return Err(invalid()),
-    };
-    let point = read_point(algorithm, point).map_err(|_| invalid())?;
-    let len = value_len(template)?.unwrap_or(most);
-    if len > most {
-        return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
-    }
-    check_secret_key_len(key_type, len)?;
-    let agreed = module.derive(base, point)?;
-    Ok(Secret::copy_of(&agreed.expose()[agreed.len() - len..]))
-}
-
-/// What AES makes of some data: as much of its beginning as the key is long (section 6.13.7).
-fn encrypt_data(
-    chosen: &Chosen,
-    base: &Secret,
-    iv: &[u8; BLOCK],
-    data: &[u8],
-    key_type: CK_KEY_TYPE,
-    template: &Template,
-) -> Answer<Secret> {
-    let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
-    let len = value_len(template)?.unwrap_or(data.len());
-    if data.is_empty() || data.len() % BLOCK != 0 || len > data.len() {
-        return Err(invalid());
-    }
-    check_secret_key_len(key_type, len)?;
-    let (method, parameter) = match chosen.method() {
-        Method::DeriveEcb => (Method::AesEcb, Parameter::Nothing),
-        _ => (Method::AesCbc { padded: false }, Parameter::Iv(*iv)),
-    };
-    let made = Secret::take(encrypt(Cipher::new(method, &parameter, base, true)?, data)?);
-    Ok(Secret::copy_of(&made.expose()[..len]))
-}
-
-/// Has a new key be no more open than the one that it comes from: where a template does not say, it
-/// is the same; where it says otherwise, it is refused.
-fn inherit(template: &mut Template, base: &Object) -> Answer {
-    if base.has(CKA_SENSITIVE) {
-        template.fix_flag(CKA_SENSITIVE, true)?;
-    }
-    if !base.has(CKA_EXTRACTABLE) {
-        template.fix_flag(CKA_EXTRACTABLE, false)?;
-    }
-    Ok(())
 }
 
 /// C_WrapKey, section 5.18.3.
@@ -495,7 +373,8 @@ fn rsa_of(template: &Template) -> Answer<KeyAlgorithm> {
     }
 }
 
-fn value_len(template: &Template) -> Answer<Option<usize>> {
+/// CKA_VALUE_LEN of a template.
+pub(crate) fn value_len(template: &Template) -> Answer<Option<usize>> {
     template
         .number(CKA_VALUE_LEN)?
         .map(|len| usize::try_from(len).map_err(|_| Fault::Code(CKR_ATTRIBUTE_VALUE_INVALID)))

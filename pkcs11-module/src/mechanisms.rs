@@ -3,14 +3,18 @@
 //!
 //! `docs/pkcs11.md` shows the table as a test here writes it, which compares the two.
 
+use std::ffi::c_void;
 use std::mem::size_of;
 
 use cryptoki_sys::{
-    CK_AES_CBC_ENCRYPT_DATA_PARAMS, CK_AES_CTR_PARAMS, CK_ECDH1_DERIVE_PARAMS, CK_EDDSA_PARAMS,
-    CK_FALSE, CK_FLAGS, CK_GCM_PARAMS, CK_KEY_DERIVATION_STRING_DATA, CK_KEY_TYPE,
-    CK_MAC_GENERAL_PARAMS, CK_MECHANISM, CK_MECHANISM_INFO, CK_MECHANISM_TYPE,
-    CK_RSA_PKCS_MGF_TYPE, CK_RSA_PKCS_OAEP_PARAMS, CK_RSA_PKCS_PSS_PARAMS, CK_RV, CK_SLOT_ID,
-    CK_ULONG, CKD_NULL, CKF_DECRYPT, CKF_DERIVE, CKF_DIGEST, CKF_EC_CURVENAME, CKF_EC_F_P,
+    CK_AES_CBC_ENCRYPT_DATA_PARAMS, CK_AES_CTR_PARAMS, CK_EC_KDF_TYPE, CK_ECDH1_DERIVE_PARAMS,
+    CK_EDDSA_PARAMS, CK_EXTRACT_PARAMS, CK_FALSE, CK_FLAGS, CK_GCM_PARAMS,
+    CK_KEY_DERIVATION_STRING_DATA, CK_KEY_TYPE, CK_MAC_GENERAL_PARAMS, CK_MECHANISM,
+    CK_MECHANISM_INFO, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_RSA_PKCS_MGF_TYPE,
+    CK_RSA_PKCS_OAEP_PARAMS, CK_RSA_PKCS_PSS_PARAMS, CK_RV, CK_SLOT_ID, CK_ULONG, CKD_NULL,
+    CKD_SHA1_KDF, CKD_SHA1_KDF_SP800, CKD_SHA224_KDF, CKD_SHA224_KDF_SP800, CKD_SHA256_KDF,
+    CKD_SHA256_KDF_SP800, CKD_SHA384_KDF, CKD_SHA384_KDF_SP800, CKD_SHA512_KDF,
+    CKD_SHA512_KDF_SP800, CKF_DECRYPT, CKF_DERIVE, CKF_DIGEST, CKF_EC_CURVENAME, CKF_EC_F_P,
     CKF_EC_OID, CKF_EC_UNCOMPRESS, CKF_ENCRYPT, CKF_GENERATE, CKF_GENERATE_KEY_PAIR, CKF_HW,
     CKF_MESSAGE_DECRYPT, CKF_MESSAGE_ENCRYPT, CKF_MULTI_MESSAGE, CKF_SIGN, CKF_SIGN_RECOVER,
     CKF_UNWRAP, CKF_VERIFY, CKF_VERIFY_RECOVER, CKF_WRAP, CKG_MGF1_SHA1, CKG_MGF1_SHA224,
@@ -19,22 +23,26 @@ use cryptoki_sys::{
     CKK_SHA256_HMAC, CKK_SHA384_HMAC, CKK_SHA512_HMAC, CKM_AES_CBC, CKM_AES_CBC_ENCRYPT_DATA,
     CKM_AES_CBC_PAD, CKM_AES_CMAC, CKM_AES_CMAC_GENERAL, CKM_AES_CTR, CKM_AES_ECB,
     CKM_AES_ECB_ENCRYPT_DATA, CKM_AES_GCM, CKM_AES_KEY_GEN, CKM_AES_KEY_WRAP, CKM_AES_KEY_WRAP_KWP,
+    CKM_CONCATENATE_BASE_AND_DATA, CKM_CONCATENATE_BASE_AND_KEY, CKM_CONCATENATE_DATA_AND_BASE,
     CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_KEY_PAIR_GEN, CKM_EC_MONTGOMERY_KEY_PAIR_GEN,
     CKM_ECDH1_DERIVE, CKM_ECDSA, CKM_ECDSA_SHA1, CKM_ECDSA_SHA224, CKM_ECDSA_SHA256,
-    CKM_ECDSA_SHA384, CKM_ECDSA_SHA512, CKM_EDDSA, CKM_GENERIC_SECRET_KEY_GEN, CKM_RSA_PKCS,
-    CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_RSA_PKCS_OAEP, CKM_RSA_PKCS_PSS, CKM_RSA_X_509, CKM_SHA_1,
-    CKM_SHA_1_HMAC, CKM_SHA_1_HMAC_GENERAL, CKM_SHA_1_KEY_GEN, CKM_SHA1_RSA_PKCS,
-    CKM_SHA1_RSA_PKCS_PSS, CKM_SHA224, CKM_SHA224_HMAC, CKM_SHA224_HMAC_GENERAL,
-    CKM_SHA224_KEY_GEN, CKM_SHA224_RSA_PKCS, CKM_SHA224_RSA_PKCS_PSS, CKM_SHA256, CKM_SHA256_HMAC,
-    CKM_SHA256_HMAC_GENERAL, CKM_SHA256_KEY_GEN, CKM_SHA256_RSA_PKCS, CKM_SHA256_RSA_PKCS_PSS,
-    CKM_SHA384, CKM_SHA384_HMAC, CKM_SHA384_HMAC_GENERAL, CKM_SHA384_KEY_GEN, CKM_SHA384_RSA_PKCS,
-    CKM_SHA384_RSA_PKCS_PSS, CKM_SHA512, CKM_SHA512_HMAC, CKM_SHA512_HMAC_GENERAL,
-    CKM_SHA512_KEY_GEN, CKM_SHA512_RSA_PKCS, CKM_SHA512_RSA_PKCS_PSS, CKR_ARGUMENTS_BAD,
-    CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID, CKZ_DATA_SPECIFIED,
+    CKM_ECDSA_SHA384, CKM_ECDSA_SHA512, CKM_EDDSA, CKM_EXTRACT_KEY_FROM_KEY,
+    CKM_GENERIC_SECRET_KEY_GEN, CKM_RSA_PKCS, CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_RSA_PKCS_OAEP,
+    CKM_RSA_PKCS_PSS, CKM_RSA_X_509, CKM_SHA_1, CKM_SHA_1_HMAC, CKM_SHA_1_HMAC_GENERAL,
+    CKM_SHA_1_KEY_GEN, CKM_SHA1_RSA_PKCS, CKM_SHA1_RSA_PKCS_PSS, CKM_SHA224, CKM_SHA224_HMAC,
+    CKM_SHA224_HMAC_GENERAL, CKM_SHA224_KEY_GEN, CKM_SHA224_RSA_PKCS, CKM_SHA224_RSA_PKCS_PSS,
+    CKM_SHA256, CKM_SHA256_HMAC, CKM_SHA256_HMAC_GENERAL, CKM_SHA256_KEY_GEN, CKM_SHA256_RSA_PKCS,
+    CKM_SHA256_RSA_PKCS_PSS, CKM_SHA384, CKM_SHA384_HMAC, CKM_SHA384_HMAC_GENERAL,
+    CKM_SHA384_KEY_GEN, CKM_SHA384_RSA_PKCS, CKM_SHA384_RSA_PKCS_PSS, CKM_SHA512, CKM_SHA512_HMAC,
+    CKM_SHA512_HMAC_GENERAL, CKM_SHA512_KEY_GEN, CKM_SHA512_RSA_PKCS, CKM_SHA512_RSA_PKCS_PSS,
+    CKM_SP800_108_COUNTER_KDF, CKM_SP800_108_DOUBLE_PIPELINE_KDF, CKM_SP800_108_FEEDBACK_KDF,
+    CKM_XOR_BASE_AND_DATA, CKR_ARGUMENTS_BAD, CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID,
+    CKZ_DATA_SPECIFIED,
 };
 
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::Foreign;
+use crate::kbkdf;
 use crate::slots::give_list;
 use crate::state::with_module;
 use strongroom::key::Hash;
@@ -115,6 +123,30 @@ pub(crate) enum Method {
     DeriveEcb,
     /// The same in CBC.
     DeriveCbc,
+    /// A key and another one after it.
+    ConcatenateKey,
+    /// A key and some data before or after it.
+    ConcatenateData {
+        /// Whether the data comes first.
+        before: bool,
+    },
+    /// A key and some data, bit by bit either or.
+    Xor,
+    /// A part of a key.
+    Extract,
+    /// What a code of this and that, over and over, comes to (NIST SP 800-108).
+    Kbkdf(Iteration),
+}
+
+/// What a key derivation of NIST SP 800-108 goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Iteration {
+    /// A counter.
+    Counter,
+    /// What came out last.
+    Feedback,
+    /// What comes out of a feedback beside it.
+    DoublePipeline,
 }
 
 /// Where a mechanism runs.
@@ -145,10 +177,11 @@ const CURVES: CK_FLAGS = CKF_EC_F_P | CKF_EC_OID | CKF_EC_UNCOMPRESS;
 /// Every mechanism that there is, and none that does not work.
 pub(crate) static MECHANISMS: &[Mechanism] = {
     use Hash::{Sha1, Sha224, Sha256, Sha384, Sha512};
+    use Iteration::{Counter, DoublePipeline, Feedback};
     use Method::{
-        AesCbc, AesCtr, AesEcb, AesGcm, AesKeyWrap, Cmac, DeriveCbc, DeriveEcb, Digest, EcKeyPair,
-        Ecdh, Ecdsa, Eddsa, EdwardsKeyPair, Hmac, MontgomeryKeyPair, RsaKeyPair, RsaOaep, RsaPkcs,
-        RsaPss, RsaRaw, SecretKey,
+        AesCbc, AesCtr, AesEcb, AesGcm, AesKeyWrap, Cmac, ConcatenateData, ConcatenateKey,
+        DeriveCbc, DeriveEcb, Digest, EcKeyPair, Ecdh, Ecdsa, Eddsa, EdwardsKeyPair, Extract, Hmac,
+        Kbkdf, MontgomeryKeyPair, RsaKeyPair, RsaOaep, RsaPkcs, RsaPss, RsaRaw, SecretKey, Xor,
     };
     use Runs::{InMemory, InTheTpm, WithTheKey};
     macro_rules! table {
@@ -219,6 +252,14 @@ pub(crate) static MECHANISMS: &[Mechanism] = {
         CKM_AES_KEY_WRAP_KWP, AesKeyWrap { padded: true }, WRAPPING, AES, "bytes", InMemory;
         CKM_AES_ECB_ENCRYPT_DATA, DeriveEcb, CKF_DERIVE, AES, "bytes", InMemory;
         CKM_AES_CBC_ENCRYPT_DATA, DeriveCbc, CKF_DERIVE, AES, "bytes", InMemory;
+        CKM_CONCATENATE_BASE_AND_KEY, ConcatenateKey, CKF_DERIVE, SECRET, "bytes", InMemory;
+        CKM_CONCATENATE_BASE_AND_DATA, ConcatenateData { before: false }, CKF_DERIVE, SECRET, "bytes", InMemory;
+        CKM_CONCATENATE_DATA_AND_BASE, ConcatenateData { before: true }, CKF_DERIVE, SECRET, "bytes", InMemory;
+        CKM_XOR_BASE_AND_DATA, Xor, CKF_DERIVE, SECRET, "bytes", InMemory;
+        CKM_EXTRACT_KEY_FROM_KEY, Extract, CKF_DERIVE, SECRET, "bytes", InMemory;
+        CKM_SP800_108_COUNTER_KDF, Kbkdf(Counter), CKF_DERIVE, SECRET, "bytes", InMemory;
+        CKM_SP800_108_FEEDBACK_KDF, Kbkdf(Feedback), CKF_DERIVE, SECRET, "bytes", InMemory;
+        CKM_SP800_108_DOUBLE_PIPELINE_KDF, Kbkdf(DoublePipeline), CKF_DERIVE, SECRET, "bytes", InMemory;
         CKM_SHA_1, Digest(Sha1), CKF_DIGEST, (0, 0), "", InMemory;
         CKM_SHA224, Digest(Sha224), CKF_DIGEST, (0, 0), "", InMemory;
         CKM_SHA256, Digest(Sha256), CKF_DIGEST, (0, 0), "", InMemory;
@@ -237,7 +278,7 @@ pub(crate) unsafe extern "C" fn get_mechanism_list(
         // SAFETY: the caller's CK_ULONG.
         let count = unsafe { Foreign::one(count) }?;
         with_module(|module| {
-            let kinds: Vec<_> = if module.token(slot)?.has_mechanisms {
+            let kinds: Vec<_> = if module.has_mechanisms(slot)? {
                 MECHANISMS.iter().map(|mechanism| mechanism.kind).collect()
             } else {
                 Vec::new()
@@ -258,7 +299,7 @@ pub(crate) unsafe extern "C" fn get_mechanism_info(
         // SAFETY: the caller's CK_MECHANISM_INFO.
         let info = unsafe { Foreign::one(info) }?;
         with_module(|module| {
-            let has_any = module.token(slot)?.has_mechanisms;
+            let has_any = module.has_mechanisms(slot)?;
             let mechanism = MECHANISMS
                 .iter()
                 .find(|mechanism| mechanism.kind == kind && has_any)
@@ -309,7 +350,12 @@ impl Method {
             | Self::Cmac { .. }
             | Self::DeriveEcb
             | Self::DeriveCbc => CKK_AES,
-            Self::Hmac { .. } => CKK_GENERIC_SECRET,
+            Self::Hmac { .. }
+            | Self::ConcatenateKey
+            | Self::ConcatenateData { .. }
+            | Self::Xor
+            | Self::Extract
+            | Self::Kbkdf(_) => CKK_GENERIC_SECRET,
             Self::Digest(_) => return None,
         })
     }
@@ -320,7 +366,16 @@ impl Method {
             (Self::Hmac { hash, .. }, Some(kind)) => {
                 kind == CKK_GENERIC_SECRET || hash_of_hmac_key(kind) == Some(hash)
             }
-            (Self::Ecdh, Some(CKK_EC_MONTGOMERY)) => true,
+            // And of secret keys those of any type; a code takes its own.
+            (Self::Ecdh, Some(CKK_EC_MONTGOMERY))
+            | (
+                Self::ConcatenateKey
+                | Self::ConcatenateData { .. }
+                | Self::Xor
+                | Self::Extract
+                | Self::Kbkdf(_),
+                Some(_),
+            ) => true,
             _ => self.key_type() == key_type,
         }
     }
@@ -361,8 +416,12 @@ pub(crate) enum Parameter {
         mgf: Hash,
         label: Vec<u8>,
     },
-    /// The other party's public key.
-    Ecdh(Vec<u8>),
+    Ecdh {
+        /// The other party's public key.
+        point: Vec<u8>,
+        /// What is made of what both come to.
+        kdf: Option<Kdf>,
+    },
     /// What the chaining begins with.
     Iv([u8; 16]),
     /// What is counted, in so many bits at the end.
@@ -377,13 +436,32 @@ pub(crate) enum Parameter {
     },
     /// The length of a code.
     Len(usize),
-    /// Ed25519ph with a context, or else Ed25519.
-    Eddsa(Option<Vec<u8>>),
+    /// Ed25519, or, with a context, Ed25519ctx; prehashed, with one or without, Ed25519ph.
+    Eddsa {
+        prehashed: bool,
+        context: Vec<u8>,
+    },
     /// What is encrypted to be a key, and what the chaining begins with.
     Data {
         iv: [u8; 16],
         data: Vec<u8>,
     },
+    /// Another key.
+    Key(CK_OBJECT_HANDLE),
+    /// What goes with a key.
+    Bytes(Vec<u8>),
+    /// The bit of a key where another one begins.
+    Bit(usize),
+    Kbkdf(Box<kbkdf::Parameters>),
+}
+
+/// A key derivation function that goes with Diffie-Hellman: a hash over what was agreed on, a counter and
+/// some more.
+pub(crate) struct Kdf {
+    pub(crate) hash: Hash,
+    /// Whether the counter comes first, as in NIST SP 800-56A; else it is X9.63's.
+    pub(crate) counter_first: bool,
+    pub(crate) shared: Vec<u8>,
 }
 
 /// The length of a block of AES, and of a tag.
@@ -405,9 +483,14 @@ impl Chosen {
         }
         // SAFETY: the caller's CK_MECHANISM.
         let given = unsafe { Foreign::one(mechanism) }?.get(0);
+        // GnuTLS, up to 3.8 at least, has its pairs of Ed25519 generated by the name of the signature.
+        let kind = match (given.mechanism, function) {
+            (CKM_EDDSA, CKF_GENERATE_KEY_PAIR) => CKM_EC_EDWARDS_KEY_PAIR_GEN,
+            (kind, _) => kind,
+        };
         let mechanism = MECHANISMS
             .iter()
-            .find(|it| it.kind == given.mechanism && it.functions & function != 0)
+            .find(|it| it.kind == kind && it.functions & function != 0)
             .ok_or(Fault::Code(CKR_MECHANISM_INVALID))?;
         // Each message has its own, and what is given before is not looked at.
         let parameter = if function & MESSAGES != 0 {
@@ -478,17 +561,8 @@ impl Parameter {
                 let label = label.bytes(MAX_PARAMETER).ok_or_else(invalid)?;
                 Ok(Self::Oaep { hash, mgf, label })
             }
-            Method::Ecdh => {
-                // SAFETY: the caller vouches for it.
-                let given = unsafe { structure::<CK_ECDH1_DERIVE_PARAMS>(given) }?;
-                if given.kdf != CKD_NULL || given.ulSharedDataLen != 0 {
-                    return Err(invalid());
-                }
-                // SAFETY: the caller vouches for it.
-                let point = unsafe { Foreign::many(given.pPublicData, given.ulPublicDataLen) }?;
-                let point = point.bytes(MAX_PARAMETER).ok_or_else(invalid)?;
-                Ok(Self::Ecdh(point))
-            }
+            // SAFETY: the caller vouches for it.
+            Method::Ecdh => unsafe { Self::read_ecdh(given) },
             Method::AesCbc { .. } => {
                 // SAFETY: the caller vouches for it.
                 let iv = unsafe { bytes_of(given) }?;
@@ -519,21 +593,8 @@ impl Parameter {
                     .ok_or_else(invalid)?;
                 Ok(Self::Len(len))
             }
-            Method::Eddsa if given.ulParameterLen == 0 => Ok(Self::Eddsa(None)),
-            Method::Eddsa => {
-                // SAFETY: the caller vouches for it.
-                let given = unsafe { structure::<CK_EDDSA_PARAMS>(given) }?;
-                // SAFETY: the caller vouches for it.
-                let context = unsafe { Foreign::many(given.pContextData, given.ulContextDataLen) }?;
-                // RFC 8032, section 5.1.
-                let context = context.bytes(255).ok_or_else(invalid)?;
-                match given.phFlag {
-                    CK_FALSE if context.is_empty() => Ok(Self::Eddsa(None)),
-                    // Ed25519ctx, which no library here has.
-                    CK_FALSE => Err(invalid()),
-                    _ => Ok(Self::Eddsa(Some(context))),
-                }
-            }
+            // SAFETY: the caller vouches for it.
+            Method::Eddsa => unsafe { Self::read_eddsa(given) },
             Method::DeriveEcb => {
                 // SAFETY: the caller vouches for it.
                 let given = unsafe { structure::<CK_KEY_DERIVATION_STRING_DATA>(given) }?;
@@ -554,9 +615,84 @@ impl Parameter {
                     data: data.bytes(MAX_PARAMETER).ok_or_else(invalid)?,
                 })
             }
+            Method::ConcatenateKey => {
+                // SAFETY: the caller vouches for it.
+                let handle = unsafe { structure::<CK_OBJECT_HANDLE>(given) }?;
+                Ok(Self::Key(handle))
+            }
+            Method::ConcatenateData { .. } | Method::Xor => {
+                // SAFETY: the caller vouches for it.
+                let given = unsafe { structure::<CK_KEY_DERIVATION_STRING_DATA>(given) }?;
+                // SAFETY: the caller vouches for it.
+                let data = unsafe { Foreign::many(given.pData, given.ulLen) }?;
+                Ok(Self::Bytes(data.bytes(MAX_PARAMETER).ok_or_else(invalid)?))
+            }
+            Method::Extract => {
+                // SAFETY: the caller vouches for it.
+                let bit = unsafe { structure::<CK_EXTRACT_PARAMS>(given) }?;
+                Ok(Self::Bit(usize::try_from(bit).map_err(|_| invalid())?))
+            }
+            Method::Kbkdf(iteration) => {
+                // SAFETY: the caller vouches for it.
+                let read = unsafe { kbkdf::Parameters::read(iteration, given) }?;
+                Ok(Self::Kbkdf(Box::new(read)))
+            }
             _ if given.ulParameterLen != 0 => Err(invalid()),
             _ => Ok(Self::Nothing),
         }
+    }
+
+    /// # Safety
+    /// As [`Parameter::read`].
+    unsafe fn read_ecdh(given: &CK_MECHANISM) -> Answer<Self> {
+        let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
+        // SAFETY: the caller vouches for it.
+        let given = unsafe { structure::<CK_ECDH1_DERIVE_PARAMS>(given) }?;
+        // SAFETY: the caller vouches for both.
+        let (point, shared) = unsafe {
+            (
+                Foreign::many(given.pPublicData, given.ulPublicDataLen)?,
+                Foreign::many(given.pSharedData, given.ulSharedDataLen)?,
+            )
+        };
+        let point = point.bytes(MAX_PARAMETER).ok_or_else(invalid)?;
+        let shared = shared.bytes(MAX_PARAMETER).ok_or_else(invalid)?;
+        let kdf = match (given.kdf, shared.is_empty()) {
+            (CKD_NULL, true) => None,
+            // Section 6.3.20: without a function there is nothing to share.
+            (CKD_NULL, false) => return Err(invalid()),
+            (kdf, _) => {
+                let (hash, counter_first) = kdf_of(kdf).ok_or_else(invalid)?;
+                Some(Kdf {
+                    hash,
+                    counter_first,
+                    shared,
+                })
+            }
+        };
+        Ok(Self::Ecdh { point, kdf })
+    }
+
+    /// # Safety
+    /// As [`Parameter::read`].
+    unsafe fn read_eddsa(given: &CK_MECHANISM) -> Answer<Self> {
+        let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
+        if given.ulParameterLen == 0 {
+            return Ok(Self::Eddsa {
+                prehashed: false,
+                context: Vec::new(),
+            });
+        }
+        // SAFETY: the caller vouches for it.
+        let given = unsafe { structure::<CK_EDDSA_PARAMS>(given) }?;
+        // SAFETY: the caller vouches for it.
+        let context = unsafe { Foreign::many(given.pContextData, given.ulContextDataLen) }?;
+        // RFC 8032, section 5.1.
+        let context = context.bytes(255).ok_or_else(invalid)?;
+        Ok(Self::Eddsa {
+            prehashed: given.phFlag != CK_FALSE,
+            context,
+        })
     }
 
     /// # Safety
@@ -602,11 +738,24 @@ pub(crate) const MAX_AAD: usize = 1 << 24;
 /// # Safety
 /// The mechanism's parameter is the caller's, of the length that it says.
 unsafe fn bytes_of(given: &CK_MECHANISM) -> Answer<Vec<u8>> {
+    // SAFETY: the caller vouches for it.
+    unsafe { bytes_of_pointer(given.pParameter, given.ulParameterLen, MAX_PARAMETER) }
+}
+
+/// The same of what a parameter points to.
+///
+/// # Safety
+/// `start` is null or the caller's memory of `len` bytes.
+pub(crate) unsafe fn bytes_of_pointer(
+    start: *mut c_void,
+    len: CK_ULONG,
+    limit: usize,
+) -> Answer<Vec<u8>> {
     let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
     // SAFETY: the caller vouches for it.
-    unsafe { Foreign::many(given.pParameter.cast::<u8>(), given.ulParameterLen) }
+    unsafe { Foreign::many(start.cast::<u8>(), len) }
         .map_err(|_| invalid())?
-        .bytes(MAX_PARAMETER)
+        .bytes(limit)
         .ok_or_else(invalid)
 }
 
@@ -623,11 +772,11 @@ pub(crate) fn hash_of_hmac_key(kind: CK_KEY_TYPE) -> Option<Hash> {
 }
 
 /// The longest label or point, in bytes.
-const MAX_PARAMETER: usize = 1 << 16;
+pub(crate) const MAX_PARAMETER: usize = 1 << 16;
 
 /// # Safety
 /// The mechanism's parameter is the caller's, of the length that it says.
-unsafe fn structure<T: Copy>(given: &CK_MECHANISM) -> Answer<T> {
+pub(crate) unsafe fn structure<T: Copy>(given: &CK_MECHANISM) -> Answer<T> {
     let right_len = usize::try_from(given.ulParameterLen) == Ok(size_of::<T>());
     if given.pParameter.is_null() || !right_len {
         return Err(Fault::Code(CKR_MECHANISM_PARAM_INVALID));
@@ -653,6 +802,23 @@ fn mgf_of(kind: CK_RSA_PKCS_MGF_TYPE) -> Option<Hash> {
         CKG_MGF1_SHA256 => Hash::Sha256,
         CKG_MGF1_SHA384 => Hash::Sha384,
         CKG_MGF1_SHA512 => Hash::Sha512,
+        _ => return None,
+    })
+}
+
+/// The hash of a key derivation function, and whether its counter comes first (section 6.3.17).
+fn kdf_of(kdf: CK_EC_KDF_TYPE) -> Option<(Hash, bool)> {
+    Some(match kdf {
+        CKD_SHA1_KDF => (Hash::Sha1, false),
+        CKD_SHA224_KDF => (Hash::Sha224, false),
+        CKD_SHA256_KDF => (Hash::Sha256, false),
+        CKD_SHA384_KDF => (Hash::Sha384, false),
+        CKD_SHA512_KDF => (Hash::Sha512, false),
+        CKD_SHA1_KDF_SP800 => (Hash::Sha1, true),
+        CKD_SHA224_KDF_SP800 => (Hash::Sha224, true),
+        CKD_SHA256_KDF_SP800 => (Hash::Sha256, true),
+        CKD_SHA384_KDF_SP800 => (Hash::Sha384, true),
+        CKD_SHA512_KDF_SP800 => (Hash::Sha512, true),
         _ => return None,
     })
 }

@@ -18,7 +18,7 @@ use crate::foreign::Foreign;
 use crate::state::with_module;
 
 /// How many bytes one seed is good for.
-const MOST: usize = 1 << 20;
+const MOST: usize = 1 << 24;
 
 /// And for how long.
 const LONGEST: Duration = Duration::from_secs(300);

@@ -79,10 +79,15 @@ impl Signature {
                 };
                 (scheme, hash.digest_len())
             }
-            (Method::Eddsa, Parameter::Eddsa(Some(context))) => {
-                (SignScheme::Ed25519ph(context.clone()), MAX_MESSAGE)
+            (Method::Eddsa, Parameter::Eddsa { prehashed, context }) => {
+                let context = context.clone();
+                let scheme = match (prehashed, context.is_empty()) {
+                    (true, _) => SignScheme::Ed25519ph(context),
+                    (false, true) => SignScheme::Ed25519,
+                    (false, false) => SignScheme::Ed25519ctx(context),
+                };
+                (scheme, MAX_MESSAGE)
             }
-            (Method::Eddsa, _) => (SignScheme::Ed25519, MAX_MESSAGE),
             // A longer digest than any hash's is a mistake.
             _ => (SignScheme::Ecdsa, 64),
         };

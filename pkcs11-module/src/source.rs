@@ -144,6 +144,8 @@ pub(crate) struct VaultSource {
     /// The tokens that are shown, where not all are.
     only: Option<Vec<TokenName>>,
     holding: Option<Holding>,
+    /// Whether what goes on writes.
+    writing: bool,
     /// A login, before anything was asked of the vault.
     ready: Option<(LoggedIn, Instant)>,
     /// How the PINs of security officers stood after a wrong one.
@@ -175,6 +177,7 @@ impl VaultSource {
             tcti,
             only: only_tokens()?,
             holding: None,
+            writing: false,
             ready: None,
             officers: BTreeMap::new(),
             logins: BTreeMap::new(),
@@ -213,8 +216,23 @@ impl VaultSource {
                 log::info!("once more, with the vault unlocked anew: {error}");
                 self.attempt(&action)
             }
+            Err(error) if self.cleared(&error) => self.attempt(&action),
             other => other,
         }
+    }
+
+    /// Whether there was no room in the TPM, and now there may be: the session of a PIN is the third, and
+    /// may be the first that does not fit beside what a killed process left there.
+    fn cleared(&mut self, error: &Error) -> bool {
+        if error.kind() != ErrorKind::Tpm || self.holding.is_some() {
+            return false;
+        }
+        self.vault
+            .clear_leftovers(&self.tcti, error)
+            .unwrap_or_else(|error| {
+                log::info!("what killed processes left in the TPM stays there: {error}");
+                false
+            })
     }
 
     fn attempt<T>(&mut self, action: &impl Fn(&mut Holding) -> Result<T>) -> Result<T> {
@@ -241,6 +259,8 @@ impl VaultSource {
                     vault.unlock(tcti)
                 })
             })?
+        } else if self.writing {
+            self.begin(Vault::unlock_to_write)?
         } else {
             self.begin(Vault::unlock)?
         };
@@ -256,7 +276,9 @@ impl VaultSource {
     /// before, while it waits for other writers, which may be waiting for the TPM.
     fn write<T>(&mut self, action: impl Fn(&mut Unlocked) -> Result<T>) -> Result<T> {
         self.begin_to_write()?;
+        self.writing = true;
         let outcome = self.with(|holding| action(holding.without_key()?));
+        self.writing = false;
         self.let_go();
         outcome
     }
@@ -474,7 +496,7 @@ impl Source for VaultSource {
     }
 
     fn list(&self) -> Result<Listing> {
-        self.vault.list()
+        self.vault.glance()
     }
 
     fn payload_len(&self, id: ObjectId) -> Result<Option<usize>> {

@@ -245,6 +245,11 @@ impl Module {
             .ok_or(Fault::Code(CKR_TOKEN_NOT_RECOGNIZED))
     }
 
+    /// Whether the token in a slot has mechanisms. One that is not yet initialized will have them.
+    pub(crate) fn has_mechanisms(&self, slot: CK_SLOT_ID) -> Answer<bool> {
+        Ok(self.slot(slot)?.is_none_or(|token| token.has_mechanisms))
+    }
+
     /// Who is logged in to the token in a slot.
     pub(crate) fn login(&self, slot: CK_SLOT_ID) -> Option<Role> {
         let token = self.slot(slot).ok()??;

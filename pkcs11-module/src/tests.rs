@@ -41,6 +41,7 @@ macro_rules! call {
     }};
 }
 
+mod fuzz;
 mod keys;
 mod mechanisms;
 

@@ -9,6 +9,7 @@
 //! What is padded is padded here, with one private operation behind it that the TPM and memory
 //! have alike ([`padding`]).
 
+mod ed25519ctx;
 pub(crate) mod padding;
 mod private;
 mod public;
@@ -222,6 +223,8 @@ pub enum SignScheme {
     /// Ed25519ph with this context of at most 255 bytes. The input is the message, which is hashed
     /// here.
     Ed25519ph(Vec<u8>),
+    /// Ed25519ctx with this context of 1 to 255 bytes. The input is the message.
+    Ed25519ctx(Vec<u8>),
 }
 
 /// How to decrypt.

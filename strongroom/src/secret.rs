@@ -142,6 +142,14 @@ impl Secret {
     }
 }
 
+/// The size of the system's pages, as the C library has it: rustix reads it where the kernel put it, which
+/// is not there for hosts that valgrind runs.
+fn page_size() -> usize {
+    // SAFETY: it takes a number and gives one.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).expect("every Linux has pages")
+}
+
 /// An anonymous mapping that belongs to one secret.
 struct Pages {
     start: NonNull<c_void>,
@@ -150,7 +158,7 @@ struct Pages {
 
 impl Pages {
     fn map(len: NonZeroUsize) -> Self {
-        let len = len.get().next_multiple_of(rustix::param::page_size());
+        let len = len.get().next_multiple_of(page_size());
         // SAFETY: a new anonymous private mapping at an address of the kernel's choice touches
         // no memory that exists.
         let start = unsafe {

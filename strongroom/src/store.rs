@@ -24,8 +24,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::encoding::Strict;
@@ -270,9 +270,45 @@ impl Store {
         remove(&self.object_file(token, id))
     }
 
+    /// What a file says of its object, and no more than that: the rest of it must be JSON, and is looked
+    /// at when the object is opened. Where that is not right, the whole file says what is wrong with it.
+    fn glance_at(&self, token: &TokenName, id: ObjectId) -> Result<Metadata> {
+        let whole = || self.read_object(token, id).map(|object| object.metadata);
+        let Ok(bytes) = read(&self.object_file(token, id)) else {
+            return whole();
+        };
+        match serde_json::from_slice::<Head>(&bytes) {
+            Ok(Head { metadata, .. })
+                if (1..=NEWEST_OBJECT_FORMAT).contains(&metadata.format)
+                    && metadata.check().is_ok()
+                    && metadata.id == id
+                    && metadata.token == *token =>
+            {
+                Ok(metadata)
+            }
+            _ => whole(),
+        }
+    }
+
     /// Every object of the tokens, every file that is none, and the tokens that this process may
     /// not read.
     pub(crate) fn list(&self, tokens: impl IntoIterator<Item = TokenName>) -> Result<Listing> {
+        self.list_by(tokens, |token, id| {
+            self.read_object(token, id).map(|object| object.metadata)
+        })
+    }
+
+    /// The same at a glance at each file, in a fraction of the time: who only looks for an object need not
+    /// know whether the others would open.
+    pub(crate) fn glance(&self, tokens: impl IntoIterator<Item = TokenName>) -> Result<Listing> {
+        self.list_by(tokens, |token, id| self.glance_at(token, id))
+    }
+
+    fn list_by(
+        &self,
+        tokens: impl IntoIterator<Item = TokenName>,
+        read: impl Fn(&TokenName, ObjectId) -> Result<Metadata>,
+    ) -> Result<Listing> {
         let (mut objects, mut damaged, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
         for token in tokens {
             if !self.may_read(&token) {
@@ -292,9 +328,8 @@ impl Store {
                 let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".json")) else {
                     continue;
                 };
-                let read = stem.parse().and_then(|id| self.read_object(&token, id));
-                match read {
-                    Ok(object) => objects.push(object.metadata),
+                match stem.parse().and_then(|id| read(&token, id)) {
+                    Ok(metadata) => objects.push(metadata),
                     // Removed by someone else while we were listing.
                     Err(Error::NoSuchObject(_)) => {}
                     Err(Error::ObjectDamaged { reason, .. }) => {
@@ -315,6 +350,19 @@ impl Store {
             unreadable,
         })
     }
+}
+
+/// The beginning of an object's file, and that there is the rest.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Head {
+    metadata: Metadata,
+    #[serde(default, rename = "payload")]
+    _payload: IgnoredAny,
+    #[serde(rename = "slots")]
+    _slots: IgnoredAny,
+    #[serde(rename = "mac")]
+    _mac: IgnoredAny,
 }
 
 /// An object from what was read of its file. Whatever is wrong with one file is one object's

@@ -8,6 +8,7 @@
 
 mod backing_up;
 mod changing;
+mod clearing;
 mod copying;
 mod fencing;
 mod finding;
@@ -317,6 +318,15 @@ impl Vault {
     /// is listed as damaged.
     pub fn list(&self) -> Result<Listing> {
         self.store.list(self.tokens())
+    }
+
+    /// The same for who looks for an object in a vault that may have thousands: of each file no more is
+    /// read than what a list has of it. One that is damaged further on is listed, and does not open.
+    ///
+    /// # Errors
+    /// As [`Vault::list`].
+    pub fn glance(&self) -> Result<Listing> {
+        self.store.glance(self.tokens())
     }
 
     /// The same of one token.

@@ -123,6 +123,23 @@ impl Host {
         self.ask("list")
     }
 
+    /// Finds the objects of this label.
+    pub fn find(&mut self, label: &str) -> Answer {
+        self.ask(&format!("find {label}"))
+    }
+
+    /// Makes so many data objects in the token, with the labels `object-0`, `object-1` and so on.
+    pub fn fill(&mut self, count: u32) -> Answer {
+        self.order(&format!("fill {count}"));
+        self.answer(Duration::from_secs(600))
+    }
+
+    /// Calls `C_GenerateRandom` for so many bytes, without pause for so long.
+    pub fn random(&mut self, len: u32, time: Duration) -> Answer {
+        self.order(&format!("random {len} {}", time.as_millis()));
+        self.answer(time + PATIENCE)
+    }
+
     /// Signs `count` messages with the private key of this label, one after the other. Of these,
     /// as of all that a host signs, it verifies each afterwards, without the module, and fails if
     /// one is not right.

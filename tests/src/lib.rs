@@ -23,6 +23,7 @@ pub mod keyfs;
 pub mod launcher;
 pub mod machine;
 pub mod middleware;
+pub mod namespace;
 pub mod nas;
 pub mod nginx;
 pub mod openssl;

@@ -942,7 +942,9 @@ impl Bench {
                 SignScheme::RsaRaw => (signature, vec!["rsa_padding_mode:none".to_owned()]),
                 // OpenSSL takes the message as it is.
                 SignScheme::Ed25519 => (signature, Vec::new()),
-                SignScheme::Ed25519ph(_) => unreachable!("OpenSSL 3.0 does not have it"),
+                SignScheme::Ed25519ph(_) | SignScheme::Ed25519ctx(_) => {
+                    unreachable!("OpenSSL 3.0 does not have it")
+                }
                 SignScheme::RsaPss {
                     hash,
                     mgf,
@@ -1175,7 +1177,8 @@ fn digest_for(scheme: &SignScheme, message: &[u8]) -> Vec<u8> {
         SignScheme::RsaPkcs1 { hash: None }
         | SignScheme::RsaRaw
         | SignScheme::Ed25519
-        | SignScheme::Ed25519ph(_) => message.to_vec(),
+        | SignScheme::Ed25519ph(_)
+        | SignScheme::Ed25519ctx(_) => message.to_vec(),
     }
 }
 

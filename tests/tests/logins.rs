@@ -13,7 +13,7 @@ use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::AuthPin;
-use strongroom_tests::{Run, Token};
+use strongroom_tests::{Host, KeyType, Run, Token};
 
 const USER: &str = "1234";
 const OFFICER: &str = "5678";
@@ -370,7 +370,7 @@ fn init_token_costs_no_dataset_key_no_credential_and_no_strangers_objects() {
             if let Some(vault) = token.vault() {
                 vault.seal("credentials", "offsite", b"secret");
             }
-            token.generate(strongroom_tests::KeyType::P256, "kept");
+            token.generate(KeyType::P256, "kept");
             token
         },
         |module| {
@@ -395,7 +395,7 @@ fn a_login_costs_four_commands_and_a_list_none() {
     let name = "a_login_costs_four_commands_and_a_list_none";
     let prepare = || {
         let token = Token::guarded();
-        token.generate(strongroom_tests::KeyType::P256, "key");
+        token.generate(KeyType::P256, "key");
         token.vault().expect("ours").recorder().take();
         token
     };
@@ -460,7 +460,7 @@ fn two_tokens_are_logged_in_to_at_once() {
 #[test]
 fn whoever_may_be_served_by_p11_kit_logs_in_there() {
     let token = Token::guarded().served();
-    token.generate(strongroom_tests::KeyType::P256, "key");
+    token.generate(KeyType::P256, "key");
     let listed = token.pkcs11_tool(&["-O", "--type", "privkey"]).ok().text();
     assert!(listed.contains("key"), "{listed}");
     let without = token
@@ -581,4 +581,25 @@ fn labels(session: &Session) -> Vec<String> {
         .collect();
     labels.sort();
     labels
+}
+
+/// A TPM without resource manager has room for three sessions. Two that killed hosts leave there leave room
+/// for the next one's own, and none for that of its PIN.
+#[test]
+fn hosts_that_were_killed_leave_room_for_the_session_of_a_pin() {
+    let token = Token::guarded();
+    if token.is_peer() {
+        return;
+    }
+    token.generate(KeyType::P256, "p256");
+    for _ in 0..2 {
+        let mut host = Host::start(token.module(), token.environment().to_vec());
+        host.prepare(token.pin()).expect("a session");
+        host.kill();
+    }
+    let vault = token.vault().expect("it is ours");
+    let left = vault.tpm().loaded_sessions().len();
+    assert_eq!(left, 2, "they were killed in time");
+    token.generate(KeyType::P256, "another");
+    token.is_left_clean();
 }

@@ -793,7 +793,7 @@ fn templates_that_make_no_sense_are_refused() {
         (&[data, (CKA_TOKEN, &[2])], CKR_ATTRIBUTE_VALUE_INVALID),
         (&[data, (CKA_MODIFIABLE, &[])], CKR_ATTRIBUTE_VALUE_INVALID),
         (&[data, (CKA_MODULUS, &[1])], CKR_ATTRIBUTE_TYPE_INVALID),
-        (&[data, (CKA_UNIQUE_ID, &[1])], CKR_ATTRIBUTE_READ_ONLY),
+        (&[data, (CKA_UNIQUE_ID, &[1])], CKR_ATTRIBUTE_TYPE_INVALID),
     ] {
         assert_eq!(create(template), Err(expected), "{template:?}");
     }

@@ -11,7 +11,7 @@ use std::ffi::c_void;
 use super::keys::{KEYS, NO, Outcome, Template, YES, plain, room_of, with_parameter, written};
 use super::*;
 use crate::foreign::ulong;
-use crate::mechanisms::{MECHANISMS, Method};
+use crate::mechanisms::{Iteration, MECHANISMS, Method};
 
 /// NIST SP 800-38A, appendix F: the key of AES-128, and four blocks.
 const AES: &str = "2b7e151628aed2a6abf7158809cf4f3c";
@@ -20,12 +20,12 @@ const BLOCKS: &str = "6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45
 const IV: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
 /// A mechanism with whatever parameter it takes, of which this is the owner.
-struct With {
-    mechanism: CK_MECHANISM,
+pub(super) struct With {
+    pub(super) mechanism: CK_MECHANISM,
     _parameter: Vec<Box<dyn std::any::Any>>,
 }
 
-fn of<T: 'static>(
+pub(super) fn of<T: 'static>(
     kind: CK_MECHANISM_TYPE,
     parameter: T,
     besides: Vec<Box<dyn std::any::Any>>,
@@ -41,7 +41,7 @@ fn of<T: 'static>(
 }
 
 /// What a mechanism of the table is used with.
-fn usual(kind: CK_MECHANISM_TYPE, method: Method) -> With {
+pub(super) fn usual(kind: CK_MECHANISM_TYPE, method: Method) -> With {
     let pss = |hash, mgf, len| CK_RSA_PKCS_PSS_PARAMS {
         hashAlg: hash,
         mgf,
@@ -80,7 +80,7 @@ fn usual(kind: CK_MECHANISM_TYPE, method: Method) -> With {
         Method::AesGcm => gcm(&IV[..12], b"said in clear", 128),
         Method::Cmac { cut: true } => of::<CK_ULONG>(kind, 8, Vec::new()),
         Method::Hmac { cut: true, .. } => of::<CK_ULONG>(kind, 10, Vec::new()),
-        Method::DeriveEcb => {
+        Method::DeriveEcb | Method::ConcatenateData { .. } | Method::Xor => {
             let mut data = Box::new(IV);
             let parameter = CK_KEY_DERIVATION_STRING_DATA {
                 pData: data.as_mut_ptr(),
@@ -97,10 +97,79 @@ fn usual(kind: CK_MECHANISM_TYPE, method: Method) -> With {
             };
             of(kind, parameter, vec![data])
         }
+        Method::Extract => of::<CK_EXTRACT_PARAMS>(kind, 21, Vec::new()),
+        Method::Kbkdf(iteration) => {
+            let counter = CK_SP800_108_COUNTER_FORMAT {
+                bLittleEndian: CK_FALSE,
+                ulWidthInBits: 8,
+            };
+            kbkdf(iteration, CKM_SHA256_HMAC, counter, &[], &mut Vec::new())
+        }
         _ => With {
             mechanism: plain(kind),
             _parameter: Vec::new(),
         },
+    }
+}
+
+/// The derivation of NIST SP 800-108 over "label", a zero, "context" and the length of all keys in 32
+/// bits, after the counter, or what is iterated and the counter.
+fn kbkdf(
+    iteration: Iteration,
+    function: CK_MECHANISM_TYPE,
+    counter: CK_SP800_108_COUNTER_FORMAT,
+    iv: &[u8],
+    more: &mut Vec<CK_DERIVED_KEY>,
+) -> With {
+    let mut counter = Box::new(counter);
+    let mut len = Box::new(CK_SP800_108_DKM_LENGTH_FORMAT {
+        dkmLengthMethod: CK_SP800_108_DKM_LENGTH_SUM_OF_KEYS,
+        bLittleEndian: CK_FALSE,
+        ulWidthInBits: 32,
+    });
+    let mut fixed = Box::new(*b"label\0context");
+    let mut iv = Box::new(iv.to_vec());
+    let field = |kind, start: *mut c_void, len| CK_PRF_DATA_PARAM {
+        type_: kind,
+        pValue: start,
+        ulValueLen: ulong(len),
+    };
+    let count = (&raw mut *counter).cast();
+    let count_len = size_of::<CK_SP800_108_COUNTER_FORMAT>();
+    let mut fields = match iteration {
+        Iteration::Counter => vec![field(CK_SP800_108_ITERATION_VARIABLE, count, count_len)],
+        _ => vec![
+            field(CK_SP800_108_ITERATION_VARIABLE, null(), 0),
+            field(CK_SP800_108_COUNTER, count, count_len),
+        ],
+    };
+    let (start, fixed_len) = ((&raw mut *fixed).cast(), fixed.len());
+    fields.push(field(CK_SP800_108_BYTE_ARRAY, start, fixed_len));
+    let start = (&raw mut *len).cast();
+    let len_len = size_of::<CK_SP800_108_DKM_LENGTH_FORMAT>();
+    fields.push(field(CK_SP800_108_DKM_LENGTH, start, len_len));
+    let mut fields = Box::new(fields);
+    let parameter = CK_SP800_108_KDF_PARAMS {
+        prfType: function,
+        ulNumberOfDataParams: ulong(fields.len()),
+        pDataParams: fields.as_mut_ptr(),
+        ulAdditionalDerivedKeys: ulong(more.len()),
+        pAdditionalDerivedKeys: more.as_mut_ptr(),
+    };
+    let with_iv = CK_SP800_108_FEEDBACK_KDF_PARAMS {
+        prfType: parameter.prfType,
+        ulNumberOfDataParams: parameter.ulNumberOfDataParams,
+        pDataParams: parameter.pDataParams,
+        ulIVLen: ulong(iv.len()),
+        pIV: iv.as_mut_ptr(),
+        ulAdditionalDerivedKeys: parameter.ulAdditionalDerivedKeys,
+        pAdditionalDerivedKeys: parameter.pAdditionalDerivedKeys,
+    };
+    let owned: Vec<Box<dyn std::any::Any>> = vec![counter, len, fixed, iv, fields];
+    match iteration {
+        Iteration::Counter => of(CKM_SP800_108_COUNTER_KDF, parameter, owned),
+        Iteration::Feedback => of(CKM_SP800_108_FEEDBACK_KDF, with_iv, owned),
+        Iteration::DoublePipeline => of(CKM_SP800_108_DOUBLE_PIPELINE_KDF, parameter, owned),
     }
 }
 
@@ -133,6 +202,9 @@ impl Host {
             (CKA_VALUE, value),
             (CKA_EXTRACTABLE, YES),
         ];
+        if key_type == CKK_GENERIC_SECRET {
+            template.push((CKA_SENSITIVE, NO));
+        }
         for usage in [
             CKA_ENCRYPT,
             CKA_DECRYPT,
@@ -145,6 +217,26 @@ impl Host {
             template.push((usage, YES));
         }
         self.create(session, &template).expect("a secret key")
+    }
+
+    /// The value of a key that is derived, to be read.
+    fn derived(
+        &self,
+        session: CK_SESSION_HANDLE,
+        mechanism: &mut CK_MECHANISM,
+        base: u64,
+        len: Option<usize>,
+    ) -> Outcome<Vec<u8>> {
+        let len = len.map(usize::to_ne_bytes);
+        let mut given: Vec<(CK_ATTRIBUTE_TYPE, &[u8])> =
+            vec![(CKA_SENSITIVE, NO), (CKA_EXTRACTABLE, YES)];
+        given.extend(len.as_ref().map(|len| (CKA_VALUE_LEN, &len[..])));
+        let mut template = written(&given);
+        let (start, count, mut key) = (template.as_mut_ptr(), ulong(given.len()), 0);
+        match call!(self.C_DeriveKey(session, mechanism, base, start, count, &raw mut key)) {
+            CKR_OK => self.get(session, key, CKA_VALUE),
+            code => Err(code),
+        }
     }
 
     fn start(
@@ -363,7 +455,10 @@ fn every_mechanism_that_is_listed_works() {
             CKR_OK
         );
         let has = |flag| info.flags & flag != 0;
-        let mut with = usual(kind, it.method);
+        let mut with = match it.method {
+            Method::ConcatenateKey => of(kind, generic, Vec::new()),
+            method => usual(kind, method),
+        };
         let mechanism = &mut with.mechanism;
         let (public, private) = match it.method.key_type() {
             Some(CKK_RSA) => (rsa_public, rsa_private),
@@ -482,7 +577,11 @@ fn every_mechanism_that_is_listed_works() {
                 call!(host.C_DeriveKey(session, mechanism, aes, start, 1, &raw mut key)),
                 CKR_OK
             );
-            // What comes of a sensitive key is not to be read either.
+            // What comes of a sensitive key is not to be read either, but for what only a pseudorandom
+            // function says of it (section 6.42).
+            if matches!(it.method, Method::Kbkdf(_)) {
+                continue;
+            }
             let mut template = written(&[(CKA_SENSITIVE, NO)]);
             let start = template.as_mut_ptr();
             assert_eq!(
@@ -909,6 +1008,208 @@ fn known_answers() {
         host.sign(session, &mut with.mechanism, key, b"abc"),
         Ok(bytes(right))
     );
+}
+
+/// Of HMAC and CMAC with counter and feedback, OpenSSL says the same, and python-cryptography; of the
+/// double pipeline what NIST SP 800-108, section 5.3, says was computed by Python's hmac.
+#[test]
+fn derived_keys_are_known() {
+    let host = Host::with(Fake::default());
+    let session = host.session(KEYS);
+    let bytes = |digits: &str| hex::decode(digits).expect("digits");
+    let counter = |width| CK_SP800_108_COUNTER_FORMAT {
+        bLittleEndian: CK_FALSE,
+        ulWidthInBits: width,
+    };
+    let base = host.secret(session, CKK_GENERIC_SECRET, &IV);
+    let aes = host.secret(session, CKK_AES, &IV);
+    let (hmac, cmac) = (CKM_SHA256_HMAC, CKM_AES_CMAC);
+    let none = &mut Vec::new();
+    for (base, mut with, right) in [
+        (
+            base,
+            kbkdf(Iteration::Counter, hmac, counter(32), &[], none),
+            "ea7d2f723c7c89aff21be0deb82b56a4a8245b01afe4a26f5bd4cf6bafd59f0337835beb381a6598",
+        ),
+        (
+            aes,
+            kbkdf(Iteration::Counter, cmac, counter(16), &[], none),
+            "8a704fde618e6980772a611a93f00dd4d02e8c124934821dffc9740751771bdf70ce16ad3482bff7",
+        ),
+        (
+            base,
+            kbkdf(Iteration::Feedback, hmac, counter(32), &[7; 32], none),
+            "ac3f9e4874878a54acd482996edf3df0fe894a4a591876877ea5b4fb32bd56d890b911a9e55a2128",
+        ),
+        (
+            base,
+            kbkdf(Iteration::DoublePipeline, hmac, counter(8), &[], none),
+            "420c82460c6d799d136783df8dfc3ccfb8ef0becdbe3fa8b4060668329fb1ed05f5e1c026e1c0814",
+        ),
+    ] {
+        let made = host.derived(session, &mut with.mechanism, base, Some(40));
+        assert_eq!(made, Ok(bytes(right)));
+    }
+    // CMAC is AES's.
+    let mut with = kbkdf(Iteration::Counter, cmac, counter(16), &[], none);
+    assert_eq!(
+        host.derived(session, &mut with.mechanism, base, Some(16)),
+        Err(CKR_KEY_TYPE_INCONSISTENT)
+    );
+    // A counter of eight bits counts to 255.
+    let mut with = kbkdf(Iteration::Counter, hmac, counter(8), &[], none);
+    for (len, right) in [(255 * 32, true), (256 * 32, false)] {
+        let made = host.derived(session, &mut with.mechanism, base, Some(len));
+        assert_eq!(made != Err(CKR_KEY_SIZE_RANGE), right, "{len}");
+    }
+
+    // PKCS#11 3.1, section 6.43: its own examples, and what follows from them.
+    let example = host.secret(session, CKK_GENERIC_SECRET, &bytes("329f84a9"));
+    let mut with = of::<CK_EXTRACT_PARAMS>(CKM_EXTRACT_KEY_FROM_KEY, 21, Vec::new());
+    assert_eq!(
+        host.derived(session, &mut with.mechanism, example, Some(2)),
+        Ok(bytes("9526"))
+    );
+    for (bit, len, refused) in [
+        (32, 2, CKR_MECHANISM_PARAM_INVALID),
+        (0, 5, CKR_KEY_SIZE_RANGE),
+    ] {
+        let mut with = of::<CK_EXTRACT_PARAMS>(CKM_EXTRACT_KEY_FROM_KEY, bit, Vec::new());
+        let made = host.derived(session, &mut with.mechanism, example, Some(len));
+        assert_eq!(made, Err(refused));
+    }
+    let first = host.secret(session, CKK_GENERIC_SECRET, &bytes("01234567"));
+    let other = host.secret(session, CKK_GENERIC_SECRET, &bytes("89abcdef"));
+    let mut with = of(CKM_CONCATENATE_BASE_AND_KEY, other, Vec::new());
+    for (len, right) in [(None, "0123456789abcdef"), (Some(5), "0123456789")] {
+        let made = host.derived(session, &mut with.mechanism, first, len);
+        assert_eq!(made, Ok(bytes(right)));
+    }
+    let mut with = of(CKM_CONCATENATE_BASE_AND_KEY, first + 1000, Vec::new());
+    assert_eq!(
+        host.derived(session, &mut with.mechanism, first, None),
+        Err(CKR_KEY_HANDLE_INVALID)
+    );
+    for (kind, right) in [
+        (CKM_CONCATENATE_BASE_AND_DATA, "0123456789abcdef01"),
+        (CKM_CONCATENATE_DATA_AND_BASE, "89abcdef0101234567"),
+        (CKM_XOR_BASE_AND_DATA, "88888888"),
+    ] {
+        let mut data = bytes("89abcdef01");
+        let mut parameter = CK_KEY_DERIVATION_STRING_DATA {
+            pData: data.as_mut_ptr(),
+            ulLen: 5,
+        };
+        let mut mechanism = with_parameter(kind, &mut parameter);
+        let made = host.derived(session, &mut mechanism, first, None);
+        assert_eq!(made, Ok(bytes(right)));
+    }
+}
+
+/// Further keys have each its own part of what is derived, and where one cannot be made there is none.
+#[test]
+fn several_keys_are_derived_at_once_or_none() {
+    let host = Host::with(Fake::default());
+    let session = host.writing(KEYS);
+    let base = host.secret(session, CKK_GENERIC_SECRET, &IV);
+    let counter = CK_SP800_108_COUNTER_FORMAT {
+        bLittleEndian: CK_FALSE,
+        ulWidthInBits: 32,
+    };
+    let derive = |second_len: usize| {
+        let (lens, kind) = (
+            [20_usize, second_len].map(usize::to_ne_bytes),
+            CKK_AES.to_ne_bytes(),
+        );
+        let mut first = written(&[
+            (CKA_VALUE_LEN, &lens[0]),
+            (CKA_SENSITIVE, NO),
+            (CKA_EXTRACTABLE, YES),
+            (CKA_TOKEN, YES),
+        ]);
+        let mut second = written(&[
+            (CKA_KEY_TYPE, &kind),
+            (CKA_VALUE_LEN, &lens[1]),
+            (CKA_SENSITIVE, NO),
+            (CKA_EXTRACTABLE, YES),
+        ]);
+        let (mut one, mut two) = (0, 0);
+        let mut more = vec![CK_DERIVED_KEY {
+            pTemplate: second.as_mut_ptr(),
+            ulAttributeCount: ulong(second.len()),
+            phKey: &raw mut two,
+        }];
+        let function = CKM_SHA256_HMAC;
+        let mut with = kbkdf(Iteration::Counter, function, counter, &[], &mut more);
+        let (start, count) = (first.as_mut_ptr(), ulong(first.len()));
+        let mechanism = &raw mut with.mechanism;
+        let code = call!(host.C_DeriveKey(session, mechanism, base, start, count, &raw mut one));
+        (code, one, two)
+    };
+    let before = host.find(session, &[]).len();
+    let (code, one, two) = derive(16);
+    assert_eq!(code, CKR_OK);
+    let value = |key| host.get(session, key, CKA_VALUE).expect("it is to be read");
+    let (one, two) = (value(one), value(two));
+    assert_eq!((one.len(), two.len()), (20, 16));
+    // One key of both segments has the second one from its 33rd byte on; the length of all, which goes
+    // in, differs, so that only their own lengths are compared here.
+    assert_ne!(one[..16], two[..]);
+    assert_eq!(host.find(session, &[]).len(), before + 2);
+    // AES has no keys of 17 bytes.
+    let (code, one, two) = derive(17);
+    assert_eq!((code, one, two), (CKR_ATTRIBUTE_VALUE_INVALID, 0, 0));
+    assert_eq!(host.find(session, &[]).len(), before + 2);
+}
+
+/// NIST SP 800-56A's and X9.63's functions beside Diffie-Hellman; the first is the vector of rust
+/// cryptoki's tests, the second is what python-cryptography says of the same agreement.
+#[test]
+fn agreed_keys_go_through_a_function() {
+    let host = Host::with(Fake::default());
+    let session = host.session(KEYS);
+    let bytes = |digits: &str| hex::decode(digits).expect("digits");
+    let (class, kind) = (
+        CKO_PRIVATE_KEY.to_ne_bytes(),
+        CKK_EC_MONTGOMERY.to_ne_bytes(),
+    );
+    let scalar = bytes("f00670c5f139e7e6c2511ea04ff507afbbe237ce3c71a89ca59a1c5cf8856562");
+    let key = host
+        .create(
+            session,
+            &[
+                (CKA_CLASS, &class),
+                (CKA_KEY_TYPE, &kind),
+                (CKA_EC_PARAMS, b"\x13\x0acurve25519"),
+                (CKA_VALUE, &scalar),
+                (CKA_DERIVE, YES),
+            ],
+        )
+        .expect("a private key");
+    let mut point = bytes("533b3f09e53b3deed661a13f7a7d9694ab71ce156c728e00dee87a1ee3a14c4a");
+    let mut shared = bytes(
+        "0a2b0601040197550105011203010807416e6f6e796d6f75732053656e646572202020205633a4c5ae4305bc\
+         0fe2abb699a8ee54632790a0",
+    );
+    for (kdf, len, right) in [
+        (CKD_SHA256_KDF_SP800, 16, "af8ce51d0139a6d60831a9babab20186"),
+        (
+            CKD_SHA256_KDF,
+            40,
+            "a33f54a7ef6a1b210752c51ac01b4e29f6b46418f93c729d3360c2681c3db5753a483b9415bf0aa2",
+        ),
+    ] {
+        let mut parameter = CK_ECDH1_DERIVE_PARAMS {
+            kdf,
+            ulSharedDataLen: ulong(shared.len()),
+            pSharedData: shared.as_mut_ptr(),
+            ulPublicDataLen: ulong(point.len()),
+            pPublicData: point.as_mut_ptr(),
+        };
+        let mut mechanism = with_parameter(CKM_ECDH1_DERIVE, &mut parameter);
+        let made = host.derived(session, &mut mechanism, key, Some(len));
+        assert_eq!(made, Ok(bytes(right)));
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::padding::{self, does_not_decrypt};
 use super::public::{ED25519, Seal25519, X25519};
 use super::{
     Curve, DecryptScheme, KeyAlgorithm, MAX_RSA_BITS, PublicKey, SignScheme, as_long_as_field,
-    is_rsa_size,
+    ed25519ctx, is_rsa_size,
 };
 use crate::error::{Error, Result};
 use crate::secret::Secret;
@@ -225,6 +225,11 @@ impl PrivateKey {
                 .sign_prehashed(sha2::Sha512::new().chain_update(input), Some(context))
                 .map(|signature| signature.to_vec())
                 .map_err(|error| Error::input("context", error.to_string())),
+            (Numbers::Ed25519(key), SignScheme::Ed25519ctx(context)) => {
+                ed25519ctx::sign(key, context, input)
+                    .map(|signature| signature.to_vec())
+                    .ok_or_else(|| Error::input("context", "it must have 1 to 255 bytes"))
+            }
             (_, SignScheme::Ecdsa) => {
                 let KeyAlgorithm::Ec(curve) = self.public().algorithm() else {
                     return Err(not_of_its_kind());

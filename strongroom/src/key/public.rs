@@ -12,10 +12,10 @@ use rsa::traits::PublicKeyParts;
 use rsa::{BigUint, RsaPublicKey};
 use sha2::Digest;
 
-use super::padding;
 use super::private::{PrivateKey, rsa_public};
 use super::{
-    Curve, DecryptScheme, KeyAlgorithm, PUBLIC_KEY, SignScheme, as_long_as_field, is_any_rsa_size,
+    Curve, DecryptScheme, KeyAlgorithm, PUBLIC_KEY, SignScheme, as_long_as_field, ed25519ctx,
+    is_any_rsa_size, padding,
 };
 use crate::error::{Error, Result};
 use crate::object::Metadata;
@@ -212,9 +212,7 @@ impl PublicKey {
                 .is_ok_and(|encoded| self.rsa_opens_to(signature, &encoded)),
             (KeyAlgorithm::Ec(curve), SignScheme::Ecdsa) => as_long_as_field(input, curve)
                 .is_ok_and(|digest| self.ecdsa_verifies(signature, &digest)),
-            (KeyAlgorithm::Ed25519, SignScheme::Ed25519 | SignScheme::Ed25519ph(_)) => {
-                self.ed25519_verifies(scheme, input, signature)
-            }
+            (KeyAlgorithm::Ed25519, _) => self.ed25519_verifies(scheme, input, signature),
             _ => false,
         }
     }
@@ -355,6 +353,9 @@ impl PublicKey {
             SignScheme::Ed25519ph(context) => {
                 let hashed = sha2::Sha512::new().chain_update(message);
                 key.verify_prehashed_strict(hashed, Some(context), &signature)
+            }
+            SignScheme::Ed25519ctx(context) => {
+                return ed25519ctx::verifies(&key, context, message, &signature);
             }
             _ => return false,
         }

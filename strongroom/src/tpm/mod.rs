@@ -107,16 +107,23 @@ impl Tpm {
         Self::again_if(|error| turn.is_disturbed(error), turn, attempt)
     }
 
+    /// After an error of the holder of a turn, who has nothing in the TPM: flushes what killed processes
+    /// left there, if that may have been the reason. Whether it did.
+    pub(crate) fn clear_leftovers(turn: &Turn, error: &Error) -> Result<bool> {
+        let may_help = turn.keeps_others_off() && answer::is_want_of_room(error);
+        if may_help {
+            Self::connect(turn)?.flush_leftovers()?;
+        }
+        Ok(may_help)
+    }
+
     fn again_if<T>(
         may_pass: impl Fn(&Error) -> bool,
         turn: &Turn,
         attempt: impl Fn() -> Result<T>,
     ) -> Result<T> {
         let first = match attempt() {
-            Err(error) if turn.keeps_others_off() && answer::is_want_of_room(&error) => {
-                Self::connect(turn)?.flush_leftovers()?;
-                return attempt();
-            }
+            Err(error) if Self::clear_leftovers(turn, &error)? => return attempt(),
             Err(error) if !turn.keeps_others_off() && may_pass(&error) => error,
             other => return other,
         };

@@ -85,6 +85,35 @@ impl Host {
                 }
                 objects.len()
             }
+            ["find", label] => {
+                let wanted = [Attribute::Label(label.into())];
+                self.session()?.find_objects(&wanted)?.len()
+            }
+            ["fill", count] => {
+                let (module, slot) = self.module.as_ref().ok_or("there is no module")?;
+                let session = module.open_rw_session(slot.ok_or("there is no slot")?)?;
+                let count = count.parse()?;
+                for number in 0..count {
+                    session.create_object(&[
+                        Attribute::Class(ObjectClass::DATA),
+                        Attribute::Token(true),
+                        Attribute::Private(false),
+                        Attribute::Label(format!("object-{number}").into_bytes()),
+                        Attribute::Value(b"for your eyes only".to_vec()),
+                    ])?;
+                }
+                count
+            }
+            ["random", len, millis] => {
+                let (len, time) = (len.parse()?, Duration::from_millis(millis.parse()?));
+                let session = self.session()?;
+                let (mut count, mut bytes) = (0, vec![0; len]);
+                while start.elapsed() < time {
+                    session.generate_random_slice(&mut bytes)?;
+                    count += 1;
+                }
+                count
+            }
             ["sign", label, count] => {
                 return self.sign(label, 1, Until::Count(count.parse()?));
             }
