@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::de::IgnoredAny;
 use strongroom::error::Error;
 use strongroom::object::{
     CERTIFICATE, Kind, Label, Metadata, NewObject, ORIGIN, ObjectId, TokenName,
@@ -305,7 +304,7 @@ fn complete(item: &mut Item, vault: &mut Unlocked, known: &[Metadata]) -> Result
     let mut names = BTreeSet::new();
     for id in older {
         let payload = vault.unseal(id)?;
-        names.extend(names_of(&payload));
+        names.extend(credentials::names(&payload));
         fields.attributes =
             credentials::restore(&fields.attributes, id, &payload).map_err(unusable)?;
     }
@@ -313,7 +312,7 @@ fn complete(item: &mut Item, vault: &mut Unlocked, known: &[Metadata]) -> Result
         .map_err(unusable)?
         .secret_fields();
     // What is no field of the row any more stays in the vault.
-    let now = names_of(&item.payload);
+    let now = credentials::names(&item.payload);
     Ok(former.filter(|_| names.is_subset(&now)))
 }
 
@@ -323,13 +322,6 @@ fn is_object_of(object: &Metadata, new: &NewObject) -> bool {
         && object.token == new.token
         && object.label == new.label
         && object.origin() == new.attributes.get(ORIGIN).map(String::as_str)
-}
-
-/// The names of a credential's fields.
-fn names_of(payload: &Secret) -> BTreeSet<String> {
-    let fields: Option<BTreeMap<String, IgnoredAny>> =
-        serde_json::from_slice(payload.expose()).ok();
-    fields.into_iter().flat_map(BTreeMap::into_keys).collect()
 }
 
 /// Sees that the column with placeholders and the object together give the column as it was.

@@ -10,7 +10,7 @@
 //! ordinary memory, nor does any error carry one.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::ops::Range;
 
@@ -132,6 +132,15 @@ pub(crate) fn placeholders(attributes: &Secret) -> Vec<(String, ObjectId)> {
         .unwrap_or_default()
         .into_iter()
         .filter_map(|field| Some((field.name.clone().into_owned(), field.placeholder()?)))
+        .collect()
+}
+
+/// The names of the fields of a JSON object.
+pub(crate) fn names(object: &Secret) -> BTreeSet<String> {
+    let fields = as_text(object).and_then(parse).unwrap_or_default();
+    fields
+        .into_iter()
+        .map(|field| field.name.into_owned())
         .collect()
 }
 
