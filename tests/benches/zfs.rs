@@ -203,13 +203,13 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures[ROUNDS / 2]
 }
 
-const PREPARE: &str = r#"
+const PREPARE: &str = r"
 chmod +x /run/machine/zfs-floor
 make_disk
 strongroom init --recovery-out /var/lib/kit --yes --pcrs 7 >/dev/null
 truncate -s 800M /pool/tank
 zpool create -O mountpoint=none tank /pool/tank
-"#;
+";
 
 const TIMING: &str = r#"
 # measured NAME COMMAND...: how many microseconds it took.
@@ -247,13 +247,13 @@ tpm2 create -Q -C primary.ctx -u sealed.pub -r sealed.priv -i key -L pcr.policy
 "#;
 
 /// After a restart.
-const PEER_OBJECT: &str = r#"
+const PEER_OBJECT: &str = r"
 chmod +x /run/machine/zfs-floor
 cd /var/lib/peer
 command tpm2 createprimary -Q -C o -c primary.ctx -T device:/dev/tpmrm0
-"#;
+";
 
-const COUNT: &str = r#"
+const COUNT: &str = r"
 unload
 tpm-mark tpm0
 STRONGROOM_TCTI=device:/dev/tpm0 zfs-keyprovider load -a >/dev/null
@@ -264,7 +264,7 @@ tpm-mark peer
 unload
 peer >/dev/null
 tpm-mark end
-"#;
+";
 
 const ROUND: &str = r#"
 for ((round = 0; round < rounds; round++)); do

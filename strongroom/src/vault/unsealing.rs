@@ -22,7 +22,7 @@ struct Files {
 
 /// An object with a secret, genuine, as it was read.
 pub struct Genuine {
-    object: ObjectFile,
+    object: Box<ObjectFile>,
     reader: Reader,
 }
 
@@ -64,7 +64,7 @@ impl Reader {
         let object = vault.read_genuine(key, object.into())?;
         Content::of(&object).check_secret(&object.metadata)?;
         Ok(Genuine {
-            object,
+            object: Box::new(object),
             reader: self.clone(),
         })
     }
