@@ -151,7 +151,8 @@ impl Drop for Launcher<'_> {
 /// `until FILE` waits for the test.
 const REWRITES: &str = r#"
 rewrite() {
-    new=$(mktemp "$config.XXXXXX")
+    new=$config.$$
+    install -m 600 /dev/null "$new"
     awk -v section="[$1]" -v key="$2" -v value="$3" '
         /^\[/ { inside = ($0 == section) }
         inside && $1 == key && $2 == "=" { print key " = " value; next }

@@ -18,6 +18,7 @@ pub mod duplicate;
 pub mod event_logs;
 pub mod gate;
 pub mod host;
+pub mod instants;
 pub mod kernel_image;
 pub mod keyfs;
 pub mod launcher;

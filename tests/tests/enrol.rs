@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use std::{env, fs, thread};
 
 use serde_json::{Value, json};
+use strongroom_tests::instants::{number, scrambled};
 use strongroom_tests::middleware::{Behaviour, MiddlewareStandIn};
 use strongroom_tests::nas::{Nas, content, kill_and_wait, list, placeholder, text};
 use strongroom_tests::truenas_fixture::{Fixture, Generation, contains};
@@ -667,21 +668,4 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}: never");
         thread::sleep(Duration::from_millis(1));
     }
-}
-
-fn number(variable: &str) -> Option<u64> {
-    let value = env::var(variable).ok()?;
-    Some(
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("{variable} is no number")),
-    )
-}
-
-/// The next number of a sequence, SplitMix64's.
-fn scrambled(state: u64) -> u64 {
-    let state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }

@@ -309,7 +309,7 @@ fn a_killed_child_and_a_killed_keeper_lose_nothing() {
 
     // Between the two renames by which rclone puts its configuration into place.
     credential.stand_in(&format!(
-        "new=$(mktemp \"$config.XXXXXX\")\n\
+        "new=$config.$$; install -m 600 /dev/null \"$new\"\n\
          sed \"s|^token = .*|token = $(token owt-ta {NEWER})|\" \"$config\" >\"$new\"\n\
          mv \"$config\" \"$config.old\"; kill -9 $$"
     ));

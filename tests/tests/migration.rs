@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use std::{env, fs, thread};
 
 use serde_json::{Value, json};
+use strongroom_tests::instants::{number, scrambled};
 use strongroom_tests::nas::{
     Before, By, CREDENTIALS, DATASETS, Nas, Saved, content, kill_and_wait, list, placeholder, rows,
     text, with_unmerged_wal,
@@ -766,21 +767,4 @@ fn mounts() -> bool {
         println!("skipped: mounting takes root");
     }
     possible
-}
-
-fn number(variable: &str) -> Option<u64> {
-    let value = env::var(variable).ok()?;
-    Some(
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("{variable} is no number")),
-    )
-}
-
-/// The next number of a sequence, SplitMix64's.
-fn scrambled(state: u64) -> u64 {
-    let state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
 
+use strongroom_tests::instants::scrambled;
 use strongroom_tests::nas::{Nas, Saved};
 use strongroom_tests::truenas_fixture::{Fixture, Generation, Place};
 use strongroom_tests::{Gate, Output};
@@ -322,12 +323,4 @@ fn traces() -> bool {
         println!("skipped: there is no strace that may trace");
     }
     possible
-}
-
-/// The next number of a sequence, SplitMix64's.
-fn scrambled(state: u64) -> u64 {
-    let state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }
