@@ -17,7 +17,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ctr::Ctr128BE;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::someone::set_mode;
+use crate::executable;
 use crate::{Daemon, Run, TestVault};
 
 /// A folder with the launcher under both names, and one behind it on PATH.
@@ -81,9 +81,7 @@ impl<'a> Launcher<'a> {
              for argument; do case $argument in --config=*) config=${{argument#--config=}};; esac; done\n\
              {REWRITES}\n{script}\n"
         );
-        let file = self.file("behind").join(name);
-        fs::write(&file, script).expect("the folder can be written");
-        set_mode(&file, 0o755);
+        executable::write(&self.file("behind").join(name), script);
     }
 
     /// rclone, or restic, as one calls it who knows of no launcher.

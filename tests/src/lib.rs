@@ -16,6 +16,7 @@ pub mod conversation;
 pub mod daemon;
 pub mod duplicate;
 pub mod event_logs;
+pub mod executable;
 pub mod gate;
 pub mod host;
 pub mod instants;

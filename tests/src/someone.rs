@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
+use crate::executable;
+
 /// A user of the system, in these groups and no others.
 #[derive(Clone, Debug)]
 pub struct Someone {
@@ -95,8 +97,7 @@ pub fn skipped(reason: &str) {
 pub fn copy_for_all(built: &Path, folder: &Path) -> PathBuf {
     let copy = folder.join(built.file_name().unwrap_or(OsStr::new("copy")));
     if !copy.exists() {
-        fs::copy(built, &copy).expect("the folder can be written");
-        set_mode(&copy, 0o755);
+        executable::copy(built, &copy);
     }
     copy
 }

@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use crate::executable;
+use crate::someone::set_mode;
 use crate::swtpm::socket_folder;
 use crate::{Daemon, Run, Token, port};
 
@@ -150,8 +151,9 @@ impl<'a> Agent<'a> {
 /// A program of OpenSSH's that loads the token's module, and that gets the PIN when it asks.
 pub fn with_askpass(token: &Token, program: &str) -> Run {
     let script = format!("#!/bin/sh\necho {}\n", token.pin().unwrap_or_default());
-    let askpass = token.write("askpass", script);
-    fs::set_permissions(&askpass, fs::Permissions::from_mode(0o700)).expect("the file is ours");
+    let askpass = token.file("askpass");
+    executable::write(&askpass, script);
+    set_mode(&askpass, 0o700);
     token
         .run(program)
         .env("SSH_ASKPASS", askpass)

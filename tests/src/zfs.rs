@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::Run;
 use crate::c_library::CLibrary;
+use crate::executable;
 
 /// Pools with datasets, and the programs that know them.
 pub struct ZfsStandIn {
@@ -54,8 +55,7 @@ impl ZfsStandIn {
         }
         for program in ["zfs", "zpool"] {
             let path = folder.path().join("bin").join(program);
-            fs::write(&path, PROGRAM).expect("written");
-            crate::someone::set_mode(&path, 0o755);
+            executable::write(&path, PROGRAM);
         }
         if with_library {
             let place = folder.path().join("lib/libzfs_core.so.3");

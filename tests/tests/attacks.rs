@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
+use strongroom_tests::executable;
 use strongroom_tests::recorder;
 use strongroom_tests::swtpm::USUAL_BOOT;
 use strongroom_tests::truenas_fixture::{Fixture, Generation, contains};
@@ -784,7 +785,7 @@ fn other_processes_see_neither_arguments_nor_memory_nor_a_core() {
     let programs = target.vault.programs();
     let waiting = |program: &Path, args: &[&str]| {
         let copy = folder.path().join(program.file_name().expect("a program"));
-        fs::copy(program, &copy).expect("copied");
+        executable::copy(program, &copy);
         Waiting::start(&copy, args, &target.vault.dir())
     };
     let seal = [

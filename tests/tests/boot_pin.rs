@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use strongroom::object::TokenName;
 use strongroom::pin::{Pin, PinState, Role};
 use strongroom::{Secret, Tcti, Vault};
-use strongroom_tests::someone::set_mode;
+use strongroom_tests::executable;
 use strongroom_tests::{Run, StandInDataset, TestVault, ZfsStandIn, converse};
 
 const PIN: &str = "1234 and more";
@@ -282,8 +282,7 @@ impl Bench {
         }
         fs::create_dir(bench.folder()).expect("it is new");
         let program = bench.folder().join("systemd-ask-password");
-        fs::write(&program, ASK).expect("written");
-        set_mode(&program, 0o755);
+        executable::write(&program, ASK);
         bench.will_answer(&[]);
         bench
     }

@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use strongroom_tests::someone::{set_mode, skipped};
+use strongroom_tests::executable;
+use strongroom_tests::someone::skipped;
 use strongroom_tests::{Output, Run, TestVault};
 
 const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -145,8 +146,7 @@ fn load_key(vault: &TestVault, root: &str, location: &str) -> (Output, Option<Ve
          test -s '{given}'\n",
         given = given.display()
     );
-    fs::write(&zfs, text).expect("the folder can be written");
-    set_mode(&zfs, 0o755);
+    executable::write(&zfs, text);
     let outcome = vault
         .run("sh")
         .args(["-c", "(. \"$1\") && exit 0; exit 1", "init"])
@@ -202,8 +202,7 @@ impl<'a> Image<'a> {
         for (name, answer) in [("findmnt", "rpool/root/debian"), ("zfs", encryption_root)] {
             let program = self.vault.folder().join(name);
             let text = format!("#!/bin/sh\necho '{answer}'\n");
-            fs::write(&program, text).expect("the folder can be written");
-            set_mode(&program, 0o755);
+            executable::write(&program, text);
         }
         self.vault
             .run("sh")

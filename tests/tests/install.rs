@@ -4,13 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use sha2::Digest;
 use strongroom::event_log::{EventLog, Measured};
+use strongroom_tests::executable;
 use strongroom_tests::kernel_image::pe_image;
 use strongroom_tests::nas::Nas;
 use strongroom_tests::truenas_fixture::{Fixture, Generation};
@@ -480,11 +481,10 @@ fn the_boot_environment_that_is_started_next_is_guarded() {
     let script =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd/truenas/guard-boot-environments");
     fs::create_dir(at("bin")).expect("ours");
-    fs::copy(script, at("bin/guard-boot-environments")).expect("ours");
+    executable::copy(&script, &at("bin/guard-boot-environments"));
     let program = |name: &str, text: &str| {
         let file = at("bin").join(name);
-        fs::write(&file, format!("#!/bin/sh\n{text}\n")).expect("ours");
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("ours");
+        executable::write(&file, format!("#!/bin/sh\n{text}\n"));
     };
     let log = at("log").display().to_string();
     program(
@@ -816,8 +816,7 @@ impl Tree {
             "libstrongroom_pkcs11.so",
         ] {
             let file = programs.path().join(name);
-            fs::write(&file, format!("#!/bin/sh\necho {name}\n")).expect("ours");
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("ours");
+            executable::write(&file, format!("#!/bin/sh\necho {name}\n"));
         }
         fs::create_dir_all(root.join("etc")).expect("ours");
         fs::write(root.join("etc/hostname"), "truenas\n").expect("ours");

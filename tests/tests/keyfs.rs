@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
+use strongroom_tests::executable;
 use strongroom_tests::someone::{mode, set_mode};
 use strongroom_tests::zfs::{StandInDataset, ZfsStandIn};
 use strongroom_tests::{Gate, KeyFs, Run, Someone, TestVault};
@@ -234,8 +235,7 @@ case $* in
 *) echo \"cannot open 'tank/home': dataset does not exist\" >&2; exit 1 ;;
 esac
 ";
-    fs::write(bin.join("zfs"), zfs).expect("the folder can be written");
-    set_mode(&bin.join("zfs"), 0o755);
+    executable::write(&bin.join("zfs"), zfs);
     let path = std::env::var("PATH").expect("there is one");
     let keys = KeyFs::start_with(&vault, |server| {
         server.env("PATH", format!("{}:{path}", bin.display()));

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use strongroom_tests::conversation::converse;
+use strongroom_tests::executable;
 use strongroom_tests::launcher::{keepers, obscure, recorded_environment, reveal, wait_until};
 use strongroom_tests::someone::set_mode;
 use strongroom_tests::{Launcher, Run, TestVault};
@@ -503,12 +504,10 @@ fn a_secret_goes_where_nobody_else_reads_it_or_nowhere() {
         .env("STRONGROOM_RCLONE", ahead.join("rclone"))
         .fails_with(127);
     // A copy of us is not us, but knows us.
-    fs::copy(
-        vault.programs().credential_provider(),
-        launcher.file("behind/rclone"),
-    )
-    .expect("copied");
-    set_mode(&launcher.file("behind/rclone"), 0o755);
+    executable::copy(
+        &vault.programs().credential_provider(),
+        &launcher.file("behind/rclone"),
+    );
     launcher
         .run("rclone")
         .arg("--config=/dev/null")

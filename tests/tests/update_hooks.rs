@@ -2,9 +2,9 @@
 //! that commits a boot.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use strongroom_tests::executable;
 use strongroom_tests::someone::skipped;
 use strongroom_tests::unit::{self, ServiceUnit};
 use strongroom_tests::{Output, Run};
@@ -83,21 +83,18 @@ fn no_hook_makes_an_update_fail() {
 fn the_hooks_hand_on_the_version_and_the_image() {
     let system = System::new();
     let helper = system.file("prepare");
-    fs::write(
-        &helper,
+    executable::write(
+        Path::new(&helper),
         format!(
             "#!/bin/sh\necho \"$*\" >'{}'\n",
             system.at("called").display()
         ),
-    )
-    .expect("written");
-    executable(Path::new(&helper));
+    );
     let hook = |name: &str| {
         let text = fs::read_to_string(folder().join(name)).expect("a hook");
         let text = text.replace("/usr/local/lib/strongroom/prepare-next-boot", &helper);
         let file = system.at(name);
-        fs::write(&file, text).expect("written");
-        executable(&file);
+        executable::write(&file, text);
         Run::new(file)
     };
     hook("debian").args(["6.12", "/boot/vmlinuz-6.12"]).ok();
@@ -191,8 +188,7 @@ impl System {
         let called = self.at("called");
         let file = self.file("bin/strongroom");
         let text = format!("#!/bin/sh\necho \"$*\" >'{}'\n{more}\n", called.display());
-        fs::write(&file, text).expect("written");
-        executable(Path::new(&file));
+        executable::write(Path::new(&file), text);
     }
 
     /// How it was called since this was asked last.
@@ -212,10 +208,6 @@ impl System {
             .env("STRONGROOM_BOOT", self.at("boot"))
             .ok()
     }
-}
-
-fn executable(file: &Path) {
-    fs::set_permissions(file, fs::Permissions::from_mode(0o755)).expect("it is the test's own");
 }
 
 fn folder() -> PathBuf {
