@@ -9,6 +9,8 @@
 //! | certificate | X.509 certificate (section 4.6) |
 //! | credential without payload, with the attribute `public-key` | public key (section 4.8) |
 //!
+//! Domain parameters and keys of [`crate::legacy`] are session objects alone.
+//!
 //! What PKCS#11 knows of an object and the vault does not is in the vault object's attributes, as
 //! `cka.NAME`, and where the public key of a pair differs from its private key, as
 //! `cka-public.NAME`. Flags are `true` or `false` there, numbers decimal, the rest hexadecimal.

@@ -1,5 +1,5 @@
 //! Message authentication codes in memory: HMAC (PKCS#11 3.1, section 6.20) and CMAC (section 6.14); and
-//! CBC-MAC (section 6.13.8), for those who still have it.
+//! CBC-MAC (section 6.13), for those who still have it.
 
 use cbc_mac::CbcMac;
 use cmac::Cmac;
@@ -36,7 +36,7 @@ impl<M: Mac + Send> Computing for M {
 }
 
 /// A code of cipher block chaining, whose last block is filled up with zeros. There is one block at least
-/// (ISO/IEC 9797-1, section 6.3.2): without any, the code would be zeros, whatever the key.
+/// (ISO/IEC 9797-1, padding method 1): without any, the code would be zeros, whatever the key.
 struct Chained<M> {
     mac: M,
     is_empty: bool,

@@ -370,14 +370,12 @@ pub(crate) fn create_secret_key(
     check_secret_key_len(key_type, value.len())?;
     let value = if des::key_len(key_type).is_none() {
         value
-    } else if template.number(CKA_VALUE_LEN)?.is_some() {
-        // Sections 6.15.2 and 6.15.3: it is none of theirs.
-        return Err(Fault::Code(CKR_ATTRIBUTE_TYPE_INVALID));
-    } else if matches!(origin, Origin::Derived { .. }) {
-        des::with_parity(&value)
     } else {
-        des::check(&value)?;
-        value
+        // All of a type are as long.
+        if template.number(CKA_VALUE_LEN)?.is_some() {
+            return Err(Fault::Code(CKR_ATTRIBUTE_TYPE_INVALID));
+        }
+        des_key(value, origin)?
     };
     // Whoever gives a value need not, and according to section 4.10 must not, give its length.
     if template
@@ -421,6 +419,16 @@ pub(crate) fn create_secret_key(
         .insert(LOCAL.to_owned(), local.to_string());
     let id = module.source()?.seal(object, &value)?;
     module.handle_of(id, Face::Itself)
+}
+
+/// A key of triple DES; one that is derived gets its parity.
+fn des_key(value: Secret, origin: Origin) -> Answer<Secret> {
+    let value = match origin {
+        Origin::Derived { .. } => des::with_parity(&value),
+        Origin::Given | Origin::Generated => value,
+    };
+    des::check(&value)?;
+    Ok(value)
 }
 
 /// Destroys a secret key that was made just now, with others that could not be made.

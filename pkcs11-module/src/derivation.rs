@@ -1,4 +1,4 @@
-//! Keys that are derived from others (PKCS#11 3.1, section 5.18.5): Diffie-Hellman (6.3.20, 6.4.7), what AES makes
+//! Keys that are derived from others (PKCS#11 3.1, section 5.18.5): Diffie-Hellman (6.3.20, 6.4), what AES makes
 //! of some data (6.13.7), what a pseudorandom function does (6.42), and keys and data put together or
 //! taken apart (6.43).
 
@@ -259,7 +259,7 @@ fn agree(
 }
 
 /// What a private key and another party's value come to over a finite field: of it the leading bytes go too
-/// (section 6.4.7).
+/// (section 6.4).
 fn agree_in_field(
     base: &Object,
     peer: &[u8],

@@ -1,5 +1,5 @@
 //! Block ciphers in memory: AES (PKCS#11 3.1, section 6.13) in the modes of operation of NIST SP 800-38A and
-//! 800-38D, and triple DES (section 6.15) in two of them, piece by piece.
+//! 800-38D, and triple DES in two of them, piece by piece.
 
 use aes::cipher::block_padding::{Pkcs7, RawPadding};
 use aes::cipher::consts::U16;

@@ -1,4 +1,5 @@
-//! Triple DES with two keys or three (PKCS#11 3.1, section 6.15; NIST SP 800-67), and what its keys must be.
+//! Triple DES with two keys or three (PKCS#11 3.1, double and triple-length DES; NIST
+//! SP 800-67), and what its keys must be.
 
 use aes::cipher::generic_array::GenericArray;
 use aes::cipher::{BlockDecrypt, BlockEncrypt, KeyInit};
@@ -33,8 +34,8 @@ pub(crate) fn generate(len: usize) -> Secret {
     }
 }
 
-/// Refuses a key whose parity is not odd (section 6.15.3), and one that is no more than single DES,
-/// because two keys that follow each other are the same (SP 800-67, section 3.3.2).
+/// Refuses a key whose parity is not odd, as the specification demands, and one that is no more than single
+/// DES, because two keys that follow each other are the same.
 pub(crate) fn check(key: &Secret) -> Answer {
     let mut right = key.same_as(with_parity(key).expose());
     let parts: Vec<_> = key.expose().chunks(BLOCK).collect();

@@ -132,7 +132,7 @@ impl PublicKey {
         self.0.y().to_bytes_be()
     }
 
-    /// Whether this is a signature of a digest: two numbers, each as long as the order (section 6.2.1).
+    /// Whether this is a signature of a digest: two numbers, each as long as the order (section 6.2).
     pub(crate) fn verifies(&self, digest: &[u8], signature: &[u8]) -> bool {
         if signature.len() != self.signature_len() {
             return false;

@@ -13,7 +13,7 @@ use super::*;
 use crate::foreign::ulong;
 use crate::mechanisms::Method;
 
-/// NIST SP 800-67, appendix B.1.
+/// NIST SP 800-67, appendix B.
 pub(super) const DES3: &[u8] =
     b"\x01\x23\x45\x67\x89\xab\xcd\xef\x23\x45\x67\x89\xab\xcd\xef\x01\x45\x67\x89\xab\xcd\xef\x01\x23";
 
@@ -64,6 +64,32 @@ const DSA_2048_VALUES: [&str; 2] = [
      687972a2d382599c9bac4e0ed7998193078913032558134976410b89d2c171d123ac35fd97721959\
      7aa7d15c1a9a428e59194f75c721ebcbcfae44696a499afa74e04299f132026601638cb87ab79190\
      d4a0986315da8eec6561c938996beadf",
+];
+
+/// What is right in all but that the prime is two, or that the order is.
+const DSA_OF_COMPOSITES: [[&str; 3]; 2] = [
+    [
+        "a1a39ae49856784bd2b55ea080483599a31d264e18eddd0353e450a30b733483a09bc323ba2cab9d\
+     5a1e03b43f54a08f7376f0a34d5b0d0300cc2e7ee31582e279545d3898b6b4dcc7c55db8dc3ad4d0\
+     8733b8b90248f2af30d2ca391810d526e1e179f6fe8728d1cafa13c7beaa1125e8b92fa33441b6e7\
+     fedf67adf213fe31",
+        "ebf66c66443c2f88c28f2b26f953e151f24b1925",
+        "638410a721067fa51700a2ea377575df7a8becf2218f99f24a74b86201bf46868101a7583975db51\
+     f0893efb1eaf648898e3cd3613454b2778c686e7f5344fe7bcb4253a7bd0fbce8841aa50a004398a\
+     b9667afe2cd809524006d1cadecc5d9eed70d4235476152052d2f93ea12b2d664b7cf2e6c00e72dd\
+     3b310215675a2570",
+    ],
+    [
+        "d7311b4b84b3d514dc581436d59b88e5272389ada1e52aa7cfca127230b779045a46d309b872570a\
+     81faf483bed18daf052489a297df62d841f2470a0ffc01253a57bfa2b55c7d4f6484641f8a551593\
+     249687d58e9d768b63f48d30c85de560c01f4ae4c062622ab403270f28c54186c35b931d0170a78d\
+     fb55aeb22b05a7c7",
+        "bd4e700938b907158cd09f3e71566db555aa7df3",
+        "66dea19ca90419c32375562bb6e3fbd085f67a2eda40f4235ab6946e22f7566a2ac422d1618b5cfe\
+     ed1f0940101ab8df066791a4ea89f120179ddab6861058bc5fa13c5635a4f23ff9dbee23e85750dc\
+     ecdb36ba96b88764f38c0cf9d979560ca4dfd2f57720d5320123608c2da554593fb27b344ba1ecdf\
+     84c139c9aaf4bfee",
+    ],
 ];
 
 /// RFC 3526, section 3; its base is 2.
@@ -253,7 +279,7 @@ fn cbc_mac_is_known() {
     );
 }
 
-/// NIST SP 800-67, appendix B.1, and NIST's example values of CBC; with two keys, OpenSSL's.
+/// NIST SP 800-67, appendix B, and NIST's example values of CBC; with two keys, OpenSSL's.
 #[test]
 fn triple_des_is_known() {
     let host = Host::with(Fake::default());
@@ -468,6 +494,13 @@ fn keys_of_triple_des_are_what_they_must_be() {
     assert_eq!(host.get(session, key, CKA_VALUE).as_deref(), Ok(DES3));
     let kept = [&kind[..], &[(CKA_TOKEN, YES)]].concat();
     assert_eq!(derive(&kept), Err(CKR_TEMPLATE_INCONSISTENT));
+    let zeros = host.secret(session, CKK_GENERIC_SECRET, &[0; 24]);
+    let (mut template, mut key) = (written(&kind), 0);
+    let (mechanism, start) = (&raw mut with.mechanism, template.as_mut_ptr());
+    assert_eq!(
+        call!(host.C_DeriveKey(session, mechanism, zeros, start, 1, &raw mut key)),
+        CKR_ATTRIBUTE_VALUE_INVALID
+    );
 }
 
 /// RFC 6979, appendices A.2.1 and A.2.2, of the message "sample".
@@ -794,6 +827,12 @@ fn what_is_no_key_of_dsa_is_refused() {
         let made = host.generate_pair(session, CKM_DSA_KEY_PAIR_GEN, &like, &[]);
         assert_eq!(made, Err(CKR_DOMAIN_PARAMS_INVALID));
     }
+    for numbers in DSA_OF_COMPOSITES {
+        let [p, q, g] = numbers.map(bytes);
+        let like: [(_, &[u8]); 3] = [(CKA_PRIME, &p), (CKA_SUBPRIME, &q), (CKA_BASE, &g)];
+        let created = host.old(session, CKO_DOMAIN_PARAMETERS, CKK_DSA, &like);
+        assert_eq!(created, Err(CKR_ATTRIBUTE_VALUE_INVALID));
+    }
     let like: [(_, &[u8]); 3] = [(CKA_PRIME, &p), (CKA_SUBPRIME, &q), (CKA_BASE, &g)];
     assert!(
         host.old(session, CKO_DOMAIN_PARAMETERS, CKK_DSA, &like)
@@ -901,7 +940,7 @@ fn both_sides_of_diffie_hellman_agree() {
     };
     assert_eq!(derive(one, &other_y, None).as_deref(), Ok(&agreed[..]));
     assert_eq!(derive(two, &y, None).as_deref(), Ok(&agreed[..]));
-    // The bytes that lead go (section 6.4.7), and zeros before a number are none of it.
+    // The bytes that lead go (section 6.4), and zeros before a number are none of it.
     let zeros = [&[0; 9], &y[..]].concat();
     assert_eq!(derive(two, &zeros, Some(32)).as_deref(), Ok(&agreed[224..]));
     assert_eq!(derive(two, &y, Some(257)), Err(CKR_TEMPLATE_INCONSISTENT));
@@ -1017,6 +1056,17 @@ fn what_is_no_group_or_value_of_diffie_hellman_is_refused() {
         let created = host.old(session, CKO_PUBLIC_KEY, CKK_DH, &given);
         assert_eq!(created, Err(CKR_ATTRIBUTE_VALUE_INVALID), "{value:x?}");
     }
+    // In a field where 2 has the order 2048, both come to 1.
+    let odd = vec![0xff; 256];
+    let given: [(_, &[u8]); 3] = [
+        (CKA_PRIME, &odd),
+        (CKA_BASE, &[2]),
+        (CKA_VALUE, &2048_u16.to_be_bytes()),
+    ];
+    let small = host.old(session, CKO_PRIVATE_KEY, CKK_DH, &given);
+    let small = small.expect("a private key");
+    assert_eq!(derive(small, &[2]), Err(CKR_MECHANISM_PARAM_INVALID));
+    assert!(derive(small, &[3]).is_ok());
     for value in [&[2][..], &most] {
         assert!(derive(private, value).is_ok());
         let given = [&group[..], &[(CKA_VALUE, value)]].concat();
