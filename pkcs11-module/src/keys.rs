@@ -192,7 +192,7 @@ pub(crate) unsafe extern "C" fn wrap_key(
                 Class::SecretKey => module.value_of(&key)?,
                 // Those of the vault are never extractable.
                 _ => match &key {
-                    // There is nobody left who would unwrap them.
+                    // PKCS#8 is the library's to write, which does not know them.
                     Object::Held(held) if held.content.field.is_some() => {
                         return Err(Fault::Code(CKR_KEY_NOT_WRAPPABLE));
                     }

@@ -11,7 +11,9 @@ pub(crate) mod dh;
 pub(crate) mod dsa;
 pub(crate) mod field;
 
-use cryptoki_sys::{CK_KEY_TYPE, CKA_TOKEN, CKK_DES2, CKK_DES3, CKK_DH, CKK_DSA};
+use cryptoki_sys::{
+    CK_KEY_TYPE, CKA_TOKEN, CKK_DES2, CKK_DES3, CKK_DH, CKK_DSA, CKR_TEMPLATE_INCONSISTENT,
+};
 
 use crate::fault::{Answer, Fault};
 use crate::template::Template;
@@ -24,7 +26,7 @@ pub(crate) fn is_legacy(key_type: CK_KEY_TYPE) -> bool {
 /// Refuses a template that would put a key of such a type, or its parameters, into the vault.
 pub(crate) fn check_stays_in_session(template: &Template, key_type: CK_KEY_TYPE) -> Answer {
     if is_legacy(key_type) && template.flag(CKA_TOKEN)? == Some(true) {
-        return Err(Fault::Code(cryptoki_sys::CKR_TEMPLATE_INCONSISTENT));
+        return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
     }
     Ok(())
 }

@@ -58,13 +58,8 @@ impl Group {
     /// section 5.6.2.3.1, as far as a group without order allows).
     pub(crate) fn has(&self, value: &[u8]) -> bool {
         let value = trimmed(value);
-        // The prime is odd, so that one less differs in its last bit alone.
-        let mut most = self.prime.clone();
-        if let Some(last) = most.last_mut() {
-            *last &= 0xfe;
-        }
-        let more_than_one = bits_of(value) > 1;
-        more_than_one && (value.len(), value) < (most.len(), &most)
+        let [_, _, most] = self.trivial();
+        bits_of(value) > 1 && (value.len(), value) < (most.len(), &most)
     }
 
     /// A new key, with a private value of so many bits, or of all but one that there are (PKCS#3,
@@ -105,6 +100,19 @@ impl Group {
         })
     }
 
+    /// The numbers that are no public value, as long as the prime: 0, 1, and the prime less 1.
+    fn trivial(&self) -> [Vec<u8>; 3] {
+        let zero = vec![0; self.prime.len()];
+        let mut one = zero.clone();
+        let mut most = self.prime.clone();
+        if let (Some(one), Some(most)) = (one.last_mut(), most.last_mut()) {
+            *one = 1;
+            // The prime is odd, so that one less differs in its last bit alone.
+            *most &= 0xfe;
+        }
+        [zero, one, most]
+    }
+
     fn power(&self, base: &[u8], exponent: &Secret) -> Secret {
         match bits_of(&self.prime) {
             ..=2048 => power::<{ U2048::LIMBS }>(base, exponent, &self.prime),
@@ -142,7 +150,9 @@ impl PrivateKey {
             return None;
         }
         let agreed = self.group.power(trimmed(peer), &self.value);
-        self.group.has(agreed.expose()).then_some(agreed)
+        // Compared in constant time, which `has` need not be.
+        let nothing_left = (self.group.trivial().iter()).any(|value| agreed.same_as(value));
+        (!nothing_left).then_some(agreed)
     }
 }
 
