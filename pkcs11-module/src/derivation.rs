@@ -1,4 +1,4 @@
-//! Keys that are derived from others (PKCS#11 3.1, section 5.18.5): Diffie-Hellman (6.3.20), what AES makes
+//! Keys that are derived from others (PKCS#11 3.1, section 5.18.5): Diffie-Hellman (6.3.20, 6.4), what AES makes
 //! of some data (6.13.7), what a pseudorandom function does (6.42), and keys and data put together or
 //! taken apart (6.43).
 
@@ -19,6 +19,8 @@ use crate::fault::{Answer, Fault, answer};
 use crate::foreign::Foreign;
 use crate::kbkdf;
 use crate::keys::value_len;
+use crate::legacy::des;
+use crate::legacy::field::FieldKey;
 use crate::mechanisms::{Chosen, Kdf, Method, Parameter};
 use crate::public_key::read_point;
 use crate::state::{Module, with_module};
@@ -47,7 +49,7 @@ pub(crate) unsafe extern "C" fn derive_key(
             module.session(session)?;
             let chosen = chosen?;
             let class = match chosen.method() {
-                Method::Ecdh => Class::PrivateKey,
+                Method::Ecdh | Method::Dh => Class::PrivateKey,
                 _ => Class::SecretKey,
             };
             let base = module.key_for(session, base_key, &chosen, class, CKA_DERIVE)?;
@@ -78,6 +80,10 @@ fn derive_one(
         Parameter::Ecdh { point, kdf } => {
             module.check_authenticated(session, base)?;
             agree(module, base, point, kdf.as_ref(), key_type, &template)?
+        }
+        Parameter::Peer(peer) => {
+            module.check_authenticated(session, base)?;
+            agree_in_field(base, peer, key_type, &template)?
         }
         Parameter::Data { iv, data } => {
             // Section 6.13.7: what comes of a sensitive key by AES is as sensitive.
@@ -151,7 +157,7 @@ fn derive_several(
     let mut lens = Vec::new();
     for template in &mut wanted {
         let key_type = complete(template, base)?;
-        let len = value_len(template)?.ok_or(Fault::Code(CKR_TEMPLATE_INCOMPLETE))?;
+        let len = wanted_len(template, key_type)?.ok_or(Fault::Code(CKR_TEMPLATE_INCOMPLETE))?;
         check_secret_key_len(key_type, len)?;
         types.push(key_type);
         lens.push(len);
@@ -191,7 +197,7 @@ fn complete(template: &mut Template, base: &Object) -> Answer<CK_KEY_TYPE> {
 /// As much of the beginning of a value as the key is to be long: all of it, where the template does not
 /// say and the type leaves it open (section 6.43.3).
 fn beginning(whole: &Secret, key_type: CK_KEY_TYPE, template: &Template) -> Answer<Secret> {
-    let len = match value_len(template)? {
+    let len = match wanted_len(template, key_type)? {
         Some(len) => len,
         None if key_type == CKK_AES => return Err(Fault::Code(CKR_TEMPLATE_INCOMPLETE)),
         None => whole.len(),
@@ -240,7 +246,7 @@ fn agree(
         None => (field_len, field_len),
         Some(kdf) => (kdf.hash.digest_len(), MOST_OF_KDF),
     };
-    let len = value_len(template)?.unwrap_or(usual);
+    let len = wanted_len(template, key_type)?.unwrap_or(usual);
     if len > most {
         return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
     }
@@ -250,6 +256,34 @@ fn agree(
         None => Secret::copy_of(&agreed.expose()[agreed.len() - len..]),
         Some(kdf) => expand(kdf, &agreed, len),
     })
+}
+
+/// What a private key and another party's value come to over a finite field: of it the leading bytes go too
+/// (section 6.4).
+fn agree_in_field(
+    base: &Object,
+    peer: &[u8],
+    key_type: CK_KEY_TYPE,
+    template: &Template,
+) -> Answer<Secret> {
+    let Some(FieldKey::DhPrivate(key)) = base.field_key() else {
+        return Err(Fault::Code(CKR_KEY_TYPE_INCONSISTENT));
+    };
+    let most = key.group().prime().len();
+    let len = wanted_len(template, key_type)?.unwrap_or(most);
+    if len > most {
+        return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+    }
+    check_secret_key_len(key_type, len)?;
+    let agreed = key
+        .agree(peer)
+        .ok_or(Fault::Code(CKR_MECHANISM_PARAM_INVALID))?;
+    Ok(Secret::copy_of(&agreed.expose()[most - len..]))
+}
+
+/// How long a key is to be: as the template says, or as all keys of its type are.
+fn wanted_len(template: &Template, key_type: CK_KEY_TYPE) -> Answer<Option<usize>> {
+    Ok(value_len(template)?.or(des::key_len(key_type)))
 }
 
 /// The longest key that a function makes of what was agreed on.
@@ -286,7 +320,7 @@ fn encrypt_data(
     template: &Template,
 ) -> Answer<Secret> {
     let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
-    let len = value_len(template)?.unwrap_or(data.len());
+    let len = wanted_len(template, key_type)?.unwrap_or(data.len());
     if data.is_empty() || data.len() % BLOCK != 0 || len > data.len() {
         return Err(invalid());
     }

@@ -43,6 +43,7 @@ macro_rules! call {
 
 mod fuzz;
 mod keys;
+mod legacy;
 mod mechanisms;
 
 #[test]
