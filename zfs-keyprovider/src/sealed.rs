@@ -53,15 +53,12 @@ impl SealedKeys {
         Ok(vault.stamp(&TokenName::datasets())? == self.stamp)
     }
 
-    /// The datasets of which there are keys, and which are meant, in parts that ZFS can be asked of: the
-    /// first is small, so that the TPM can soon begin, and each of the next is asked for while the TPM is
-    /// busy with the one before it. None where there is hardly more than the first.
+    /// Some datasets of which there are keys, and which are meant, in two parts that ZFS can be asked of
+    /// before it is asked for all: of a few, so that the TPM can soon begin, and of more, so that it is busy
+    /// until ZFS has told of the rest. None where there is hardly more than the first.
     pub(crate) fn in_parts(&self, which: Which<'_>) -> Vec<Vec<String>> {
-        // A key takes the TPM some ten times as long as it takes ZFS to tell of a dataset.
         const FIRST: usize = 16;
-        const GROWTH: usize = 4;
-        // As many names as the arguments of a process have room for, with much to spare.
-        const MOST: usize = 1024;
+        const SECOND: usize = 64;
         let is_meant = |dataset: &&String| match which {
             Which::All => true,
             Which::Named { names, .. } => names.iter().any(|name| {
@@ -69,19 +66,13 @@ impl SealedKeys {
                 below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }),
         };
-        let mut meant: Vec<String> = self.by_dataset.keys().filter(is_meant).cloned().collect();
-        if meant.len() <= FIRST {
+        let meant = self.by_dataset.keys().filter(is_meant).cloned();
+        let mut first: Vec<String> = meant.take(FIRST + SECOND).collect();
+        if first.len() <= FIRST {
             return Vec::new();
         }
-        let (mut parts, mut len) = (Vec::new(), FIRST);
-        while meant.len() > len {
-            let rest = meant.split_off(len);
-            parts.push(meant);
-            meant = rest;
-            len = MOST.min(len * GROWTH);
-        }
-        parts.push(meant);
-        parts
+        let second = first.split_off(FIRST);
+        vec![first, second]
     }
 
     /// Those of this name, newest first.
@@ -342,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_meant_is_asked_for_in_parts_that_grow() {
+    fn what_is_meant_is_asked_for_in_parts() {
         let lens = |count: usize, which: Which<'_>| -> Vec<usize> {
             let datasets = (0..count).map(|number| (format!("tank/d{number}"), Vec::new()));
             let sealed = SealedKeys {
@@ -356,8 +347,7 @@ mod tests {
         };
         assert!(lens(16, Which::All).is_empty());
         assert_eq!(lens(17, Which::All), [16, 1]);
-        assert_eq!(lens(100, Which::All), [16, 64, 20]);
-        assert_eq!(lens(3000, Which::All), [16, 64, 256, 1024, 1024, 616]);
+        assert_eq!(lens(100, Which::All), [16, 64]);
         let named = |name: &str| {
             lens(
                 100,
@@ -367,7 +357,7 @@ mod tests {
                 },
             )
         };
-        assert_eq!(named("tank"), [16, 64, 20]);
+        assert_eq!(named("tank"), [16, 64]);
         assert!(named("tan").is_empty());
         assert!(named("tank/d7").is_empty());
     }

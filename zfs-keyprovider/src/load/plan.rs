@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use rustix::process::setpriority_process;
 use strongroom::Vault;
 use strongroom::error::ErrorKind;
 use strongroom::object::Metadata;
@@ -15,6 +16,9 @@ use crate::failure::Failure;
 use crate::sealed::{self, SealedKeys};
 use crate::zfs::properties::{self, RECOVERY};
 use crate::zfs::{Dataset, Datasets, KeyStatus, Pools, Which};
+
+/// The priority of this thread, and of what it starts, while the TPM is at work.
+const BEHIND_THE_TPM: i32 = 10;
 
 /// The datasets that are meant, by name.
 #[derive(Default)]
@@ -65,7 +69,7 @@ pub(super) enum CopyState {
 
 impl Plan {
     /// Asks ZFS, and hands on what is found: what the vault has keys of before the rest, and of that a few
-    /// first.
+    /// first. To be called on a thread of its own, for its priority sinks.
     pub(super) fn make_in_parts(
         vault: &Vault,
         sealed: &SealedKeys,
@@ -84,6 +88,10 @@ impl Plan {
             let to_load = part.items.iter().filter(|(_, item)| item.is_to_load());
             locked.extend(to_load.map(|(name, _)| name.clone()));
             each(Event::Part(part));
+            // From now on the TPM may be at work, for whose next command nothing else should be waited for.
+            if let Err(error) = setpriority_process(None, BEHIND_THE_TPM) {
+                log::info!("ZFS is asked at the same priority as the TPM: {error}");
+            }
         })?;
         // Not needed before the end.
         let locked: Vec<&str> = locked.iter().map(String::as_str).collect();
