@@ -96,7 +96,9 @@ pub(crate) unsafe extern "C" fn copy_object(
             }
             template.remove(CKA_TOKEN);
             let mut given = object.all_given();
-            given.extend(changed_by_copy(&template, &object)?);
+            let may_change = object.has(CKA_MODIFIABLE)
+                && (!object.is_token_object() || check_may_write(module, session).is_ok());
+            given.extend(changed_by_copy(&template, &object, may_change)?);
             given.insert(CKA_LABEL, object.label_of(&given));
             let privacy = Privacy::of(module, session, class, &given)?;
             let content = content_of_copy(module, &object)?;
@@ -340,6 +342,10 @@ pub(crate) fn create_secret_key(
     origin: Origin,
 ) -> Answer<CK_OBJECT_HANDLE> {
     let to_vault = goes_to_vault(module, session, template)?;
+    // Section 4.1.1: whoever has a key made does not say what it is.
+    if template.secret(CKA_VALUE).is_some() {
+        return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+    }
     check_secret_key_len(key_type, value.len())?;
     // Whoever gives a value need not, and according to section 4.10 must not, give its length.
     if template
@@ -349,7 +355,7 @@ pub(crate) fn create_secret_key(
         return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
     }
     let class = Class::SecretKey;
-    let mut given = given_by(template, class, &[CKA_KEY_TYPE, CKA_VALUE, CKA_VALUE_LEN])?;
+    let mut given = given_by(template, class, &[CKA_KEY_TYPE, CKA_VALUE_LEN])?;
     given.insert(CKA_KEY_TYPE, number(key_type));
     name_its_uses(&mut given)?;
     let sensitive = flag_of(given.entry(CKA_SENSITIVE).or_insert_with(|| flag(true)))?;
@@ -425,8 +431,14 @@ fn name_its_uses(given: &mut Given) -> Answer {
     Ok(())
 }
 
+/// The longest secret key, in bytes: keys that are put together would grow without an end.
+const MOST_OF_SECRET: usize = 1 << 13;
+
 /// Refuses a length that keys of a type do not have.
 pub(crate) fn check_secret_key_len(key_type: CK_KEY_TYPE, len: usize) -> Answer {
+    if len > MOST_OF_SECRET {
+        return Err(Fault::Code(CKR_KEY_SIZE_RANGE));
+    }
     let right = match key_type {
         CKK_GENERIC_SECRET => len > 0,
         CKK_AES => [16, 24, 32].contains(&len),

@@ -13,7 +13,7 @@ use strongroom::key::{DecryptScheme, PublicKey};
 use crate::attributes::{Class, Object};
 use crate::digesting::take;
 use crate::fault::{Answer, Fault, answer};
-use crate::foreign::{Foreign, Output, Room};
+use crate::foreign::{Foreign, MOST_AT_ONCE, Output, Room};
 use crate::mechanisms::{Chosen, Method, Parameter};
 use crate::state::{Module, with_module};
 use crate::symmetric::Cipher;
@@ -55,9 +55,6 @@ struct Gathered {
     bytes: Secret,
     limit: usize,
 }
-
-/// The longest piece that is taken at once.
-const MOST: usize = 1 << 30;
 
 impl Gathered {
     fn new(limit: usize) -> Self {
@@ -146,7 +143,9 @@ impl Encrypting {
         let too_long = || Fault::Code(CKR_DATA_LEN_RANGE);
         match &mut self.work {
             Encryption::Rsa { input, .. } => input.add(data).then(Vec::new).ok_or_else(too_long),
-            Encryption::Aes(cipher) => cipher.update(&data.bytes(MOST).ok_or_else(too_long)?),
+            Encryption::Aes(cipher) => {
+                cipher.update(&data.bytes(MOST_AT_ONCE).ok_or_else(too_long)?)
+            }
         }
     }
 
@@ -205,7 +204,9 @@ impl Decrypting {
         let too_long = || Fault::Code(CKR_ENCRYPTED_DATA_LEN_RANGE);
         match &mut self.work {
             Decryption::Rsa { input, .. } => input.add(data).then(Vec::new).ok_or_else(too_long),
-            Decryption::Aes(Some(cipher)) => cipher.update(&data.bytes(MOST).ok_or_else(too_long)?),
+            Decryption::Aes(Some(cipher)) => {
+                cipher.update(&data.bytes(MOST_AT_ONCE).ok_or_else(too_long)?)
+            }
             Decryption::Aes(None) => Err(too_long()),
         }
     }

@@ -27,7 +27,7 @@ use crate::foreign::{Foreign, Output, Room};
 use crate::mechanisms::{Chosen, Method};
 use crate::public_key::{algorithm_of, key_type_of};
 use crate::state::{Module, private_key, with_module};
-use crate::symmetric::{Cipher, encrypt, with_aes};
+use crate::symmetric::{Cipher, at_once, with_aes};
 use crate::template::{Template, inner_template};
 
 /// C_GenerateKey, section 5.18.1.
@@ -212,19 +212,20 @@ pub(crate) unsafe extern "C" fn unwrap_key(
                 .ok_or(Fault::Code(CKR_TEMPLATE_INCONSISTENT))?;
             let key_type = template.required_number(CKA_KEY_TYPE)?;
             let value = unwrap(module, &chosen, &unwrapping, &wrapped)?;
+            // Whoever learns why not learns something of what was wrapped.
+            let wrong = || Fault::Code(CKR_WRAPPED_KEY_INVALID);
             let created = match class {
                 Class::SecretKey => {
                     let wrong_len = value_len(&template)?.is_some_and(|len| len != value.len());
                     if wrong_len || check_secret_key_len(key_type, value.len()).is_err() {
-                        return Err(Fault::Code(CKR_WRAPPED_KEY_LEN_RANGE));
+                        return Err(wrong());
                     }
                     create_secret_key(module, session, &template, key_type, value, Origin::Given)
                 }
                 Class::PrivateKey => {
-                    let key = PrivateKey::from_pkcs8(&value)
-                        .map_err(|_| Fault::Code(CKR_WRAPPED_KEY_INVALID))?;
+                    let key = PrivateKey::from_pkcs8(&value).map_err(|_| wrong())?;
                     if key_type_of(key.public().algorithm()) != key_type {
-                        return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+                        return Err(wrong());
                     }
                     store_private_key(module, session, &template, &key)
                 }
@@ -293,7 +294,7 @@ fn wrap(module: &mut Module, chosen: &Chosen, key: &Object, value: &Secret) -> A
         method => {
             let kek = module.value_of(key)?;
             let cipher = Cipher::new(method, &chosen.parameter, &kek, true)?;
-            encrypt(cipher, value.expose())
+            at_once(cipher, value.expose())
         }
     }
 }
@@ -328,7 +329,7 @@ fn unwrap(module: &mut Module, chosen: &Chosen, key: &Object, wrapped: &[u8]) ->
         method => {
             let kek = module.value_of(key)?;
             let cipher = Cipher::new(method, &chosen.parameter, &kek, false)?;
-            encrypt(cipher, wrapped)
+            at_once(cipher, wrapped)
                 .map(Secret::take)
                 .map_err(|_| wrong())
         }

@@ -14,7 +14,7 @@ use crate::attributes::{Class, Object};
 use crate::codes::Code;
 use crate::digesting::{Hasher, take};
 use crate::fault::{Answer, Fault, answer};
-use crate::foreign::{Foreign, Output, Room};
+use crate::foreign::{Foreign, MOST_AT_ONCE, Output, Room};
 use crate::mechanisms::{Chosen, Method, Parameter};
 use crate::state::{Module, with_module};
 
@@ -45,9 +45,6 @@ enum Input {
         limit: usize,
     },
 }
-
-/// The longest message that is signed as it is.
-const MAX_MESSAGE: usize = 1 << 30;
 
 impl Signature {
     fn new(key: Object, chosen: &Chosen) -> Answer<Self> {
@@ -86,7 +83,7 @@ impl Signature {
                     (false, true) => SignScheme::Ed25519,
                     (false, false) => SignScheme::Ed25519ctx(context),
                 };
-                (scheme, MAX_MESSAGE)
+                (scheme, MOST_AT_ONCE)
             }
             // A longer digest than any hash's is a mistake.
             _ => (SignScheme::Ecdsa, 64),
@@ -115,6 +112,18 @@ impl Signature {
                     .ok_or(Fault::Code(CKR_DATA_LEN_RANGE))?;
                 bytes.extend_from_slice(&more);
             }
+        }
+        Ok(())
+    }
+
+    /// The same of what is ours.
+    fn update_with(&mut self, data: &[u8]) -> Answer {
+        match &mut self.input {
+            Input::Hashed(hasher) => hasher.update(data),
+            Input::Plain { bytes, limit } if data.len() <= *limit - bytes.len() => {
+                bytes.extend_from_slice(data);
+            }
+            Input::Plain { .. } => return Err(Fault::Code(CKR_DATA_LEN_RANGE)),
         }
         Ok(())
     }
@@ -178,6 +187,18 @@ impl Signing {
     pub(crate) fn update_part(&mut self, data: &Foreign<u8>) -> Answer {
         self.in_parts = true;
         self.update(data)
+    }
+
+    /// The same of what is ours.
+    pub(crate) fn update_with(&mut self, part: &[u8]) -> Answer {
+        self.in_parts = true;
+        match &mut self.work {
+            Work::Signature(signature) => signature.update_with(part),
+            Work::Code(code) => {
+                code.update(part);
+                Ok(())
+            }
+        }
     }
 
     fn sign(self, module: &mut Module, session: CK_SESSION_HANDLE, output: &Output) -> Answer {

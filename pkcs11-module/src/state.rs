@@ -284,8 +284,9 @@ impl Module {
         session: CK_SESSION_HANDLE,
         key: &Object,
     ) -> Answer {
-        let authenticated = std::mem::take(&mut self.session(session)?.authenticated);
-        if key.has(CKA_ALWAYS_AUTHENTICATE) && !authenticated {
+        let authenticated = &mut self.session(session)?.authenticated;
+        // What came before the use of such a key is not spent on that of another.
+        if key.has(CKA_ALWAYS_AUTHENTICATE) && !std::mem::take(authenticated) {
             return Err(Fault::Code(CKR_USER_NOT_LOGGED_IN));
         }
         Ok(())

@@ -219,11 +219,24 @@ impl Template {
     /// here, and puts it there.
     pub(crate) fn fix_all(&mut self, inner: &[u8]) -> Answer {
         for (kind, value) in inner_template(inner) {
-            if self.open.get(&kind).is_some_and(|given| *given != value) {
-                return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
-            }
-            self.open.insert(kind, value);
+            self.fix(kind, &value)?;
         }
+        Ok(())
+    }
+
+    /// The same of each attribute of another template that is not secret.
+    pub(crate) fn fix_as(&mut self, demanded: &Self) -> Answer {
+        for (kind, value) in &demanded.open {
+            self.fix(*kind, value)?;
+        }
+        Ok(())
+    }
+
+    fn fix(&mut self, kind: CK_ATTRIBUTE_TYPE, value: &[u8]) -> Answer {
+        if self.open.get(&kind).is_some_and(|given| given != value) {
+            return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+        }
+        self.open.insert(kind, value.to_vec());
         Ok(())
     }
 

@@ -41,9 +41,11 @@ macro_rules! call {
     }};
 }
 
+mod derivation;
 mod fuzz;
 mod keys;
 mod mechanisms;
+mod operations;
 
 #[test]
 fn nothing_works_before_initialize_or_after_finalize() {

@@ -114,7 +114,7 @@ pub(super) fn usual(kind: CK_MECHANISM_TYPE, method: Method) -> With {
 
 /// The derivation of NIST SP 800-108 over "label", a zero, "context" and the length of all keys in 32
 /// bits, after the counter, or what is iterated and the counter.
-fn kbkdf(
+pub(super) fn kbkdf(
     iteration: Iteration,
     function: CK_MECHANISM_TYPE,
     counter: CK_SP800_108_COUNTER_FORMAT,
@@ -173,7 +173,7 @@ fn kbkdf(
     }
 }
 
-fn gcm(iv: &[u8], aad: &[u8], tag_bits: CK_ULONG) -> With {
+pub(super) fn gcm(iv: &[u8], aad: &[u8], tag_bits: CK_ULONG) -> With {
     let (mut iv, mut aad) = (Box::new(iv.to_vec()), Box::new(aad.to_vec()));
     let parameter = CK_GCM_PARAMS {
         pIv: iv.as_mut_ptr(),
@@ -188,13 +188,18 @@ fn gcm(iv: &[u8], aad: &[u8], tag_bits: CK_ULONG) -> With {
 
 /// Which way a cipher goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     Encrypt,
     Decrypt,
 }
 
 impl Host {
-    fn secret(&self, session: CK_SESSION_HANDLE, key_type: CK_KEY_TYPE, value: &[u8]) -> u64 {
+    pub(super) fn secret(
+        &self,
+        session: CK_SESSION_HANDLE,
+        key_type: CK_KEY_TYPE,
+        value: &[u8],
+    ) -> u64 {
         let (class, kind) = (CKO_SECRET_KEY.to_ne_bytes(), key_type.to_ne_bytes());
         let mut template: Vec<(CK_ATTRIBUTE_TYPE, &[u8])> = vec![
             (CKA_CLASS, &class),
@@ -220,7 +225,7 @@ impl Host {
     }
 
     /// The value of a key that is derived, to be read.
-    fn derived(
+    pub(super) fn derived(
         &self,
         session: CK_SESSION_HANDLE,
         mechanism: &mut CK_MECHANISM,
@@ -239,7 +244,7 @@ impl Host {
         }
     }
 
-    fn start(
+    pub(super) fn start(
         &self,
         session: CK_SESSION_HANDLE,
         way: Way,
@@ -268,7 +273,7 @@ impl Host {
     }
 
     /// In one piece: first the length is asked for, then there is too little room, then enough.
-    fn crypt(
+    pub(super) fn crypt(
         &self,
         session: CK_SESSION_HANDLE,
         way: Way,
@@ -364,7 +369,7 @@ impl Host {
         room
     }
 
-    fn wrap(
+    pub(super) fn wrap(
         &self,
         session: CK_SESSION_HANDLE,
         mechanism: &mut CK_MECHANISM,
@@ -385,7 +390,7 @@ impl Host {
         Ok(room)
     }
 
-    fn unwrap_with(
+    pub(super) fn unwrap_with(
         &self,
         session: CK_SESSION_HANDLE,
         mechanism: &mut CK_MECHANISM,
@@ -570,7 +575,13 @@ fn every_mechanism_that_is_listed_works() {
         }
         if has(CKF_DERIVE) && it.method != Method::Ecdh {
             tried |= CKF_DERIVE;
-            let (mut key, len) = (0, 16_usize.to_ne_bytes());
+            // What has the value of a sensitive key has all of it.
+            let len: usize = match it.method {
+                Method::ConcatenateKey => 16 + b"a key of any length".len(),
+                Method::ConcatenateData { .. } => 16 + 16,
+                _ => 16,
+            };
+            let (mut key, len) = (0, len.to_ne_bytes());
             let mut template = written(&[(CKA_VALUE_LEN, &len)]);
             let start = template.as_mut_ptr();
             assert_eq!(
