@@ -16,7 +16,7 @@
 //! `symmetric`, `codes` and `kbkdf`, or the library's. `attributes` says what PKCS#11 object a
 //! vault's object is (chapter 4), `template` what a caller says of one. `fault` is the one place
 //! where an error or a panic becomes a `CK_RV`, and `foreign` the one where the caller's memory is
-//! touched. `source` says how long a key stays in the TPM, and `idle` ends that.
+//! touched; `served` says where the caller is a server, and its memory its clients' numbers. `source` says how long a key stays in the TPM, and `idle` ends that.
 #![allow(
     unsafe_code,
     reason = "PKCS#11 is a C interface: its functions take the caller's pointers"
@@ -44,6 +44,7 @@ mod pins;
 mod private_key;
 mod public_key;
 mod random;
+mod served;
 mod sessions;
 mod signing;
 mod slots;

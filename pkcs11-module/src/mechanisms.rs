@@ -43,6 +43,7 @@ use cryptoki_sys::{
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::Foreign;
 use crate::kbkdf;
+use crate::served::is_served;
 use crate::slots::give_list;
 use crate::state::with_module;
 use strongroom::key::Hash;
@@ -268,6 +269,14 @@ pub(crate) static MECHANISMS: &[Mechanism] = {
     }
 };
 
+/// Those that the host gets: all, unless it is a server, whose clients would point into it with some.
+pub(crate) fn offered() -> impl Iterator<Item = &'static Mechanism> {
+    let served = is_served();
+    MECHANISMS
+        .iter()
+        .filter(move |it| !served || it.method.is_for_servers())
+}
+
 /// C_GetMechanismList, section 5.5.5. Tokens that are there to be read have no mechanisms.
 pub(crate) unsafe extern "C" fn get_mechanism_list(
     slot: CK_SLOT_ID,
@@ -279,7 +288,7 @@ pub(crate) unsafe extern "C" fn get_mechanism_list(
         let count = unsafe { Foreign::one(count) }?;
         with_module(|module| {
             let kinds: Vec<_> = if module.has_mechanisms(slot)? {
-                MECHANISMS.iter().map(|mechanism| mechanism.kind).collect()
+                offered().map(|mechanism| mechanism.kind).collect()
             } else {
                 Vec::new()
             };
@@ -300,8 +309,7 @@ pub(crate) unsafe extern "C" fn get_mechanism_info(
         let info = unsafe { Foreign::one(info) }?;
         with_module(|module| {
             let has_any = module.has_mechanisms(slot)?;
-            let mechanism = MECHANISMS
-                .iter()
+            let mechanism = offered()
                 .find(|mechanism| mechanism.kind == kind && has_any)
                 .ok_or(Fault::Code(CKR_MECHANISM_INVALID))?;
             info.set(0, mechanism.info());
@@ -330,6 +338,40 @@ impl Mechanism {
 }
 
 impl Method {
+    /// Whether a server can pass on its parameter: there is no pointer in it, or p11-kit 0.24 and 0.25 know
+    /// it and carry along what it points to. 0.25 knows those of ECDH and GCM too.
+    fn is_for_servers(self) -> bool {
+        match self {
+            Self::RsaKeyPair
+            | Self::EcKeyPair
+            | Self::EdwardsKeyPair
+            | Self::MontgomeryKeyPair
+            | Self::SecretKey(_)
+            | Self::Digest(_)
+            | Self::RsaPkcs(_)
+            | Self::RsaRaw
+            | Self::RsaPss(_)
+            | Self::RsaOaep
+            | Self::Ecdsa(_)
+            | Self::AesEcb
+            | Self::AesCbc { .. }
+            | Self::AesCtr
+            | Self::AesKeyWrap { .. }
+            | Self::Cmac { .. }
+            | Self::Hmac { .. }
+            | Self::ConcatenateKey
+            | Self::Extract => true,
+            Self::Eddsa
+            | Self::Ecdh
+            | Self::AesGcm
+            | Self::DeriveEcb
+            | Self::DeriveCbc
+            | Self::ConcatenateData { .. }
+            | Self::Xor
+            | Self::Kbkdf(_) => false,
+        }
+    }
+
     /// The type of the keys that it makes or uses; of several, the first.
     pub(crate) fn key_type(self) -> Option<CK_KEY_TYPE> {
         Some(match self {
@@ -488,8 +530,7 @@ impl Chosen {
             (CKM_EDDSA, CKF_GENERATE_KEY_PAIR) => CKM_EC_EDWARDS_KEY_PAIR_GEN,
             (kind, _) => kind,
         };
-        let mechanism = MECHANISMS
-            .iter()
+        let mechanism = offered()
             .find(|it| it.kind == kind && it.functions & function != 0)
             .ok_or(Fault::Code(CKR_MECHANISM_INVALID))?;
         // Each message has its own, and what is given before is not looked at.

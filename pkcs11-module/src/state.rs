@@ -31,7 +31,7 @@ use crate::attributes::{Attribute, Class, Content, Face, Given, Held, Listed, Ob
 use crate::creation::Privacy;
 use crate::fault::{Answer, Fault};
 use crate::idle::Watch;
-use crate::mechanisms::{Chosen, MECHANISMS};
+use crate::mechanisms::{Chosen, offered};
 use crate::random::Generator;
 use crate::sessions::Session;
 use crate::source::{IDLE, Source, describe};
@@ -396,7 +396,7 @@ impl Module {
     ) -> Answer<Vec<(CK_OBJECT_HANDLE, Object)>> {
         let has_mechanisms = self.token(slot)?.has_mechanisms;
         let numbers: Vec<CK_ULONG> = match class {
-            Class::Mechanism if has_mechanisms => MECHANISMS.iter().map(|it| it.kind).collect(),
+            Class::Mechanism if has_mechanisms => offered().map(|it| it.kind).collect(),
             Class::Profile if has_mechanisms => vec![
                 CKP_BASELINE_PROVIDER,
                 CKP_EXTENDED_PROVIDER,

@@ -46,6 +46,7 @@ mod fuzz;
 mod keys;
 mod mechanisms;
 mod operations;
+mod served;
 
 #[test]
 fn nothing_works_before_initialize_or_after_finalize() {
@@ -591,6 +592,15 @@ impl Host {
         host
     }
 
+    /// The same where the host is a server.
+    fn serving(fake: Fake) -> Self {
+        let host = Self::with(fake);
+        // SAFETY: as in `without_module`.
+        unsafe { std::env::set_var("STRONGROOM_SERVED", "1") };
+        assert!(crate::served::look());
+        host
+    }
+
     fn session(&self, slot: CK_SLOT_ID) -> CK_SESSION_HANDLE {
         let mut session = 0;
         assert_eq!(
@@ -647,6 +657,9 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        // SAFETY: as in `without_module`.
+        unsafe { std::env::remove_var("STRONGROOM_SERVED") };
+        crate::served::look();
         let _ = state::finalize();
     }
 }
