@@ -9,8 +9,8 @@ use cryptoki_sys::{
     CKA_WRAP_WITH_TRUSTED, CKF_GENERATE, CKF_GENERATE_KEY_PAIR, CKF_UNWRAP, CKF_WRAP, CKK_EC,
     CKK_GENERIC_SECRET, CKK_RSA, CKR_ATTRIBUTE_VALUE_INVALID, CKR_ENCRYPTED_DATA_INVALID,
     CKR_KEY_HANDLE_INVALID, CKR_KEY_NOT_WRAPPABLE, CKR_KEY_SIZE_RANGE, CKR_KEY_TYPE_INCONSISTENT,
-    CKR_KEY_UNEXTRACTABLE, CKR_MECHANISM_INVALID, CKR_TEMPLATE_INCOMPLETE,
-    CKR_TEMPLATE_INCONSISTENT, CKR_UNWRAPPING_KEY_HANDLE_INVALID,
+    CKR_KEY_UNEXTRACTABLE, CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID,
+    CKR_TEMPLATE_INCOMPLETE, CKR_TEMPLATE_INCONSISTENT, CKR_UNWRAPPING_KEY_HANDLE_INVALID,
     CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT, CKR_WRAPPED_KEY_INVALID, CKR_WRAPPED_KEY_LEN_RANGE,
     CKR_WRAPPING_KEY_HANDLE_INVALID, CKR_WRAPPING_KEY_TYPE_INCONSISTENT,
 };
@@ -24,7 +24,7 @@ use crate::creation::{
 use crate::encryption::{classes_of, scheme_of};
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, Output, Room};
-use crate::mechanisms::{Chosen, Method};
+use crate::mechanisms::{Chosen, Method, Parameter};
 use crate::public_key::{algorithm_of, key_type_of};
 use crate::state::{Module, private_key, with_module};
 use crate::symmetric::{Cipher, at_once, with_aes};
@@ -327,6 +327,10 @@ fn unwrap(module: &mut Module, chosen: &Chosen, key: &Object, wrapped: &[u8]) ->
             })
         }
         method => {
+            // NIST SP 800-38D, appendix C: a shorter one can be tried out, for a part of a key too.
+            if matches!(chosen.parameter, Parameter::Gcm { tag_len, .. } if tag_len < 12) {
+                return Err(Fault::Code(CKR_MECHANISM_PARAM_INVALID));
+            }
             let kek = module.value_of(key)?;
             let cipher = Cipher::new(method, &chosen.parameter, &kek, false)?;
             at_once(cipher, wrapped)

