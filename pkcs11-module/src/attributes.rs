@@ -9,6 +9,8 @@
 //! | certificate | X.509 certificate (section 4.6) |
 //! | credential without payload, with the attribute `public-key` | public key (section 4.8) |
 //!
+//! Domain parameters and keys of [`crate::legacy`] are session objects alone.
+//!
 //! What PKCS#11 knows of an object and the vault does not is in the vault object's attributes, as
 //! `cka.NAME`, and where the public key of a pair differs from its private key, as
 //! `cka-public.NAME`. Flags are `true` or `false` there, numbers decimal, the rest hexadecimal.
@@ -32,30 +34,35 @@ use cryptoki_sys::{
     CK_ATTRIBUTE_TYPE, CK_CERTIFICATE_CATEGORY_UNSPECIFIED, CK_DATE, CK_FALSE, CK_KEY_TYPE,
     CK_MECHANISM_TYPE, CK_OBJECT_CLASS, CK_SESSION_HANDLE, CK_SLOT_ID, CK_TRUE, CK_ULONG,
     CK_UNAVAILABLE_INFORMATION, CKA_ALLOWED_MECHANISMS, CKA_ALWAYS_AUTHENTICATE,
-    CKA_ALWAYS_SENSITIVE, CKA_APPLICATION, CKA_CERTIFICATE_CATEGORY, CKA_CERTIFICATE_TYPE,
-    CKA_CLASS, CKA_COEFFICIENT, CKA_COPYABLE, CKA_DECRYPT, CKA_DERIVE, CKA_DERIVE_TEMPLATE,
-    CKA_DESTROYABLE, CKA_EC_PARAMS, CKA_EC_POINT, CKA_ENCRYPT, CKA_END_DATE, CKA_EXPONENT_1,
-    CKA_EXPONENT_2, CKA_EXTRACTABLE, CKA_HASH_OF_ISSUER_PUBLIC_KEY, CKA_HASH_OF_SUBJECT_PUBLIC_KEY,
-    CKA_ID, CKA_ISSUER, CKA_KEY_GEN_MECHANISM, CKA_KEY_TYPE, CKA_LABEL, CKA_LOCAL,
-    CKA_MECHANISM_TYPE, CKA_MODIFIABLE, CKA_MODULUS, CKA_MODULUS_BITS, CKA_NEVER_EXTRACTABLE,
-    CKA_OBJECT_ID, CKA_PRIME_1, CKA_PRIME_2, CKA_PRIVATE, CKA_PRIVATE_EXPONENT, CKA_PROFILE_ID,
-    CKA_PUBLIC_EXPONENT, CKA_PUBLIC_KEY_INFO, CKA_SENSITIVE, CKA_SERIAL_NUMBER, CKA_SIGN,
-    CKA_SIGN_RECOVER, CKA_START_DATE, CKA_SUBJECT, CKA_TOKEN, CKA_TRUSTED, CKA_UNIQUE_ID,
-    CKA_UNWRAP, CKA_UNWRAP_TEMPLATE, CKA_URL, CKA_VALUE, CKA_VALUE_LEN, CKA_VERIFY,
+    CKA_ALWAYS_SENSITIVE, CKA_APPLICATION, CKA_BASE, CKA_CERTIFICATE_CATEGORY,
+    CKA_CERTIFICATE_TYPE, CKA_CLASS, CKA_COEFFICIENT, CKA_COPYABLE, CKA_DECRYPT, CKA_DERIVE,
+    CKA_DERIVE_TEMPLATE, CKA_DESTROYABLE, CKA_EC_PARAMS, CKA_EC_POINT, CKA_ENCRYPT, CKA_END_DATE,
+    CKA_EXPONENT_1, CKA_EXPONENT_2, CKA_EXTRACTABLE, CKA_HASH_OF_ISSUER_PUBLIC_KEY,
+    CKA_HASH_OF_SUBJECT_PUBLIC_KEY, CKA_ID, CKA_ISSUER, CKA_KEY_GEN_MECHANISM, CKA_KEY_TYPE,
+    CKA_LABEL, CKA_LOCAL, CKA_MECHANISM_TYPE, CKA_MODIFIABLE, CKA_MODULUS, CKA_MODULUS_BITS,
+    CKA_NEVER_EXTRACTABLE, CKA_OBJECT_ID, CKA_PRIME, CKA_PRIME_1, CKA_PRIME_2, CKA_PRIME_BITS,
+    CKA_PRIVATE, CKA_PRIVATE_EXPONENT, CKA_PROFILE_ID, CKA_PUBLIC_EXPONENT, CKA_PUBLIC_KEY_INFO,
+    CKA_SENSITIVE, CKA_SERIAL_NUMBER, CKA_SIGN, CKA_SIGN_RECOVER, CKA_START_DATE, CKA_SUBJECT,
+    CKA_SUBPRIME, CKA_SUBPRIME_BITS, CKA_TOKEN, CKA_TRUSTED, CKA_UNIQUE_ID, CKA_UNWRAP,
+    CKA_UNWRAP_TEMPLATE, CKA_URL, CKA_VALUE, CKA_VALUE_BITS, CKA_VALUE_LEN, CKA_VERIFY,
     CKA_VERIFY_RECOVER, CKA_WRAP, CKA_WRAP_TEMPLATE, CKA_WRAP_WITH_TRUSTED, CKC_X_509, CKK_AES,
-    CKK_EC, CKK_EC_EDWARDS, CKK_EC_MONTGOMERY, CKK_GENERIC_SECRET, CKK_RSA, CKK_SHA_1_HMAC,
-    CKK_SHA224_HMAC, CKK_SHA256_HMAC, CKK_SHA384_HMAC, CKK_SHA512_HMAC, CKM_AES_KEY_GEN,
-    CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_KEY_PAIR_GEN, CKM_EC_MONTGOMERY_KEY_PAIR_GEN,
-    CKM_GENERIC_SECRET_KEY_GEN, CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_SHA_1_KEY_GEN, CKM_SHA224_KEY_GEN,
-    CKM_SHA256_KEY_GEN, CKM_SHA384_KEY_GEN, CKM_SHA512_KEY_GEN, CKO_CERTIFICATE, CKO_DATA,
-    CKO_MECHANISM, CKO_PRIVATE_KEY, CKO_PROFILE, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
-    CKR_ATTRIBUTE_READ_ONLY, CKR_ATTRIBUTE_TYPE_INVALID, CKR_TEMPLATE_INCONSISTENT,
+    CKK_DES2, CKK_DES3, CKK_DH, CKK_DSA, CKK_EC, CKK_EC_EDWARDS, CKK_EC_MONTGOMERY,
+    CKK_GENERIC_SECRET, CKK_RSA, CKK_SHA_1_HMAC, CKK_SHA224_HMAC, CKK_SHA256_HMAC, CKK_SHA384_HMAC,
+    CKK_SHA512_HMAC, CKM_AES_KEY_GEN, CKM_DES2_KEY_GEN, CKM_DES3_KEY_GEN, CKM_DH_PKCS_KEY_PAIR_GEN,
+    CKM_DSA_KEY_PAIR_GEN, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_KEY_PAIR_GEN,
+    CKM_EC_MONTGOMERY_KEY_PAIR_GEN, CKM_GENERIC_SECRET_KEY_GEN, CKM_RSA_PKCS_KEY_PAIR_GEN,
+    CKM_SHA_1_KEY_GEN, CKM_SHA224_KEY_GEN, CKM_SHA256_KEY_GEN, CKM_SHA384_KEY_GEN,
+    CKM_SHA512_KEY_GEN, CKO_CERTIFICATE, CKO_DATA, CKO_DOMAIN_PARAMETERS, CKO_MECHANISM,
+    CKO_PRIVATE_KEY, CKO_PROFILE, CKO_PUBLIC_KEY, CKO_SECRET_KEY, CKR_ATTRIBUTE_READ_ONLY,
+    CKR_ATTRIBUTE_TYPE_INVALID, CKR_TEMPLATE_INCONSISTENT,
 };
 use strongroom::Secret;
 use strongroom::object::{CERTIFICATE, KEYFORMAT, Kind, Metadata, PIN};
 
 use crate::certificate::Certificate;
 use crate::fault::{Answer, Fault};
+use crate::legacy::field::FieldKey;
+use crate::legacy::is_legacy;
 use crate::public_key::{ec_parameters, key_type_of, octet_string};
 use crate::template::{Template, invalid, read_flag, read_number};
 use strongroom::key::{KeyAlgorithm, LOCAL, PUBLIC_KEY, PublicKey};
@@ -80,6 +87,7 @@ pub(crate) enum Class {
     SecretKey = 16,
     Mechanism = 32,
     Profile = 64,
+    DomainParameters = 128,
 }
 
 /// Which of the PKCS#11 objects of a vault's object.
@@ -150,6 +158,8 @@ pub(crate) struct Content {
     pub(crate) secrets: BTreeMap<CK_ATTRIBUTE_TYPE, Secret>,
     pub(crate) public: Option<PublicKey>,
     pub(crate) certificate: Option<Certificate>,
+    /// A key over a finite field, or the parameters of such keys.
+    pub(crate) field: Option<FieldKey>,
     /// A private key as PKCS#8.
     pub(crate) private: Option<Secret>,
     pub(crate) local: bool,
@@ -213,6 +223,7 @@ const V: u8 = Class::PrivateKey as u8;
 const S: u8 = Class::SecretKey as u8;
 const M: u8 = Class::Mechanism as u8;
 const O: u8 = Class::Profile as u8;
+const G: u8 = Class::DomainParameters as u8;
 
 /// Every attribute that any object has.
 static ATTRIBUTES: &[Known] = {
@@ -231,16 +242,16 @@ static ATTRIBUTES: &[Known] = {
     }
     table! {
         // Of every object.
-        CKA_CLASS, "class", Number, D | C | P | V | S | M | O, Never;
-        CKA_TOKEN, "token", Flag, D | C | P | V | S | M | O, Never;
-        CKA_PRIVATE, "private", Flag, D | C | P | V | S | M | O, Once;
-        CKA_MODIFIABLE, "modifiable", Flag, D | C | P | V | S | M | O, Once;
-        CKA_COPYABLE, "copyable", Flag, D | C | P | V | S | M | O, Once;
-        CKA_DESTROYABLE, "destroyable", Flag, D | C | P | V | S | M | O, Once;
-        CKA_LABEL, "label", Bytes, D | C | P | V | S | M | O, Always;
-        CKA_UNIQUE_ID, "unique-id", Bytes, D | C | P | V | S | M | O, Never;
+        CKA_CLASS, "class", Number, D | C | P | V | S | M | O | G, Never;
+        CKA_TOKEN, "token", Flag, D | C | P | V | S | M | O | G, Never;
+        CKA_PRIVATE, "private", Flag, D | C | P | V | S | M | O | G, Once;
+        CKA_MODIFIABLE, "modifiable", Flag, D | C | P | V | S | M | O | G, Once;
+        CKA_COPYABLE, "copyable", Flag, D | C | P | V | S | M | O | G, Once;
+        CKA_DESTROYABLE, "destroyable", Flag, D | C | P | V | S | M | O | G, Once;
+        CKA_LABEL, "label", Bytes, D | C | P | V | S | M | O | G, Always;
+        CKA_UNIQUE_ID, "unique-id", Bytes, D | C | P | V | S | M | O | G, Never;
         CKA_ID, "id", Bytes, D | C | P | V | S, Always;
-        CKA_VALUE, "value", Bytes, D | C | V | S, Never;
+        CKA_VALUE, "value", Bytes, D | C | P | V | S, Never;
         // Of what a token says of itself.
         CKA_MECHANISM_TYPE, "mechanism-type", Number, M, Never;
         CKA_PROFILE_ID, "profile-id", Number, O, Never;
@@ -261,8 +272,8 @@ static ATTRIBUTES: &[Known] = {
         CKA_START_DATE, "start-date", Date, C | P | V | S, Always;
         CKA_END_DATE, "end-date", Date, C | P | V | S, Always;
         // Of keys.
-        CKA_KEY_TYPE, "key-type", Number, P | V | S, Never;
-        CKA_LOCAL, "local", Flag, P | V | S, Never;
+        CKA_KEY_TYPE, "key-type", Number, P | V | S | G, Never;
+        CKA_LOCAL, "local", Flag, P | V | S | G, Never;
         CKA_KEY_GEN_MECHANISM, "key-gen-mechanism", Number, P | V | S, Never;
         CKA_ALLOWED_MECHANISMS, "allowed-mechanisms", Bytes, P | V | S, Once;
         CKA_DERIVE, "derive", Flag, P | V | S, Always;
@@ -298,6 +309,13 @@ static ATTRIBUTES: &[Known] = {
         // all the same by clients that look for the public key.
         CKA_EC_PARAMS, "ec-params", Bytes, P | V, Never;
         CKA_EC_POINT, "ec-point", Bytes, P | V, Never;
+        // Of keys over finite fields, and of the parameters that they share.
+        CKA_PRIME, "prime", Bytes, P | V | G, Never;
+        CKA_SUBPRIME, "subprime", Bytes, P | V | G, Never;
+        CKA_BASE, "base", Bytes, P | V | G, Never;
+        CKA_PRIME_BITS, "prime-bits", Number, G, Never;
+        CKA_SUBPRIME_BITS, "subprime-bits", Number, G, Never;
+        CKA_VALUE_BITS, "value-bits", Number, V, Never;
     }
 };
 
@@ -362,6 +380,7 @@ impl Class {
             CKO_SECRET_KEY => Self::SecretKey,
             CKO_MECHANISM => Self::Mechanism,
             CKO_PROFILE => Self::Profile,
+            CKO_DOMAIN_PARAMETERS => Self::DomainParameters,
             _ => return None,
         })
     }
@@ -381,6 +400,7 @@ impl Class {
             Self::SecretKey => CKO_SECRET_KEY,
             Self::Mechanism => CKO_MECHANISM,
             Self::Profile => CKO_PROFILE,
+            Self::DomainParameters => CKO_DOMAIN_PARAMETERS,
         }
     }
 }
@@ -471,8 +491,19 @@ impl Object {
         }
     }
 
+    /// The key over a finite field, or the parameters, that it is.
+    pub(crate) fn field_key(&self) -> Option<&FieldKey> {
+        match self {
+            Self::Held(held) => held.content.field.as_ref(),
+            _ => None,
+        }
+    }
+
     /// The type of key that it is.
     pub(crate) fn key_type(&self) -> Option<CK_KEY_TYPE> {
+        if let Some(key) = self.field_key() {
+            return Some(key.key_type());
+        }
         match self.class() {
             Class::PublicKey | Class::PrivateKey => {
                 Some(key_type_of(self.public_key()?.algorithm()))
@@ -485,7 +516,11 @@ impl Object {
                         .unwrap_or(CKK_GENERIC_SECRET),
                 )
             }
-            Class::Data | Class::Certificate | Class::Mechanism | Class::Profile => None,
+            Class::Data
+            | Class::Certificate
+            | Class::Mechanism
+            | Class::Profile
+            | Class::DomainParameters => None,
         }
     }
 
@@ -527,7 +562,12 @@ impl Object {
                     Class::Data => Some(self.of_data(kind)),
                     Class::Certificate => self.of_certificate(kind),
                     Class::SecretKey => self.of_secret_key(kind),
-                    Class::PublicKey | Class::PrivateKey => self.of_key_pair(kind),
+                    Class::PublicKey | Class::PrivateKey | Class::DomainParameters => {
+                        match self.field_key() {
+                            Some(key) => self.of_field_key(kind, key),
+                            None => self.of_key_pair(kind),
+                        }
+                    }
                     Class::Mechanism | Class::Profile => match self {
                         Self::Standing(standing) => Some(Attribute::Known(number(standing.number))),
                         _ => None,
@@ -644,6 +684,10 @@ impl Object {
             Some(CKK_SHA384_HMAC) if self.is_local() => CKM_SHA384_KEY_GEN,
             Some(CKK_SHA512_HMAC) if self.is_local() => CKM_SHA512_KEY_GEN,
             Some(CKK_GENERIC_SECRET) if self.is_local() => CKM_GENERIC_SECRET_KEY_GEN,
+            Some(CKK_DES2) if self.is_local() => CKM_DES2_KEY_GEN,
+            Some(CKK_DES3) if self.is_local() => CKM_DES3_KEY_GEN,
+            Some(CKK_DSA) if self.is_local() => CKM_DSA_KEY_PAIR_GEN,
+            Some(CKK_DH) if self.is_local() => CKM_DH_PKCS_KEY_PAIR_GEN,
             _ => CK_UNAVAILABLE_INFORMATION,
         }
     }
@@ -655,6 +699,11 @@ impl Object {
 
     fn is_dataset_key(&self) -> bool {
         matches!(self, Self::Sealed(object, _) if object.kind == Kind::DatasetKey)
+    }
+
+    /// Whether it is a key that encrypts unless something else is said of it.
+    fn is_of_cipher(&self) -> bool {
+        matches!(self.key_type(), Some(CKK_AES | CKK_DES2 | CKK_DES3))
     }
 
     fn of_data(&self, kind: CK_ATTRIBUTE_TYPE) -> Attribute {
@@ -700,6 +749,7 @@ impl Object {
         Some(match kind {
             CKA_VALUE if self.is_readable() => self.value(),
             CKA_VALUE => Attribute::Sensitive,
+            CKA_VALUE_LEN if self.key_type().is_some_and(is_legacy) => return None,
             CKA_VALUE_LEN => match self {
                 Self::Sealed(..) | Self::Standing(_) => Attribute::ValueLen,
                 Self::Held(held) => {
@@ -715,8 +765,8 @@ impl Object {
             {
                 Attribute::Known(flag(false))
             }
-            CKA_ENCRYPT | CKA_DECRYPT => self.given_or(kind, self.key_type() == Some(CKK_AES)),
-            CKA_SIGN | CKA_VERIFY => self.given_or(kind, self.key_type() != Some(CKK_AES)),
+            CKA_ENCRYPT | CKA_DECRYPT => self.given_or(kind, self.is_of_cipher()),
+            CKA_SIGN | CKA_VERIFY => self.given_or(kind, !self.is_of_cipher()),
             // Those that were not made through PKCS#11 came from outside, in clear, and are not
             // to be read.
             _ => self.given_or(kind, kind == CKA_SENSITIVE),
@@ -737,7 +787,8 @@ impl Object {
             },
             CKA_EC_PARAMS => Attribute::Known(ec_parameters(public.algorithm())?.to_vec()),
             CKA_EC_POINT => Attribute::Known(octet_string(public.ec_point()?)),
-            CKA_VALUE if is_rsa => return None,
+            CKA_VALUE if is_rsa || self.class() == Class::PublicKey => return None,
+            CKA_PRIME | CKA_SUBPRIME | CKA_BASE | CKA_VALUE_BITS => return None,
             CKA_PRIVATE_EXPONENT | CKA_PRIME_1 | CKA_PRIME_2 | CKA_EXPONENT_1 | CKA_EXPONENT_2
             | CKA_COEFFICIENT
                 if !is_rsa =>
@@ -757,6 +808,28 @@ impl Object {
             CKA_ALWAYS_SENSITIVE | CKA_NEVER_EXTRACTABLE if self.is_token_object() => {
                 Attribute::Known(flag(self.is_local()))
             }
+            _ => self.given_or(kind, false),
+        })
+    }
+
+    fn of_field_key(&self, kind: CK_ATTRIBUTE_TYPE, key: &FieldKey) -> Option<Attribute> {
+        let signs = key.key_type() == CKK_DSA;
+        Some(match kind {
+            CKA_VALUE if self.class() == Class::PrivateKey => match key.private_value() {
+                Some(value) if self.is_readable() => Attribute::Known(value.expose().to_vec()),
+                _ => Attribute::Sensitive,
+            },
+            CKA_VALUE | CKA_VALUE_BITS | CKA_PRIME | CKA_SUBPRIME | CKA_BASE | CKA_PRIME_BITS
+            | CKA_SUBPRIME_BITS => Attribute::Known(key.open(kind)?),
+            CKA_MODULUS | CKA_MODULUS_BITS | CKA_PUBLIC_EXPONENT | CKA_PRIVATE_EXPONENT
+            | CKA_PRIME_1 | CKA_PRIME_2 | CKA_EXPONENT_1 | CKA_EXPONENT_2 | CKA_COEFFICIENT
+            | CKA_EC_PARAMS | CKA_EC_POINT => return None,
+            CKA_SUBJECT | CKA_START_DATE | CKA_END_DATE | CKA_PUBLIC_KEY_INFO => {
+                self.given_or_empty(kind)
+            }
+            CKA_SENSITIVE => self.given_or(kind, true),
+            CKA_VERIFY | CKA_SIGN => self.given_or(kind, signs),
+            CKA_DERIVE => self.given_or(kind, !signs && self.class() == Class::PrivateKey),
             _ => self.given_or(kind, false),
         })
     }

@@ -1,5 +1,7 @@
-//! Message authentication codes in memory: HMAC (PKCS#11 3.1, section 6.20) and CMAC (section 6.14).
+//! Message authentication codes in memory: HMAC (PKCS#11 3.1, section 6.20) and CMAC (section 6.14); and
+//! CBC-MAC (section 6.13), for those who still have it.
 
+use cbc_mac::CbcMac;
 use cmac::Cmac;
 use cryptoki_sys::{CKR_KEY_SIZE_RANGE, CKR_MECHANISM_INVALID};
 use hmac::{Hmac, Mac};
@@ -33,6 +35,27 @@ impl<M: Mac + Send> Computing for M {
     }
 }
 
+/// A code of cipher block chaining, whose last block is filled up with zeros. There is one block at least
+/// (ISO/IEC 9797-1, padding method 1): without any, the code would be zeros, whatever the key.
+struct Chained<M> {
+    mac: M,
+    is_empty: bool,
+}
+
+impl<M: Mac + Send> Computing for Chained<M> {
+    fn update(&mut self, bytes: &[u8]) {
+        self.is_empty &= bytes.is_empty();
+        self.mac.update(bytes);
+    }
+
+    fn finish(mut self: Box<Self>) -> Vec<u8> {
+        if self.is_empty {
+            self.mac.update(&[0]);
+        }
+        self.mac.finalize().into_bytes().to_vec()
+    }
+}
+
 impl Code {
     /// Begins.
     pub(crate) fn new(method: Method, parameter: &Parameter, key: &Secret) -> Answer<Self> {
@@ -43,6 +66,13 @@ impl Code {
                 let mac =
                     with_aes!(key, Aes => Box::new(of::<Cmac<Aes>>(key)?) as Box<dyn Computing>)?;
                 (mac, BLOCK)
+            }
+            Method::AesMac { .. } => {
+                let mac = with_aes!(key, Aes => Box::new(Chained {
+                    mac: of::<CbcMac<Aes>>(key)?,
+                    is_empty: true,
+                }) as Box<dyn Computing>)?;
+                (mac, BLOCK / 2)
             }
             _ => return Err(Fault::Code(CKR_MECHANISM_INVALID)),
         };

@@ -9,8 +9,9 @@ use cryptoki_sys::{
     CKA_EXTRACTABLE, CKA_KEY_TYPE, CKA_LABEL, CKA_MODIFIABLE, CKA_MODULUS_BITS,
     CKA_NEVER_EXTRACTABLE, CKA_PRIVATE, CKA_PUBLIC_EXPONENT, CKA_PUBLIC_KEY_INFO, CKA_SENSITIVE,
     CKA_SIGN, CKA_TOKEN, CKA_UNWRAP, CKA_VALUE, CKA_VALUE_LEN, CKA_VERIFY, CKA_WRAP, CKC_X_509,
-    CKK_AES, CKK_GENERIC_SECRET, CKR_ACTION_PROHIBITED, CKR_ATTRIBUTE_VALUE_INVALID,
-    CKR_KEY_SIZE_RANGE, CKR_SESSION_READ_ONLY, CKR_TEMPLATE_INCOMPLETE, CKR_TEMPLATE_INCONSISTENT,
+    CKK_AES, CKK_DH, CKK_DSA, CKK_GENERIC_SECRET, CKR_ACTION_PROHIBITED,
+    CKR_ATTRIBUTE_TYPE_INVALID, CKR_ATTRIBUTE_VALUE_INVALID, CKR_KEY_SIZE_RANGE,
+    CKR_SESSION_READ_ONLY, CKR_TEMPLATE_INCOMPLETE, CKR_TEMPLATE_INCONSISTENT,
     CKR_TOKEN_WRITE_PROTECTED, CKR_USER_NOT_LOGGED_IN,
 };
 use strongroom::Secret;
@@ -24,6 +25,7 @@ use crate::attributes::{
 use crate::certificate::Certificate;
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, ulong};
+use crate::legacy::{self, des};
 use crate::mechanisms::hash_of_hmac_key;
 use crate::private_key::{PARTS, private_key_of, secret_parts};
 use crate::public_key::public_key_of;
@@ -50,6 +52,12 @@ pub(crate) unsafe extern "C" fn create_object(
             let created = match class {
                 Class::Data => create_data(module, session, template),
                 Class::Certificate => create_certificate(module, session, template),
+                Class::PublicKey | Class::PrivateKey | Class::DomainParameters
+                    if is_over_field(&template, class)? =>
+                {
+                    let key_type = template.required_number(CKA_KEY_TYPE)?;
+                    legacy::creation::create(module, session, &template, class, key_type)
+                }
                 Class::PublicKey => create_public_key(module, session, &template),
                 Class::PrivateKey => create_private_key(module, session, &template),
                 Class::SecretKey => {
@@ -60,12 +68,19 @@ pub(crate) unsafe extern "C" fn create_object(
                     let key_type = template.required_number(CKA_KEY_TYPE)?;
                     create_secret_key(module, session, &template, key_type, value, Origin::Given)
                 }
-                Class::Mechanism | Class::Profile => Err(invalid()),
+                Class::Mechanism | Class::Profile | Class::DomainParameters => Err(invalid()),
             }?;
             handle.set(0, created);
             Ok(())
         })
     })
+}
+
+/// Whether a template is that of a key over a finite field, or of its parameters. Of domain parameters
+/// there are no others.
+fn is_over_field(template: &Template, class: Class) -> Answer<bool> {
+    let key_type = template.required_number(CKA_KEY_TYPE)?;
+    Ok(matches!(key_type, CKK_DSA | CKK_DH) || class == Class::DomainParameters)
 }
 
 /// C_CopyObject, section 5.7.2. What was said of the object is said of the copy too, but for what the
@@ -93,6 +108,9 @@ pub(crate) unsafe extern "C" fn copy_object(
                 .unwrap_or(object.is_token_object());
             if to_vault {
                 check_may_write(module, session)?;
+                if object.key_type().is_some_and(legacy::is_legacy) {
+                    return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+                }
             }
             template.remove(CKA_TOKEN);
             let mut given = object.all_given();
@@ -117,6 +135,7 @@ fn content_of_copy(module: &mut Module, object: &Object) -> Answer<Content> {
     let mut content = Content {
         public: object.public_key(),
         certificate: object.certificate(),
+        field: object.field_key().cloned(),
         local: object.is_local(),
         ..Content::default()
     };
@@ -124,7 +143,7 @@ fn content_of_copy(module: &mut Module, object: &Object) -> Answer<Content> {
         Class::Data | Class::SecretKey => {
             content.secrets = [(CKA_VALUE, module.value_of(object)?)].into();
         }
-        Class::PrivateKey => {
+        Class::PrivateKey if content.field.is_none() => {
             let Object::Held(held) = object else {
                 return Err(Fault::Code(CKR_ACTION_PROHIBITED));
             };
@@ -156,7 +175,9 @@ fn put_copy(
             Kind::PrivateKey
         }
         Class::Certificate => Kind::Certificate,
-        Class::Mechanism | Class::Profile => return Err(Fault::Code(CKR_ACTION_PROHIBITED)),
+        Class::Mechanism | Class::Profile | Class::DomainParameters => {
+            return Err(Fault::Code(CKR_ACTION_PROHIBITED));
+        }
     };
     let mut object = new_object(module, session, kind, privacy, given, class)?;
     let attributes = &mut object.attributes;
@@ -284,7 +305,7 @@ impl Privacy {
     ///
     /// # Errors
     /// `CKR_USER_NOT_LOGGED_IN` for a private object of whoever is not the user.
-    fn of(
+    pub(crate) fn of(
         module: &mut Module,
         session: CK_SESSION_HANDLE,
         class: Class,
@@ -301,7 +322,12 @@ impl Privacy {
                 Ok(Self::None)
             };
         }
-        let secret = ![Class::Certificate, Class::PublicKey].contains(&class);
+        let open = [
+            Class::Certificate,
+            Class::PublicKey,
+            Class::DomainParameters,
+        ];
+        let secret = !open.contains(&class);
         let private = is(CKA_PRIVATE)?.unwrap_or(secret);
         if asks && !private {
             return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
@@ -342,11 +368,21 @@ pub(crate) fn create_secret_key(
     origin: Origin,
 ) -> Answer<CK_OBJECT_HANDLE> {
     let to_vault = goes_to_vault(module, session, template)?;
+    legacy::check_stays_in_session(template, key_type)?;
     // Section 4.1.1: whoever has a key made does not say what it is.
     if template.secret(CKA_VALUE).is_some() {
         return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
     }
     check_secret_key_len(key_type, value.len())?;
+    let value = if des::key_len(key_type).is_none() {
+        value
+    } else {
+        // All of a type are as long.
+        if template.number(CKA_VALUE_LEN)?.is_some() {
+            return Err(Fault::Code(CKR_ATTRIBUTE_TYPE_INVALID));
+        }
+        des_key(value, origin)?
+    };
     // Whoever gives a value need not, and according to section 4.10 must not, give its length.
     if template
         .number(CKA_VALUE_LEN)?
@@ -389,6 +425,16 @@ pub(crate) fn create_secret_key(
         .insert(LOCAL.to_owned(), local.to_string());
     let id = module.source()?.seal(object, &value)?;
     module.handle_of(id, Face::Itself)
+}
+
+/// A key of triple DES; one that is derived gets its parity.
+fn des_key(value: Secret, origin: Origin) -> Answer<Secret> {
+    let value = match origin {
+        Origin::Derived { .. } => des::with_parity(&value),
+        Origin::Given | Origin::Generated => value,
+    };
+    des::check(&value)?;
+    Ok(value)
 }
 
 /// Destroys a secret key that was made just now, with others that could not be made.
@@ -443,7 +489,7 @@ pub(crate) fn check_secret_key_len(key_type: CK_KEY_TYPE, len: usize) -> Answer 
         CKK_GENERIC_SECRET => len > 0,
         CKK_AES => [16, 24, 32].contains(&len),
         hmac if hash_of_hmac_key(hmac).is_some() => len > 0,
-        _ => return Err(invalid()),
+        other => des::key_len(other).ok_or_else(invalid)? == len,
     };
     if right {
         Ok(())
@@ -739,18 +785,7 @@ fn hold_key_pair(
     (for_public, public_privacy): (Given, Privacy),
     (mut for_private, privacy): (Given, Privacy),
 ) -> Answer<(CK_OBJECT_HANDLE, CK_OBJECT_HANDLE)> {
-    let sensitive = flag_of(
-        for_private
-            .entry(CKA_SENSITIVE)
-            .or_insert_with(|| flag(true)),
-    )?;
-    let extractable = flag_of(
-        for_private
-            .entry(CKA_EXTRACTABLE)
-            .or_insert_with(|| flag(false)),
-    )?;
-    for_private.insert(CKA_ALWAYS_SENSITIVE, flag(sensitive));
-    for_private.insert(CKA_NEVER_EXTRACTABLE, flag(!extractable));
+    say_how_secret(&mut for_private)?;
     let public = Content {
         public: Some(key.public()),
         local: true,
@@ -767,6 +802,15 @@ fn hold_key_pair(
         )?,
         module.hold(session, Class::PrivateKey, privacy, for_private, private)?,
     ))
+}
+
+/// Says of a new private key what its template did not.
+pub(crate) fn say_how_secret(given: &mut Given) -> Answer {
+    let sensitive = flag_of(given.entry(CKA_SENSITIVE).or_insert_with(|| flag(true)))?;
+    let extractable = flag_of(given.entry(CKA_EXTRACTABLE).or_insert_with(|| flag(false)))?;
+    given.insert(CKA_ALWAYS_SENSITIVE, flag(sensitive));
+    given.insert(CKA_NEVER_EXTRACTABLE, flag(!extractable));
+    Ok(())
 }
 
 /// A private key as a session object; its parts only if they may be read.

@@ -1,4 +1,4 @@
-//! Keys that are derived from others (PKCS#11 3.1, section 5.18.5): Diffie-Hellman (6.3.20), what AES makes
+//! Keys that are derived from others (PKCS#11 3.1, section 5.18.5): Diffie-Hellman (6.3.20, 6.4), what AES makes
 //! of some data (6.13.7), what a pseudorandom function does (6.42), and keys and data put together or
 //! taken apart (6.43).
 //!
@@ -25,6 +25,8 @@ use crate::fault::{Answer, Fault, answer};
 use crate::foreign::Foreign;
 use crate::kbkdf;
 use crate::keys::value_len;
+use crate::legacy::des;
+use crate::legacy::field::FieldKey;
 use crate::mechanisms::{Chosen, Kdf, Method, Parameter};
 use crate::public_key::read_point;
 use crate::state::{Module, with_module};
@@ -83,7 +85,7 @@ impl Parents {
         chosen: &Chosen,
     ) -> Answer<Self> {
         let class = match chosen.method() {
-            Method::Ecdh => Class::PrivateKey,
+            Method::Ecdh | Method::Dh => Class::PrivateKey,
             _ => Class::SecretKey,
         };
         let mut keys = vec![module.key_for(session, base, chosen, class, CKA_DERIVE)?];
@@ -97,7 +99,10 @@ impl Parents {
             }
             // Sections 6.13.7 and 6.43.3: what comes of a key by AES, or has its value, is no more open
             // than the key; of two, the one that is less open decides.
-            if !matches!(chosen.method(), Method::Ecdh | Method::Kbkdf(_)) {
+            if !matches!(
+                chosen.method(),
+                Method::Ecdh | Method::Dh | Method::Kbkdf(_)
+            ) {
                 inherit(&mut demands, key)?;
             }
         }
@@ -166,15 +171,19 @@ fn derive_one(
             module.check_authenticated(session, parents.base())?;
             agree(module, parents, point, kdf.as_ref(), key_type, &template)?
         }
+        Parameter::Peer(peer) => {
+            module.check_authenticated(session, parents.base())?;
+            agree_in_field(parents, peer, key_type, &template)?
+        }
         Parameter::Data { iv, data } => {
             let base = module.value_of(parents.base())?;
-            let len = value_len(&template)?.unwrap_or(data.len());
+            let len = wanted_len(&template, key_type)?.unwrap_or(data.len());
             let made = encrypt_data(chosen, &base, iv, data, len)?;
             parents.check_len(key_type, len)?;
             made
         }
         _ => {
-            let len = value_len(&template)?;
+            let len = wanted_len(&template, key_type)?;
             let values = (parents.keys.iter())
                 .map(|key| module.value_of(key))
                 .collect::<Answer<Vec<_>>>()?;
@@ -239,7 +248,7 @@ fn derive_several(
 
 fn type_and_len(parents: &Parents, template: &mut Template) -> Answer<(CK_KEY_TYPE, usize)> {
     let key_type = parents.complete(template)?;
-    let len = value_len(template)?.ok_or(Fault::Code(CKR_TEMPLATE_INCOMPLETE))?;
+    let len = wanted_len(template, key_type)?.ok_or(Fault::Code(CKR_TEMPLATE_INCOMPLETE))?;
     parents.check_len(key_type, len)?;
     Ok((key_type, len))
 }
@@ -312,7 +321,8 @@ impl Whole {
             None if key_type == CKK_AES => return Err(Fault::Code(CKR_TEMPLATE_INCOMPLETE)),
             None => most,
         };
-        let leaves_some = len < most || !self.has_all;
+        // Triple DES leaves a bit of each byte, and keys of it are found from both of their ends.
+        let leaves_some = len < most || !self.has_all || des::key_len(key_type).is_some();
         if len > most || (hides && leaves_some) {
             return Err(Fault::Code(CKR_KEY_SIZE_RANGE));
         }
@@ -358,7 +368,7 @@ fn agree(
         None => (field_len, field_len),
         Some(kdf) => (kdf.hash.digest_len(), MOST_OF_KDF),
     };
-    let len = value_len(template)?.unwrap_or(usual);
+    let len = wanted_len(template, key_type)?.unwrap_or(usual);
     if len > most {
         return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
     }
@@ -368,6 +378,34 @@ fn agree(
         None => Secret::copy_of(&agreed.expose()[agreed.len() - len..]),
         Some(kdf) => expand(kdf, &agreed, len),
     })
+}
+
+/// What a private key and another party's value come to over a finite field: of it the leading bytes go too
+/// (section 6.4).
+fn agree_in_field(
+    parents: &Parents,
+    peer: &[u8],
+    key_type: CK_KEY_TYPE,
+    template: &Template,
+) -> Answer<Secret> {
+    let Some(FieldKey::DhPrivate(key)) = parents.base().field_key() else {
+        return Err(Fault::Code(CKR_KEY_TYPE_INCONSISTENT));
+    };
+    let most = key.group().prime().len();
+    let len = wanted_len(template, key_type)?.unwrap_or(most);
+    if len > most {
+        return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+    }
+    parents.check_len(key_type, len)?;
+    let agreed = key
+        .agree(peer)
+        .ok_or(Fault::Code(CKR_MECHANISM_PARAM_INVALID))?;
+    Ok(Secret::copy_of(&agreed.expose()[most - len..]))
+}
+
+/// How long a key is to be: as the template says, or as all keys of its type are.
+fn wanted_len(template: &Template, key_type: CK_KEY_TYPE) -> Answer<Option<usize>> {
+    Ok(value_len(template)?.or(des::key_len(key_type)))
 }
 
 /// The longest key that a function makes of what was agreed on.

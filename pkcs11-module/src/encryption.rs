@@ -1,5 +1,5 @@
 //! Encrypting and decrypting (PKCS#11 3.1, sections 5.8 and 5.10): with RSA, whose private keys are used
-//! where they live and whose public ones in memory, and with AES, in memory.
+//! where they live and whose public ones in memory, and with AES and triple DES, in memory.
 
 use cryptoki_sys::{
     CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CKA_ALWAYS_AUTHENTICATE,

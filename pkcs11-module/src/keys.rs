@@ -3,11 +3,11 @@
 //! keys in memory.
 
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CKA_CLASS,
-    CKA_EC_PARAMS, CKA_EXTRACTABLE, CKA_KEY_TYPE, CKA_MODULUS_BITS, CKA_PUBLIC_EXPONENT,
+    CK_ATTRIBUTE, CK_KEY_TYPE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG,
+    CKA_CLASS, CKA_EC_PARAMS, CKA_EXTRACTABLE, CKA_KEY_TYPE, CKA_MODULUS_BITS, CKA_PUBLIC_EXPONENT,
     CKA_TRUSTED, CKA_UNWRAP, CKA_UNWRAP_TEMPLATE, CKA_VALUE_LEN, CKA_WRAP, CKA_WRAP_TEMPLATE,
-    CKA_WRAP_WITH_TRUSTED, CKF_GENERATE, CKF_GENERATE_KEY_PAIR, CKF_UNWRAP, CKF_WRAP, CKK_EC,
-    CKK_GENERIC_SECRET, CKK_RSA, CKR_ATTRIBUTE_VALUE_INVALID, CKR_ENCRYPTED_DATA_INVALID,
+    CKA_WRAP_WITH_TRUSTED, CKF_GENERATE, CKF_GENERATE_KEY_PAIR, CKF_UNWRAP, CKF_WRAP, CKK_DSA,
+    CKK_EC, CKK_GENERIC_SECRET, CKK_RSA, CKR_ATTRIBUTE_VALUE_INVALID, CKR_ENCRYPTED_DATA_INVALID,
     CKR_KEY_HANDLE_INVALID, CKR_KEY_NOT_WRAPPABLE, CKR_KEY_SIZE_RANGE, CKR_KEY_TYPE_INCONSISTENT,
     CKR_KEY_UNEXTRACTABLE, CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID,
     CKR_TEMPLATE_INCOMPLETE, CKR_TEMPLATE_INCONSISTENT, CKR_UNWRAPPING_KEY_HANDLE_INVALID,
@@ -24,6 +24,7 @@ use crate::creation::{
 use crate::encryption::{classes_of, scheme_of};
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, Output, Room};
+use crate::legacy::{self, des};
 use crate::mechanisms::{Chosen, Method, Parameter};
 use crate::public_key::{algorithm_of, key_type_of};
 use crate::state::{Module, private_key, with_module};
@@ -51,11 +52,24 @@ pub(crate) unsafe extern "C" fn generate_key(
             module.session(session)?;
             let chosen = chosen?;
             module.check_has_mechanisms(session)?;
-            let Method::SecretKey(key_type) = chosen.method() else {
-                return Err(Fault::Code(CKR_MECHANISM_INVALID));
+            let key_type = match chosen.method() {
+                Method::SecretKey(key_type) => key_type,
+                Method::DsaParameters => {
+                    let made =
+                        legacy::creation::generate_parameters(module, session, &mut template)?;
+                    handle.set(0, made);
+                    return Ok(());
+                }
+                _ => return Err(Fault::Code(CKR_MECHANISM_INVALID)),
             };
             template.fix_number(CKA_CLASS, Class::SecretKey.number())?;
             template.fix_number(CKA_KEY_TYPE, key_type)?;
+            if let Some(len) = des::key_len(key_type) {
+                let (value, origin) = (des::generate(len), Origin::Generated);
+                let made = create_secret_key(module, session, &template, key_type, value, origin)?;
+                handle.set(0, made);
+                return Ok(());
+            }
             let len = value_len(&template)?.ok_or(Fault::Code(CKR_TEMPLATE_INCOMPLETE))?;
             check_secret_key_len(key_type, len)?;
             let (_, max) = chosen.mechanism.sizes;
@@ -104,6 +118,20 @@ pub(crate) unsafe extern "C" fn generate_key_pair(
             let chosen = chosen?;
             module.check_has_mechanisms(session)?;
             let (algorithm, key_type) = match chosen.method() {
+                Method::DsaKeyPair | Method::DhKeyPair => {
+                    let key_type = chosen.method().key_type().unwrap_or(CKK_DSA);
+                    fix_pair(&mut for_public, &mut for_private, key_type)?;
+                    let (public, private) = legacy::creation::generate_key_pair(
+                        module,
+                        session,
+                        key_type,
+                        &for_public,
+                        &for_private,
+                    )?;
+                    public_handle.set(0, public);
+                    private_handle.set(0, private);
+                    return Ok(());
+                }
                 Method::RsaKeyPair => (rsa_of(&for_public)?, CKK_RSA),
                 method => {
                     let key_type = method.key_type().unwrap_or(CKK_EC);
@@ -116,10 +144,7 @@ pub(crate) unsafe extern "C" fn generate_key_pair(
                     (algorithm, key_type)
                 }
             };
-            for_public.fix_number(CKA_CLASS, Class::PublicKey.number())?;
-            for_public.fix_number(CKA_KEY_TYPE, key_type)?;
-            for_private.fix_number(CKA_CLASS, Class::PrivateKey.number())?;
-            for_private.fix_number(CKA_KEY_TYPE, key_type)?;
+            fix_pair(&mut for_public, &mut for_private, key_type)?;
             let (public, private) =
                 create_key_pair(module, session, algorithm, &for_public, &for_private)?;
             public_handle.set(0, public);
@@ -127,6 +152,14 @@ pub(crate) unsafe extern "C" fn generate_key_pair(
             Ok(())
         })
     })
+}
+
+/// Puts into the templates of a pair what both keys are.
+fn fix_pair(public: &mut Template, private: &mut Template, key_type: CK_KEY_TYPE) -> Answer {
+    public.fix_number(CKA_CLASS, Class::PublicKey.number())?;
+    public.fix_number(CKA_KEY_TYPE, key_type)?;
+    private.fix_number(CKA_CLASS, Class::PrivateKey.number())?;
+    private.fix_number(CKA_KEY_TYPE, key_type)
 }
 
 /// C_WrapKey, section 5.18.3.
@@ -159,6 +192,10 @@ pub(crate) unsafe extern "C" fn wrap_key(
                 Class::SecretKey => module.value_of(&key)?,
                 // Those of the vault are never extractable.
                 _ => match &key {
+                    // PKCS#8 is the library's to write, which does not know them.
+                    Object::Held(held) if held.content.field.is_some() => {
+                        return Err(Fault::Code(CKR_KEY_NOT_WRAPPABLE));
+                    }
                     Object::Held(held) => private_key(held)?.to_pkcs8(),
                     _ => return Err(Fault::Code(CKR_KEY_UNEXTRACTABLE)),
                 },
@@ -219,6 +256,9 @@ pub(crate) unsafe extern "C" fn unwrap_key(
                     let wrong_len = value_len(&template)?.is_some_and(|len| len != value.len());
                     if wrong_len || check_secret_key_len(key_type, value.len()).is_err() {
                         return Err(wrong());
+                    }
+                    if des::key_len(key_type).is_some() && des::check(&value).is_err() {
+                        return Err(Fault::Code(CKR_WRAPPED_KEY_INVALID));
                     }
                     create_secret_key(module, session, &template, key_type, value, Origin::Given)
                 }

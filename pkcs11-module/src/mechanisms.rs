@@ -18,15 +18,19 @@ use cryptoki_sys::{
     CKF_EC_OID, CKF_EC_UNCOMPRESS, CKF_ENCRYPT, CKF_GENERATE, CKF_GENERATE_KEY_PAIR, CKF_HW,
     CKF_MESSAGE_DECRYPT, CKF_MESSAGE_ENCRYPT, CKF_MULTI_MESSAGE, CKF_SIGN, CKF_SIGN_RECOVER,
     CKF_UNWRAP, CKF_VERIFY, CKF_VERIFY_RECOVER, CKF_WRAP, CKG_MGF1_SHA1, CKG_MGF1_SHA224,
-    CKG_MGF1_SHA256, CKG_MGF1_SHA384, CKG_MGF1_SHA512, CKK_AES, CKK_EC, CKK_EC_EDWARDS,
-    CKK_EC_MONTGOMERY, CKK_GENERIC_SECRET, CKK_RSA, CKK_SHA_1_HMAC, CKK_SHA224_HMAC,
-    CKK_SHA256_HMAC, CKK_SHA384_HMAC, CKK_SHA512_HMAC, CKM_AES_CBC, CKM_AES_CBC_ENCRYPT_DATA,
-    CKM_AES_CBC_PAD, CKM_AES_CMAC, CKM_AES_CMAC_GENERAL, CKM_AES_CTR, CKM_AES_ECB,
-    CKM_AES_ECB_ENCRYPT_DATA, CKM_AES_GCM, CKM_AES_KEY_GEN, CKM_AES_KEY_WRAP, CKM_AES_KEY_WRAP_KWP,
+    CKG_MGF1_SHA256, CKG_MGF1_SHA384, CKG_MGF1_SHA512, CKK_AES, CKK_DES2, CKK_DES3, CKK_DH,
+    CKK_DSA, CKK_EC, CKK_EC_EDWARDS, CKK_EC_MONTGOMERY, CKK_GENERIC_SECRET, CKK_RSA,
+    CKK_SHA_1_HMAC, CKK_SHA224_HMAC, CKK_SHA256_HMAC, CKK_SHA384_HMAC, CKK_SHA512_HMAC,
+    CKM_AES_CBC, CKM_AES_CBC_ENCRYPT_DATA, CKM_AES_CBC_PAD, CKM_AES_CMAC, CKM_AES_CMAC_GENERAL,
+    CKM_AES_CTR, CKM_AES_ECB, CKM_AES_ECB_ENCRYPT_DATA, CKM_AES_GCM, CKM_AES_KEY_GEN,
+    CKM_AES_KEY_WRAP, CKM_AES_KEY_WRAP_KWP, CKM_AES_MAC, CKM_AES_MAC_GENERAL,
     CKM_CONCATENATE_BASE_AND_DATA, CKM_CONCATENATE_BASE_AND_KEY, CKM_CONCATENATE_DATA_AND_BASE,
-    CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_KEY_PAIR_GEN, CKM_EC_MONTGOMERY_KEY_PAIR_GEN,
-    CKM_ECDH1_DERIVE, CKM_ECDSA, CKM_ECDSA_SHA1, CKM_ECDSA_SHA224, CKM_ECDSA_SHA256,
-    CKM_ECDSA_SHA384, CKM_ECDSA_SHA512, CKM_EDDSA, CKM_EXTRACT_KEY_FROM_KEY,
+    CKM_DES2_KEY_GEN, CKM_DES3_CBC, CKM_DES3_CBC_PAD, CKM_DES3_ECB, CKM_DES3_KEY_GEN,
+    CKM_DH_PKCS_DERIVE, CKM_DH_PKCS_KEY_PAIR_GEN, CKM_DSA, CKM_DSA_KEY_PAIR_GEN,
+    CKM_DSA_PARAMETER_GEN, CKM_DSA_SHA1, CKM_DSA_SHA224, CKM_DSA_SHA256, CKM_DSA_SHA384,
+    CKM_DSA_SHA512, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_KEY_PAIR_GEN,
+    CKM_EC_MONTGOMERY_KEY_PAIR_GEN, CKM_ECDH1_DERIVE, CKM_ECDSA, CKM_ECDSA_SHA1, CKM_ECDSA_SHA224,
+    CKM_ECDSA_SHA256, CKM_ECDSA_SHA384, CKM_ECDSA_SHA512, CKM_EDDSA, CKM_EXTRACT_KEY_FROM_KEY,
     CKM_GENERIC_SECRET_KEY_GEN, CKM_RSA_PKCS, CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_RSA_PKCS_OAEP,
     CKM_RSA_PKCS_PSS, CKM_RSA_X_509, CKM_SHA_1, CKM_SHA_1_HMAC, CKM_SHA_1_HMAC_GENERAL,
     CKM_SHA_1_KEY_GEN, CKM_SHA1_RSA_PKCS, CKM_SHA1_RSA_PKCS_PSS, CKM_SHA224, CKM_SHA224_HMAC,
@@ -108,6 +112,28 @@ pub(crate) enum Method {
         /// Whether any length can be wrapped.
         padded: bool,
     },
+    /// The message authentication code of AES before CMAC, half a block or as much as is asked for.
+    AesMac {
+        /// Whether its length is a parameter.
+        cut: bool,
+    },
+    /// Triple DES, block by block.
+    Des3Ecb,
+    /// Triple DES in cipher block chaining, the last block filled up (PKCS#7) or whole.
+    Des3Cbc {
+        /// Whether it is filled up.
+        padded: bool,
+    },
+    /// Makes parameters of DSA.
+    DsaParameters,
+    /// Makes a key pair of such parameters.
+    DsaKeyPair,
+    /// DSA, of data or of a digest.
+    Dsa(Option<Hash>),
+    /// Makes a key pair in a group that the caller gives.
+    DhKeyPair,
+    /// Diffie-Hellman over a finite field.
+    Dh,
     /// The message authentication code of AES, the whole or as much as is asked for.
     Cmac {
         /// Whether its length is a parameter.
@@ -159,6 +185,8 @@ enum Runs {
     InTheTpm,
     /// In the module's memory.
     InMemory,
+    /// The same, with session keys only: it is there for old keys.
+    InSessions,
 }
 
 const RSA: (CK_ULONG, CK_ULONG) = (1024, 8192);
@@ -167,6 +195,8 @@ const EC: (CK_ULONG, CK_ULONG) = (256, 521);
 const C25519: (CK_ULONG, CK_ULONG) = (255, 255);
 const AES: (CK_ULONG, CK_ULONG) = (16, 32);
 const SECRET: (CK_ULONG, CK_ULONG) = (1, 512);
+const DSA: (CK_ULONG, CK_ULONG) = (1024, 3072);
+const DH: (CK_ULONG, CK_ULONG) = (2048, 4096);
 const SIGNING: CK_FLAGS = CKF_SIGN | CKF_VERIFY;
 const CRYPTING: CK_FLAGS = CKF_ENCRYPT | CKF_DECRYPT;
 const RECOVERING: CK_FLAGS = CKF_SIGN_RECOVER | CKF_VERIFY_RECOVER;
@@ -180,11 +210,12 @@ pub(crate) static MECHANISMS: &[Mechanism] = {
     use Hash::{Sha1, Sha224, Sha256, Sha384, Sha512};
     use Iteration::{Counter, DoublePipeline, Feedback};
     use Method::{
-        AesCbc, AesCtr, AesEcb, AesGcm, AesKeyWrap, Cmac, ConcatenateData, ConcatenateKey,
-        DeriveCbc, DeriveEcb, Digest, EcKeyPair, Ecdh, Ecdsa, Eddsa, EdwardsKeyPair, Extract, Hmac,
-        Kbkdf, MontgomeryKeyPair, RsaKeyPair, RsaOaep, RsaPkcs, RsaPss, RsaRaw, SecretKey, Xor,
+        AesCbc, AesCtr, AesEcb, AesGcm, AesKeyWrap, AesMac, Cmac, ConcatenateData, ConcatenateKey,
+        DeriveCbc, DeriveEcb, Des3Cbc, Des3Ecb, Dh, DhKeyPair, Digest, Dsa, DsaKeyPair,
+        DsaParameters, EcKeyPair, Ecdh, Ecdsa, Eddsa, EdwardsKeyPair, Extract, Hmac, Kbkdf,
+        MontgomeryKeyPair, RsaKeyPair, RsaOaep, RsaPkcs, RsaPss, RsaRaw, SecretKey, Xor,
     };
-    use Runs::{InMemory, InTheTpm, WithTheKey};
+    use Runs::{InMemory, InSessions, InTheTpm, WithTheKey};
     macro_rules! table {
         ($($kind:ident, $method:expr, $functions:expr, $sizes:expr, $unit:literal, $runs:ident;)+) => {
             &[$(Mechanism {
@@ -266,6 +297,23 @@ pub(crate) static MECHANISMS: &[Mechanism] = {
         CKM_SHA256, Digest(Sha256), CKF_DIGEST, (0, 0), "", InMemory;
         CKM_SHA384, Digest(Sha384), CKF_DIGEST, (0, 0), "", InMemory;
         CKM_SHA512, Digest(Sha512), CKF_DIGEST, (0, 0), "", InMemory;
+        CKM_AES_MAC, AesMac { cut: false }, SIGNING, AES, "bytes", InSessions;
+        CKM_AES_MAC_GENERAL, AesMac { cut: true }, SIGNING, AES, "bytes", InSessions;
+        CKM_DES2_KEY_GEN, SecretKey(CKK_DES2), CKF_GENERATE, (0, 0), "", InSessions;
+        CKM_DES3_KEY_GEN, SecretKey(CKK_DES3), CKF_GENERATE, (0, 0), "", InSessions;
+        CKM_DES3_ECB, Des3Ecb, CRYPTING, (0, 0), "", InSessions;
+        CKM_DES3_CBC, Des3Cbc { padded: false }, CRYPTING, (0, 0), "", InSessions;
+        CKM_DES3_CBC_PAD, Des3Cbc { padded: true }, CRYPTING, (0, 0), "", InSessions;
+        CKM_DSA_PARAMETER_GEN, DsaParameters, CKF_GENERATE, DSA, "bits", InSessions;
+        CKM_DSA_KEY_PAIR_GEN, DsaKeyPair, CKF_GENERATE_KEY_PAIR, DSA, "bits", InSessions;
+        CKM_DSA, Dsa(None), SIGNING, DSA, "bits", InSessions;
+        CKM_DSA_SHA1, Dsa(Some(Sha1)), SIGNING, DSA, "bits", InSessions;
+        CKM_DSA_SHA224, Dsa(Some(Sha224)), SIGNING, DSA, "bits", InSessions;
+        CKM_DSA_SHA256, Dsa(Some(Sha256)), SIGNING, DSA, "bits", InSessions;
+        CKM_DSA_SHA384, Dsa(Some(Sha384)), SIGNING, DSA, "bits", InSessions;
+        CKM_DSA_SHA512, Dsa(Some(Sha512)), SIGNING, DSA, "bits", InSessions;
+        CKM_DH_PKCS_KEY_PAIR_GEN, DhKeyPair, CKF_GENERATE_KEY_PAIR, DH, "bits", InSessions;
+        CKM_DH_PKCS_DERIVE, Dh, CKF_DERIVE, DH, "bits", InSessions;
     }
 };
 
@@ -319,10 +367,15 @@ pub(crate) unsafe extern "C" fn get_mechanism_info(
 }
 
 impl Mechanism {
+    /// Whether no key of the vault is used with it.
+    pub(crate) fn is_legacy(&self) -> bool {
+        self.runs == Runs::InSessions
+    }
+
     fn info(&self) -> CK_MECHANISM_INFO {
         let hardware = match self.runs {
             Runs::WithTheKey | Runs::InTheTpm => CKF_HW,
-            Runs::InMemory => 0,
+            Runs::InMemory | Runs::InSessions => 0,
         };
         let curves = match self.method.key_type() {
             Some(CKK_EC) => CURVES,
@@ -360,7 +413,15 @@ impl Method {
             | Self::Cmac { .. }
             | Self::Hmac { .. }
             | Self::ConcatenateKey
-            | Self::Extract => true,
+            | Self::Extract
+            | Self::AesMac { .. }
+            | Self::Des3Ecb
+            | Self::Des3Cbc { .. }
+            | Self::DsaParameters
+            | Self::DsaKeyPair
+            | Self::Dsa(_)
+            | Self::DhKeyPair
+            | Self::Dh => true,
             Self::Eddsa
             | Self::Ecdh
             | Self::AesGcm
@@ -390,6 +451,7 @@ impl Method {
             | Self::AesGcm
             | Self::AesKeyWrap { .. }
             | Self::Cmac { .. }
+            | Self::AesMac { .. }
             | Self::DeriveEcb
             | Self::DeriveCbc => CKK_AES,
             Self::Hmac { .. }
@@ -398,6 +460,9 @@ impl Method {
             | Self::Xor
             | Self::Extract
             | Self::Kbkdf(_) => CKK_GENERIC_SECRET,
+            Self::Des3Ecb | Self::Des3Cbc { .. } => CKK_DES3,
+            Self::DsaParameters | Self::DsaKeyPair | Self::Dsa(_) => CKK_DSA,
+            Self::DhKeyPair | Self::Dh => CKK_DH,
             Self::Digest(_) => return None,
         })
     }
@@ -410,6 +475,7 @@ impl Method {
             }
             // And of secret keys those of any type; a code takes its own.
             (Self::Ecdh, Some(CKK_EC_MONTGOMERY))
+            | (Self::Des3Ecb | Self::Des3Cbc { .. }, Some(CKK_DES2))
             | (
                 Self::ConcatenateKey
                 | Self::ConcatenateData { .. }
@@ -425,7 +491,7 @@ impl Method {
     /// The hash that is computed over the data before the key is used.
     pub(crate) fn hash(self) -> Option<Hash> {
         match self {
-            Self::RsaPkcs(hash) | Self::RsaPss(hash) | Self::Ecdsa(hash) => hash,
+            Self::RsaPkcs(hash) | Self::RsaPss(hash) | Self::Ecdsa(hash) | Self::Dsa(hash) => hash,
             Self::Digest(hash) => Some(hash),
             _ => None,
         }
@@ -466,6 +532,10 @@ pub(crate) enum Parameter {
     },
     /// What the chaining begins with.
     Iv([u8; 16]),
+    /// The same for shorter blocks.
+    ShortIv([u8; 8]),
+    /// The other party's public value.
+    Peer(Vec<u8>),
     /// What is counted, in so many bits at the end.
     Counter {
         block: [u8; 16],
@@ -585,22 +655,8 @@ impl Parameter {
                     salt_len,
                 })
             }
-            Method::RsaOaep => {
-                // SAFETY: the caller vouches for it.
-                let given = unsafe { structure::<CK_RSA_PKCS_OAEP_PARAMS>(given) }?;
-                let hash = hash_of(given.hashAlg).ok_or_else(invalid)?;
-                let mgf = mgf_of(given.mgf).ok_or_else(invalid)?;
-                // Without a label, clients leave the source out.
-                let empty = given.ulSourceDataLen == 0;
-                if given.source != CKZ_DATA_SPECIFIED && !(given.source == 0 && empty) {
-                    return Err(invalid());
-                }
-                // SAFETY: the caller vouches for it.
-                let label = unsafe {
-                    bytes_of_pointer(given.pSourceData, given.ulSourceDataLen, MAX_PARAMETER)
-                }?;
-                Ok(Self::Oaep { hash, mgf, label })
-            }
+            // SAFETY: the caller vouches for it.
+            Method::RsaOaep => unsafe { Self::read_oaep(given) },
             // SAFETY: the caller vouches for it.
             Method::Ecdh => unsafe { Self::read_ecdh(given) },
             Method::AesCbc { .. } => {
@@ -609,6 +665,14 @@ impl Parameter {
                 let iv = iv.try_into().map_err(|_| invalid())?;
                 Ok(Self::Iv(iv))
             }
+            Method::Des3Cbc { .. } => {
+                // SAFETY: the caller vouches for it.
+                let iv = unsafe { bytes_of(given) }?;
+                let iv = iv.try_into().map_err(|_| invalid())?;
+                Ok(Self::ShortIv(iv))
+            }
+            // SAFETY: the caller vouches for it.
+            Method::Dh => Ok(Self::Peer(unsafe { bytes_of(given) }?)),
             Method::AesCtr => {
                 // SAFETY: the caller vouches for it.
                 let given = unsafe { structure::<CK_AES_CTR_PARAMS>(given) }?;
@@ -623,7 +687,9 @@ impl Parameter {
             }
             // SAFETY: the caller vouches for it.
             Method::AesGcm => unsafe { Self::read_gcm(given) },
-            Method::Cmac { cut: true } | Method::Hmac { cut: true, .. } => {
+            Method::Cmac { cut: true }
+            | Method::AesMac { cut: true }
+            | Method::Hmac { cut: true, .. } => {
                 // SAFETY: the caller vouches for it.
                 let len = unsafe { structure::<CK_MAC_GENERAL_PARAMS>(given) }?;
                 let most = method.hash_of_code().map_or(BLOCK, Hash::digest_len);
@@ -672,6 +738,25 @@ impl Parameter {
             _ if given.ulParameterLen != 0 => Err(invalid()),
             _ => Ok(Self::Nothing),
         }
+    }
+
+    /// # Safety
+    /// As [`Parameter::read`].
+    unsafe fn read_oaep(given: &CK_MECHANISM) -> Answer<Self> {
+        let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
+        // SAFETY: the caller vouches for it.
+        let given = unsafe { structure::<CK_RSA_PKCS_OAEP_PARAMS>(given) }?;
+        let hash = hash_of(given.hashAlg).ok_or_else(invalid)?;
+        let mgf = mgf_of(given.mgf).ok_or_else(invalid)?;
+        // Without a label, clients leave the source out.
+        let empty = given.ulSourceDataLen == 0;
+        if given.source != CKZ_DATA_SPECIFIED && !(given.source == 0 && empty) {
+            return Err(invalid());
+        }
+        // SAFETY: the caller vouches for it.
+        let label =
+            unsafe { bytes_of_pointer(given.pSourceData, given.ulSourceDataLen, MAX_PARAMETER) }?;
+        Ok(Self::Oaep { hash, mgf, label })
     }
 
     /// # Safety
@@ -905,6 +990,7 @@ mod tests {
                 Runs::InTheTpm => "in the TPM if it can and the key is a token object",
                 Runs::WithTheKey => "private keys: where they live; public keys: in memory",
                 Runs::InMemory => "in memory",
+                Runs::InSessions => "in memory, with session keys only",
             };
             let line = format!(
                 "| `{}` | {} | {keys} | {runs} |\n",

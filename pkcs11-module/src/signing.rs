@@ -8,13 +8,15 @@ use cryptoki_sys::{
     CKR_MECHANISM_PARAM_INVALID, CKR_OPERATION_ACTIVE, CKR_OPERATION_NOT_INITIALIZED,
     CKR_SIGNATURE_INVALID, CKR_SIGNATURE_LEN_RANGE,
 };
-use strongroom::key::{PublicKey, SignScheme};
+use strongroom::key::{Hash, PublicKey, SignScheme};
 
 use crate::attributes::{Class, Object};
 use crate::codes::Code;
 use crate::digesting::{Hasher, take};
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, MOST_AT_ONCE, Output, Room};
+use crate::legacy::dsa;
+use crate::legacy::field::FieldKey;
 use crate::mechanisms::{Chosen, Method, Parameter};
 use crate::state::{Module, with_module};
 
@@ -26,6 +28,11 @@ pub(crate) struct Signing {
 
 enum Work {
     Signature(Box<Signature>),
+    /// With a key of DSA.
+    Dsa {
+        key: Object,
+        input: Input,
+    },
     Code(Code),
 }
 
@@ -45,6 +52,54 @@ enum Input {
         limit: usize,
     },
 }
+
+impl Input {
+    fn new(hash: Option<Hash>, limit: usize) -> Self {
+        match hash {
+            Some(hash) => Self::Hashed(Box::new(Hasher::new(hash))),
+            None => Self::Plain {
+                bytes: Vec::new(),
+                limit,
+            },
+        }
+    }
+
+    fn update(&mut self, data: &Foreign<u8>) -> Answer {
+        match self {
+            Self::Hashed(hasher) => data.pieces(|piece| hasher.update(piece)),
+            Self::Plain { bytes, limit } => {
+                let more = data
+                    .bytes(*limit - bytes.len())
+                    .ok_or(Fault::Code(CKR_DATA_LEN_RANGE))?;
+                bytes.extend_from_slice(&more);
+            }
+        }
+        Ok(())
+    }
+
+    /// The same of what is ours.
+    fn update_with(&mut self, data: &[u8]) -> Answer {
+        match self {
+            Self::Hashed(hasher) => hasher.update(data),
+            Self::Plain { bytes, limit } if data.len() <= *limit - bytes.len() => {
+                bytes.extend_from_slice(data);
+            }
+            Self::Plain { .. } => return Err(Fault::Code(CKR_DATA_LEN_RANGE)),
+        }
+        Ok(())
+    }
+
+    /// The digest, or what the caller has given.
+    fn finish(self) -> Vec<u8> {
+        match self {
+            Self::Hashed(hasher) => hasher.finish(),
+            Self::Plain { bytes, .. } => bytes,
+        }
+    }
+}
+
+/// The longest digest of any hash: whatever is longer is a mistake.
+const MAX_DIGEST: usize = 64;
 
 impl Signature {
     fn new(key: Object, chosen: &Chosen) -> Answer<Self> {
@@ -85,16 +140,9 @@ impl Signature {
                 };
                 (scheme, MOST_AT_ONCE)
             }
-            // A longer digest than any hash's is a mistake.
-            _ => (SignScheme::Ecdsa, 64),
+            _ => (SignScheme::Ecdsa, MAX_DIGEST),
         };
-        let input = match chosen.method().hash() {
-            Some(hash) => Input::Hashed(Box::new(Hasher::new(hash))),
-            None => Input::Plain {
-                bytes: Vec::new(),
-                limit,
-            },
-        };
+        let input = Input::new(chosen.method().hash(), limit);
         Ok(Self {
             key,
             public,
@@ -103,37 +151,9 @@ impl Signature {
         })
     }
 
-    fn update(&mut self, data: &Foreign<u8>) -> Answer {
-        match &mut self.input {
-            Input::Hashed(hasher) => data.pieces(|piece| hasher.update(piece)),
-            Input::Plain { bytes, limit } => {
-                let more = data
-                    .bytes(*limit - bytes.len())
-                    .ok_or(Fault::Code(CKR_DATA_LEN_RANGE))?;
-                bytes.extend_from_slice(&more);
-            }
-        }
-        Ok(())
-    }
-
-    /// The same of what is ours.
-    fn update_with(&mut self, data: &[u8]) -> Answer {
-        match &mut self.input {
-            Input::Hashed(hasher) => hasher.update(data),
-            Input::Plain { bytes, limit } if data.len() <= *limit - bytes.len() => {
-                bytes.extend_from_slice(data);
-            }
-            Input::Plain { .. } => return Err(Fault::Code(CKR_DATA_LEN_RANGE)),
-        }
-        Ok(())
-    }
-
     /// The digest, or what the caller has encoded.
     fn finish(self) -> Answer<(Object, PublicKey, SignScheme, Vec<u8>)> {
-        let mut input = match self.input {
-            Input::Hashed(hasher) => hasher.finish(),
-            Input::Plain { bytes, .. } => bytes,
-        };
+        let mut input = self.input.finish();
         let right = match &self.scheme {
             SignScheme::RsaPss { hash, .. } => input.len() == hash.digest_len(),
             SignScheme::Ecdsa => !input.is_empty(),
@@ -157,6 +177,9 @@ impl Signing {
         let work = if key.class() == Class::SecretKey {
             let value = module.value_of(&key)?;
             Work::Code(Code::new(chosen.method(), &chosen.parameter, &value)?)
+        } else if let Method::Dsa(hash) = chosen.method() {
+            let input = Input::new(hash, MAX_DIGEST);
+            Work::Dsa { key, input }
         } else {
             Work::Signature(Box::new(Signature::new(key, chosen)?))
         };
@@ -169,13 +192,15 @@ impl Signing {
     fn len(&self) -> usize {
         match &self.work {
             Work::Signature(signature) => signature.public.signature_len(),
+            Work::Dsa { key, .. } => dsa_key(key).map_or(0, dsa::PublicKey::signature_len),
             Work::Code(code) => code.len(),
         }
     }
 
     fn update(&mut self, data: &Foreign<u8>) -> Answer {
         match &mut self.work {
-            Work::Signature(signature) => signature.update(data),
+            Work::Signature(signature) => signature.input.update(data),
+            Work::Dsa { input, .. } => input.update(data),
             Work::Code(code) => {
                 data.pieces(|piece| code.update(piece));
                 Ok(())
@@ -193,7 +218,8 @@ impl Signing {
     pub(crate) fn update_with(&mut self, part: &[u8]) -> Answer {
         self.in_parts = true;
         match &mut self.work {
-            Work::Signature(signature) => signature.update_with(part),
+            Work::Signature(signature) => signature.input.update_with(part),
+            Work::Dsa { input, .. } => input.update_with(part),
             Work::Code(code) => {
                 code.update(part);
                 Ok(())
@@ -204,6 +230,14 @@ impl Signing {
     fn sign(self, module: &mut Module, session: CK_SESSION_HANDLE, output: &Output) -> Answer {
         match self.work {
             Work::Code(code) => output.give(&code.finish()),
+            Work::Dsa { key, input } => {
+                module.check_authenticated(session, &key)?;
+                let Some(FieldKey::DsaPrivate(private)) = key.field_key() else {
+                    return Err(Fault::Code(CKR_KEY_TYPE_INCONSISTENT));
+                };
+                let signature = private.sign(&input.finish());
+                output.give(&signature.ok_or(Fault::Code(CKR_DATA_LEN_RANGE))?)
+            }
             Work::Signature(signature) => {
                 let (key, _, scheme, input) = signature.finish()?;
                 module.check_authenticated(session, &key)?;
@@ -216,6 +250,7 @@ impl Signing {
     pub(crate) fn asks(&self) -> bool {
         match &self.work {
             Work::Signature(signature) => signature.key.has(CKA_ALWAYS_AUTHENTICATE),
+            Work::Dsa { key, .. } => key.has(CKA_ALWAYS_AUTHENTICATE),
             Work::Code(_) => false,
         }
     }
@@ -228,6 +263,14 @@ impl Signing {
             .ok_or(Fault::Code(CKR_SIGNATURE_LEN_RANGE));
         let right = match self.work {
             Work::Code(code) => code.is(&signature?),
+            Work::Dsa { key, input } => {
+                let digest = input.finish();
+                if dsa::hash_of(digest.len()).is_none() {
+                    return Err(Fault::Code(CKR_DATA_LEN_RANGE));
+                }
+                let signature = signature?;
+                dsa_key(&key).is_some_and(|key| key.verifies(&digest, &signature))
+            }
             Work::Signature(work) => {
                 let (_, public, scheme, input) = work.finish()?;
                 public.verifies(&scheme, &input, &signature?)
@@ -241,10 +284,21 @@ impl Signing {
     }
 }
 
+/// The public key of DSA that a key is, or belongs to.
+fn dsa_key(key: &Object) -> Option<&dsa::PublicKey> {
+    match key.field_key() {
+        Some(FieldKey::DsaPublic(key)) => Some(key),
+        Some(FieldKey::DsaPrivate(key)) => Some(key.public()),
+        _ => None,
+    }
+}
+
 /// The class of the keys that sign, and that of those that verify, with a mechanism.
 fn classes_of(chosen: &Chosen) -> (Class, Class) {
     match chosen.method() {
-        Method::Hmac { .. } | Method::Cmac { .. } => (Class::SecretKey, Class::SecretKey),
+        Method::Hmac { .. } | Method::Cmac { .. } | Method::AesMac { .. } => {
+            (Class::SecretKey, Class::SecretKey)
+        }
         _ => (Class::PrivateKey, Class::PublicKey),
     }
 }

@@ -471,7 +471,9 @@ impl Module {
         if key.class() != class || !chosen.method().takes(key.key_type()) {
             return Err(Fault::Code(CKR_KEY_TYPE_INCONSISTENT));
         }
-        if !key.has(usage) || !allows(&key, chosen.mechanism.kind) {
+        // What is weak must not be had of a key of the vault, for which something better is there.
+        let is_too_good = chosen.mechanism.is_legacy() && key.is_token_object();
+        if !key.has(usage) || !allows(&key, chosen.mechanism.kind) || is_too_good {
             return Err(Fault::Code(CKR_KEY_FUNCTION_NOT_PERMITTED));
         }
         Ok(key)

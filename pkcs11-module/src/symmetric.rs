@@ -1,12 +1,13 @@
-//! AES in memory: the modes of operation (PKCS#11 3.1, section 6.13; NIST SP 800-38A, 800-38D), piece by
-//! piece.
+//! Block ciphers in memory: AES (PKCS#11 3.1, section 6.13) in the modes of operation of NIST SP 800-38A and
+//! 800-38D, and triple DES in two of them, piece by piece.
 
 use aes::cipher::block_padding::{Pkcs7, RawPadding};
 use aes::cipher::consts::U16;
-use aes::cipher::generic_array::GenericArray;
+use aes::cipher::generic_array::{ArrayLength, GenericArray};
+use aes::cipher::inout::InOutBuf;
 use aes::cipher::{
-    BlockDecrypt, BlockDecryptMut, BlockEncrypt, BlockEncryptMut, InnerIvInit, KeyInit, KeyIvInit,
-    StreamCipher,
+    BlockCipher, BlockDecrypt, BlockDecryptMut, BlockEncrypt, BlockEncryptMut, BlockSizeUser,
+    InnerIvInit, KeyInit, KeyIvInit, StreamCipher,
 };
 use cryptoki_sys::{
     CKR_DATA_LEN_RANGE, CKR_ENCRYPTED_DATA_INVALID, CKR_ENCRYPTED_DATA_LEN_RANGE,
@@ -19,9 +20,10 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::fault::{Answer, Fault};
+use crate::legacy::des;
 use crate::mechanisms::{Method, Parameter};
 
-/// The length of a block.
+/// The length of a block of AES.
 pub(crate) const BLOCK: usize = 16;
 
 /// The most that one invocation of GCM encrypts (NIST SP 800-38D, section 5.2.1.1).
@@ -30,7 +32,8 @@ const MOST_OF_GCM: u64 = (1 << 36) - 32;
 type Block = GenericArray<u8, U16>;
 /// One that would give away the tags of all messages.
 type SecretBlock = Zeroizing<[u8; BLOCK]>;
-type Blocks = Box<dyn FnMut(&mut [Block]) + Send>;
+/// What is done to whole blocks, one after the other.
+pub(crate) type Blocks = Box<dyn FnMut(&mut [u8]) + Send>;
 type KeyStream = Box<dyn FnMut(&mut [u8]) + Send>;
 
 /// Does something with the implementation for a key of its length.
@@ -65,6 +68,7 @@ enum Mode {
     /// Whole blocks.
     Blocks {
         apply: Blocks,
+        block_len: usize,
         /// What is not yet a block, or may be the last one.
         pending: Vec<u8>,
         padded: bool,
@@ -95,17 +99,21 @@ impl Cipher {
         encrypts: bool,
     ) -> Answer<Self> {
         let key = key.expose();
+        let of_blocks = |apply, block_len, padded| Mode::Blocks {
+            apply,
+            block_len,
+            pending: Vec::new(),
+            padded,
+        };
         let mode = match (method, parameter) {
-            (Method::AesEcb, _) => Mode::Blocks {
-                apply: ecb(key, encrypts)?,
-                pending: Vec::new(),
-                padded: false,
-            },
-            (Method::AesCbc { padded }, Parameter::Iv(iv)) => Mode::Blocks {
-                apply: cbc(key, iv, encrypts)?,
-                pending: Vec::new(),
-                padded,
-            },
+            (Method::AesEcb, _) => of_blocks(ecb(key, encrypts)?, BLOCK, false),
+            (Method::AesCbc { padded }, Parameter::Iv(iv)) => {
+                of_blocks(cbc(key, iv, encrypts)?, BLOCK, padded)
+            }
+            (Method::Des3Ecb, _) => of_blocks(des::ecb(key, encrypts)?, des::BLOCK, false),
+            (Method::Des3Cbc { padded }, Parameter::ShortIv(iv)) => {
+                of_blocks(des::cbc(key, *iv, encrypts)?, des::BLOCK, padded)
+            }
             (Method::AesCtr, Parameter::Counter { block, bits }) => Mode::Stream {
                 apply: ctr(key, block)?,
                 left: until_overflow(block, *bits),
@@ -122,10 +130,13 @@ impl Cipher {
     pub(crate) fn update_len(&self, more: usize) -> usize {
         match &self.mode {
             Mode::Blocks {
-                pending, padded, ..
+                block_len,
+                pending,
+                padded,
+                ..
             } => {
                 let all = pending.len().saturating_add(more);
-                self.ready(all, *padded)
+                self.ready(all, *block_len, *padded)
             }
             Mode::Gcm(_) if !self.encrypts => 0,
             Mode::Stream { .. } | Mode::Gcm(_) => more,
@@ -135,7 +146,11 @@ impl Cipher {
     /// How long what comes at the end is at most, if so many more bytes come before.
     pub(crate) fn finish_len(&self, more: usize) -> usize {
         match &self.mode {
-            Mode::Blocks { padded: true, .. } => BLOCK,
+            Mode::Blocks {
+                block_len,
+                padded: true,
+                ..
+            } => *block_len,
             Mode::Blocks { .. } | Mode::Stream { .. } => 0,
             Mode::Gcm(gcm) if self.encrypts => gcm.tag_len,
             Mode::Gcm(gcm) => (gcm.pending.len() + more).saturating_sub(gcm.tag_len),
@@ -149,13 +164,9 @@ impl Cipher {
         match &mut self.mode {
             Mode::Blocks { apply, pending, .. } => {
                 pending.extend_from_slice(data);
-                let mut out: Vec<Block> = pending[..ready]
-                    .chunks_exact(BLOCK)
-                    .map(Block::clone_from_slice)
-                    .collect();
-                pending.drain(..ready);
+                let mut out: Vec<u8> = pending.drain(..ready).collect();
                 apply(&mut out);
-                Ok(out.into_iter().flatten().collect())
+                Ok(out)
             }
             Mode::Stream { apply, left } => {
                 let len = u128::try_from(data.len()).map_err(|_| too_long())?;
@@ -186,25 +197,26 @@ impl Cipher {
             Mode::Stream { .. } => Ok(Vec::new()),
             Mode::Blocks {
                 mut apply,
-                pending,
+                block_len,
+                pending: mut last,
                 padded: true,
             } if self.encrypts => {
-                let mut last = Block::default();
-                last[..pending.len()].copy_from_slice(&pending);
-                Pkcs7::raw_pad(&mut last, pending.len());
-                apply(std::slice::from_mut(&mut last));
-                Ok(last.to_vec())
+                let len = last.len();
+                last.resize(block_len, 0);
+                Pkcs7::raw_pad(&mut last, len);
+                apply(&mut last);
+                Ok(last)
             }
             Mode::Blocks {
                 mut apply,
-                pending,
+                block_len,
+                pending: mut last,
                 padded: true,
             } => {
-                if pending.len() != BLOCK {
+                if last.len() != block_len {
                     return Err(Fault::Code(CKR_ENCRYPTED_DATA_LEN_RANGE));
                 }
-                let mut last = Block::clone_from_slice(&pending);
-                apply(std::slice::from_mut(&mut last));
+                apply(&mut last);
                 Pkcs7::raw_unpad(&last)
                     .map(<[u8]>::to_vec)
                     .map_err(|_| invalid())
@@ -225,11 +237,11 @@ impl Cipher {
     }
 
     /// How many of these bytes are blocks that can be worked on.
-    fn ready(&self, all: usize, padded: bool) -> usize {
-        let blocks = all / BLOCK;
+    fn ready(&self, all: usize, block_len: usize, padded: bool) -> usize {
+        let blocks = all / block_len;
         // The last one has the padding, and nobody knows yet which is the last.
-        let kept = usize::from(padded && !self.encrypts && all % BLOCK == 0 && blocks > 0);
-        (blocks - kept) * BLOCK
+        let kept = usize::from(padded && !self.encrypts && all % block_len == 0 && blocks > 0);
+        (blocks - kept) * block_len
     }
 
     fn wrong_len(&self) -> Fault {
@@ -286,7 +298,7 @@ impl Gcm {
     fn new(key: &[u8], iv: &[u8], aad: &[u8], tag_len: usize) -> Answer<Self> {
         // NIST SP 800-38D, section 7.1.
         let mut h = SecretBlock::default();
-        ecb(key, true)?(std::slice::from_mut(Block::from_mut_slice(&mut *h)));
+        ecb(key, true)?(&mut *h);
         let h = Block::from_slice(&*h);
         let mut first = Block::default();
         if iv.len() == 12 {
@@ -392,28 +404,47 @@ fn until_overflow(block: &[u8; BLOCK], bits: u32) -> u128 {
     rest.saturating_add(1).saturating_mul(16)
 }
 
+/// Bytes as the whole blocks that they are.
+pub(crate) fn blocks_of<N: ArrayLength<u8>>(
+    bytes: &mut [u8],
+) -> InOutBuf<'_, '_, GenericArray<u8, N>> {
+    let (blocks, rest) = InOutBuf::from(bytes).into_chunks::<N>();
+    debug_assert!(rest.is_empty(), "whole blocks come here");
+    blocks
+}
+
 fn ecb(key: &[u8], encrypts: bool) -> Answer<Blocks> {
     with_aes!(key, Aes => {
         let aes = Aes::new(GenericArray::from_slice(key));
         if encrypts {
-            Box::new(move |blocks: &mut [Block]| aes.encrypt_blocks(blocks)) as Blocks
+            Box::new(move |bytes: &mut [u8]| aes.encrypt_blocks_inout(blocks_of(bytes))) as Blocks
         } else {
-            Box::new(move |blocks: &mut [Block]| aes.decrypt_blocks(blocks)) as Blocks
+            Box::new(move |bytes: &mut [u8]| aes.decrypt_blocks_inout(blocks_of(bytes))) as Blocks
         }
     })
 }
 
 fn cbc(key: &[u8], iv: &[u8; BLOCK], encrypts: bool) -> Answer<Blocks> {
-    with_aes!(key, Aes => {
-        let key = GenericArray::from_slice(key);
-        if encrypts {
-            let mut mode = cbc::Encryptor::<Aes>::new(key, iv.into());
-            Box::new(move |blocks: &mut [Block]| mode.encrypt_blocks_mut(blocks)) as Blocks
-        } else {
-            let mut mode = cbc::Decryptor::<Aes>::new(key, iv.into());
-            Box::new(move |blocks: &mut [Block]| mode.decrypt_blocks_mut(blocks)) as Blocks
-        }
-    })
+    with_aes!(key, Aes => chained::<Aes, _>(key, iv, encrypts))
+}
+
+/// Cipher block chaining with a cipher.
+pub(crate) fn chained<C, N>(key: &[u8], iv: &[u8], encrypts: bool) -> Blocks
+where
+    C: BlockCipher + BlockEncryptMut + BlockDecryptMut + BlockSizeUser<BlockSize = N>,
+    C: KeyInit + Send + 'static,
+    N: ArrayLength<u8>,
+    cbc::Encryptor<C>: Send,
+    cbc::Decryptor<C>: Send,
+{
+    let (key, iv) = (GenericArray::from_slice(key), GenericArray::from_slice(iv));
+    if encrypts {
+        let mut mode = cbc::Encryptor::<C>::new(key, iv);
+        Box::new(move |bytes: &mut [u8]| mode.encrypt_blocks_inout_mut(blocks_of(bytes)))
+    } else {
+        let mut mode = cbc::Decryptor::<C>::new(key, iv);
+        Box::new(move |bytes: &mut [u8]| mode.decrypt_blocks_inout_mut(blocks_of(bytes)))
+    }
 }
 
 fn ctr(key: &[u8], block: &[u8; BLOCK]) -> Answer<KeyStream> {

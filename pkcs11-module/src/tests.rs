@@ -44,6 +44,7 @@ macro_rules! call {
 mod derivation;
 mod fuzz;
 mod keys;
+mod legacy;
 mod mechanisms;
 mod operations;
 mod served;

@@ -1,7 +1,7 @@
 //! Runs a script in a test machine of its own, for who wants to look around:
-//! `cargo run -p strongroom-tests --example machine -- [--measured] [--systemd] [--commands] < SCRIPT`.
-//! It has a disk of 1 GiB for pools. `--commands` prints what the TPM was sent between `tpm-mark first`
-//! and `tpm-mark last`.
+//! `cargo run -p strongroom-tests --example machine -- [--measured] [--systemd] [--slow-tpm] [--commands]
+//! < SCRIPT`. It has a disk of 1 GiB for pools. `--slow-tpm` is one that takes 10 ms more for each command;
+//! `--commands` prints what the TPM was sent between `tpm-mark first` and `tpm-mark last`.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -14,6 +14,7 @@ fn main() -> io::Result<()> {
         boot = match argument.as_str() {
             "--measured" => Boot::measured(),
             "--systemd" => boot.systemd(),
+            "--slow-tpm" => boot.slow_tpm(Duration::from_millis(10)),
             "--commands" => {
                 commands = true;
                 boot

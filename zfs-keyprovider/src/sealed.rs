@@ -53,8 +53,15 @@ impl SealedKeys {
         Ok(vault.stamp(&TokenName::datasets())? == self.stamp)
     }
 
-    /// Some datasets of which there are keys, and which are meant; none where there are hardly more.
-    pub(crate) fn some_of(&self, which: Which<'_>, count: usize) -> Vec<String> {
+    /// The datasets of which there are keys, and which are meant, in parts that ZFS can be asked of: the
+    /// first is small, so that the TPM can soon begin, and each of the next is asked for while the TPM is
+    /// busy with the one before it. None where there is hardly more than the first.
+    pub(crate) fn in_parts(&self, which: Which<'_>) -> Vec<Vec<String>> {
+        // A key takes the TPM some ten times as long as it takes ZFS to tell of a dataset.
+        const FIRST: usize = 16;
+        const GROWTH: usize = 4;
+        // As many names as the arguments of a process have room for, with much to spare.
+        const MOST: usize = 1024;
         let is_meant = |dataset: &&String| match which {
             Which::All => true,
             Which::Named { names, .. } => names.iter().any(|name| {
@@ -62,13 +69,19 @@ impl SealedKeys {
                 below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }),
         };
-        let mut meant = self.by_dataset.keys().filter(is_meant);
-        let some: Vec<String> = meant.by_ref().take(count).cloned().collect();
-        if meant.next().is_some() {
-            some
-        } else {
-            Vec::new()
+        let mut meant: Vec<String> = self.by_dataset.keys().filter(is_meant).cloned().collect();
+        if meant.len() <= FIRST {
+            return Vec::new();
         }
+        let (mut parts, mut len) = (Vec::new(), FIRST);
+        while meant.len() > len {
+            let rest = meant.split_off(len);
+            parts.push(meant);
+            meant = rest;
+            len = MOST.min(len * GROWTH);
+        }
+        parts.push(meant);
+        parts
     }
 
     /// Those of this name, newest first.
@@ -295,6 +308,8 @@ fn check_form(object: &Metadata, dataset: &Dataset) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use strongroom::object::{KEYFORMAT, OBJECT_FORMAT, ObjectId};
 
@@ -324,6 +339,37 @@ mod tests {
     fn generations(sealed: &[Metadata], dataset: &Dataset) -> Result<Vec<u64>, String> {
         let found = candidates(sealed, dataset, &Pools::default())?;
         Ok(found.iter().map(|object| object.generation).collect())
+    }
+
+    #[test]
+    fn what_is_meant_is_asked_for_in_parts_that_grow() {
+        let lens = |count: usize, which: Which<'_>| -> Vec<usize> {
+            let datasets = (0..count).map(|number| (format!("tank/d{number}"), Vec::new()));
+            let sealed = SealedKeys {
+                by_dataset: datasets.collect(),
+                stamp: TokenStamp::default(),
+            };
+            let parts = sealed.in_parts(which);
+            let all: BTreeSet<&String> = parts.iter().flatten().collect();
+            assert_eq!(all.len(), parts.iter().map(Vec::len).sum::<usize>());
+            parts.iter().map(Vec::len).collect()
+        };
+        assert!(lens(16, Which::All).is_empty());
+        assert_eq!(lens(17, Which::All), [16, 1]);
+        assert_eq!(lens(100, Which::All), [16, 64, 20]);
+        assert_eq!(lens(3000, Which::All), [16, 64, 256, 1024, 1024, 616]);
+        let named = |name: &str| {
+            lens(
+                100,
+                Which::Named {
+                    names: &[name.to_owned()],
+                    recursive: true,
+                },
+            )
+        };
+        assert_eq!(named("tank"), [16, 64, 20]);
+        assert!(named("tan").is_empty());
+        assert!(named("tank/d7").is_empty());
     }
 
     #[test]

@@ -155,6 +155,19 @@ fn no_part_comes_of_a_key_that_may_not_be_read() {
         let made = host.derive(session, &mut with, base, &[]);
         assert_eq!(made, Err(CKR_KEY_SIZE_RANGE));
     }
+    // Of triple DES there are no keys of all of it: they leave the parity, and are found from both ends.
+    let key = *b"twenty-four other bytes!";
+    let (sensitive, des) = (host.base(session, &key, &[]), CKK_DES3.to_ne_bytes());
+    let made = host.derive(session, &mut extract(0), sensitive, &[(CKA_KEY_TYPE, &des)]);
+    assert_eq!(made, Err(CKR_KEY_SIZE_RANGE));
+    let readable_key = host.base(session, &key, open);
+    let made = host.derive(
+        session,
+        &mut extract(0),
+        readable_key,
+        &[(CKA_KEY_TYPE, &des)],
+    );
+    assert!(made.is_ok());
     // One that may be read is read in parts, too.
     assert_eq!(
         host.derived(session, &mut extract(8).mechanism, readable, Some(1)),

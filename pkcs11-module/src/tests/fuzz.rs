@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::keys::{KEYS, RSA};
+use super::legacy::{AGREED, DES3, DSA_1024, MODP_2048, bytes, peer};
 use super::*;
 use crate::foreign::ulong;
 use crate::mechanisms::{MECHANISMS, Method};
@@ -147,6 +148,7 @@ impl Player {
             CKK_AES.to_ne_bytes(),
             CKK_GENERIC_SECRET.to_ne_bytes(),
         );
+        let (des2, des3) = (CKK_DES2.to_ne_bytes(), CKK_DES3.to_ne_bytes());
         let usages = [
             CKA_ENCRYPT,
             CKA_DECRYPT,
@@ -158,7 +160,12 @@ impl Player {
             CKA_EXTRACTABLE,
         ]
         .map(|usage| (usage, yes));
-        for (kind, value) in [(&aes, &[7_u8; 16][..]), (&generic, &[9; 20])] {
+        for (kind, value) in [
+            (&aes, &[7_u8; 16][..]),
+            (&generic, &[9; 20]),
+            (&des2, &DES3[..16]),
+            (&des3, DES3),
+        ] {
             let mut template: Vec<(CK_ATTRIBUTE_TYPE, &[u8])> = vec![
                 (CKA_CLASS, &class),
                 (CKA_KEY_TYPE, kind),
@@ -192,12 +199,50 @@ impl Player {
         if let Ok((public, private)) = made {
             self.typed.extend([(CKK_RSA, public), (CKK_RSA, private)]);
         }
+        let private = self.host.known_dh(session).ok();
+        self.typed.extend(private.map(|key| (CKK_DH, key)));
+        // Whether numbers are primes takes longer than all the rest.
+        if self.one_in(3) {
+            if let Ok((public, private)) = self.host.dsa_pair(session) {
+                self.typed.extend([(CKK_DSA, public), (CKK_DSA, private)]);
+            }
+        }
         self.objects.extend(self.typed.iter().map(|(_, key)| *key));
+    }
+
+    /// The attributes without which there is no pair of such keys.
+    fn group(&mut self, kind: CK_MECHANISM_TYPE) -> Vec<CK_ATTRIBUTE> {
+        let numbers = match kind {
+            CKM_DSA_KEY_PAIR_GEN => {
+                let [p, q, g] = DSA_1024.map(bytes);
+                vec![(CKA_PRIME, p), (CKA_SUBPRIME, q), (CKA_BASE, g)]
+            }
+            CKM_DH_PKCS_KEY_PAIR_GEN => {
+                vec![(CKA_PRIME, bytes(MODP_2048)), (CKA_BASE, vec![2])]
+            }
+            _ => Vec::new(),
+        };
+        let mut group = Vec::new();
+        for (kind, mut number) in numbers {
+            if self.one_in(8) {
+                let spoilt = self.below(number.len());
+                number[spoilt] ^= 1 << self.below(8);
+            }
+            let len = ulong(number.len());
+            self.kept.push(number);
+            let start = self.kept.last_mut().expect("it was put there").as_mut_ptr();
+            group.push(CK_ATTRIBUTE {
+                type_: kind,
+                pValue: start.cast(),
+                ulValueLen: len,
+            });
+        }
+        group
     }
 
     /// What a mechanism is for, as the number of the call that begins it, and what goes on with it.
     fn begin_with(&mut self, kind: CK_MECHANISM_TYPE) -> Option<usize> {
-        const BEGINNINGS: [(CK_FLAGS, usize, Option<Calls>); 11] = [
+        const BEGINNINGS: [(CK_FLAGS, usize, Option<Calls>); 12] = [
             (CKF_ENCRYPT, 0, Some((3, 7))),
             (CKF_DECRYPT, 8, Some((11, 15))),
             (CKF_SIGN, 16, Some((19, 23))),
@@ -206,6 +251,7 @@ impl Player {
             (CKF_VERIFY_RECOVER, 34, Some((35, 35))),
             (CKF_DIGEST, 36, Some((38, 41))),
             (CKF_GENERATE, 59, None),
+            (CKF_GENERATE_KEY_PAIR, 61, None),
             (CKF_DERIVE, 62, None),
             (CKF_WRAP, 64, None),
             (CKF_UNWRAP, 65, None),
@@ -363,8 +409,9 @@ impl Player {
         }
     }
 
+    #[allow(clippy::too_many_lines, reason = "a list of all that there is")]
     fn attribute(&mut self) -> CK_ATTRIBUTE {
-        const KINDS: [CK_ATTRIBUTE_TYPE; 42] = [
+        const KINDS: [CK_ATTRIBUTE_TYPE; 48] = [
             CKA_CLASS,
             CKA_TOKEN,
             CKA_PRIVATE,
@@ -407,6 +454,12 @@ impl Player {
             CKA_WRAP_TEMPLATE,
             CKA_UNIQUE_ID,
             CKA_PUBLIC_KEY_INFO,
+            CKA_PRIME,
+            CKA_SUBPRIME,
+            CKA_BASE,
+            CKA_PRIME_BITS,
+            CKA_SUBPRIME_BITS,
+            CKA_VALUE_BITS,
         ];
         let kind = if self.one_in(20) {
             self.random.next_u64() >> self.below(64)
@@ -415,7 +468,7 @@ impl Player {
         };
         let value: Vec<u8> = match kind {
             CKA_CLASS => self
-                .pick::<CK_ULONG>(&[0, 1, 2, 3, 4, 5, 7, 8, 9])
+                .pick::<CK_ULONG>(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
                 .to_ne_bytes()
                 .into(),
             CKA_KEY_TYPE => {
@@ -425,7 +478,10 @@ impl Player {
                     CKK_AES,
                     CKK_GENERIC_SECRET,
                     CKK_EC_EDWARDS,
-                    1,
+                    CKK_DES2,
+                    CKK_DES3,
+                    CKK_DSA,
+                    CKK_DH,
                     99,
                 ];
                 self.pick(&kinds).to_ne_bytes().into()
@@ -441,9 +497,11 @@ impl Player {
                 .into(),
             CKA_WRAP_TEMPLATE => Vec::new(),
             CKA_VALUE if self.one_in(6) => RSA.into(),
-            CKA_MODULUS_BITS | CKA_VALUE_LEN | CKA_CERTIFICATE_TYPE => {
-                self.number().to_ne_bytes().into()
-            }
+            CKA_PRIME if self.one_in(2) => bytes(self.pick(&[DSA_1024[0], MODP_2048])),
+            CKA_SUBPRIME if self.one_in(2) => bytes(DSA_1024[1]),
+            CKA_BASE if self.one_in(2) => bytes(DSA_1024[2]),
+            CKA_MODULUS_BITS | CKA_VALUE_LEN | CKA_CERTIFICATE_TYPE | CKA_PRIME_BITS
+            | CKA_SUBPRIME_BITS | CKA_VALUE_BITS => self.number().to_ne_bytes().into(),
             _ if self.one_in(2) => vec![self.pick(&[0, 1, 1, 2])],
             _ => self.bytes(),
         };
@@ -474,7 +532,6 @@ impl Player {
         let mut with = match it.method {
             // Another key, or what is none.
             Method::ConcatenateKey => of(kind, self.object(), Vec::new()),
-            Method::Extract => of::<CK_ULONG>(kind, self.number(), Vec::new()),
             Method::Ecdh => {
                 let (mut point, mut shared) = (Box::new(bytes), Box::new(self.bytes()));
                 let parameter = CK_ECDH1_DERIVE_PARAMS {
@@ -510,9 +567,12 @@ impl Player {
                 };
                 of(kind, parameter, Vec::new())
             }
-            Method::Cmac { cut: true } | Method::Hmac { cut: true, .. } => {
-                of::<CK_ULONG>(kind, self.number(), Vec::new())
-            }
+            Method::Extract
+            | Method::Cmac { cut: true }
+            | Method::AesMac { cut: true }
+            | Method::Hmac { cut: true, .. } => of::<CK_ULONG>(kind, self.number(), Vec::new()),
+            Method::Dh if self.one_in(2) => peer(&legacy::bytes(AGREED[3])),
+            Method::Dh => peer(&bytes),
             method => usual(kind, method),
         };
         if self.one_in(15) {
@@ -649,6 +709,9 @@ impl Player {
                 if !mechanism.is_null() && with.mechanism.mechanism == CKM_RSA_PKCS_KEY_PAIR_GEN {
                     return CKR_OK;
                 }
+                template.extend(self.group(with.mechanism.mechanism));
+                let count = ulong(template.len());
+                let start = template.as_mut_ptr();
                 plain_call!(C_GenerateKeyPair(
                     session,
                     mechanism,

@@ -782,7 +782,7 @@ fn session_objects_go_with_their_session() {
 fn templates_that_make_no_sense_are_refused() {
     let host = Host::with(Fake::default());
     let session = host.writing(KEYS);
-    let (class, odd) = (CKO_DATA.to_ne_bytes(), CKO_DOMAIN_PARAMETERS.to_ne_bytes());
+    let (class, odd) = (CKO_DATA.to_ne_bytes(), CKO_HW_FEATURE.to_ne_bytes());
     let create = |template: Template<'_>| host.create(session, template);
     let data = (CKA_CLASS, &class[..]);
     for (template, expected) in [

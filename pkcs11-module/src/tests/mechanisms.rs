@@ -9,6 +9,7 @@
 use std::ffi::c_void;
 
 use super::keys::{KEYS, NO, Outcome, Template, YES, plain, room_of, with_parameter, written};
+use super::legacy::{DSA_1024, MODP_2048, bytes, peer};
 use super::*;
 use crate::foreign::ulong;
 use crate::mechanisms::{Iteration, MECHANISMS, Method};
@@ -22,7 +23,14 @@ const IV: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 /// A mechanism with whatever parameter it takes, of which this is the owner.
 pub(super) struct With {
     pub(super) mechanism: CK_MECHANISM,
-    _parameter: Vec<Box<dyn std::any::Any>>,
+    owned: Vec<Box<dyn std::any::Any>>,
+}
+
+impl With {
+    /// Keeps what the parameter points to.
+    pub(super) fn own(&mut self, it: Box<dyn std::any::Any>) {
+        self.owned.push(it);
+    }
 }
 
 pub(super) fn of<T: 'static>(
@@ -36,7 +44,7 @@ pub(super) fn of<T: 'static>(
     all.push(parameter);
     With {
         mechanism,
-        _parameter: all,
+        owned: all,
     }
 }
 
@@ -78,7 +86,10 @@ pub(super) fn usual(kind: CK_MECHANISM_TYPE, method: Method) -> With {
             of(kind, parameter, Vec::new())
         }
         Method::AesGcm => gcm(&IV[..12], b"said in clear", 128),
-        Method::Cmac { cut: true } => of::<CK_ULONG>(kind, 8, Vec::new()),
+        Method::Cmac { cut: true } | Method::AesMac { cut: true } => {
+            of::<CK_ULONG>(kind, 8, Vec::new())
+        }
+        Method::Des3Cbc { .. } => of(kind, *b"its own.", Vec::new()),
         Method::Hmac { cut: true, .. } => of::<CK_ULONG>(kind, 10, Vec::new()),
         Method::DeriveEcb | Method::ConcatenateData { .. } | Method::Xor => {
             let mut data = Box::new(IV);
@@ -107,7 +118,7 @@ pub(super) fn usual(kind: CK_MECHANISM_TYPE, method: Method) -> With {
         }
         _ => With {
             mechanism: plain(kind),
-            _parameter: Vec::new(),
+            owned: Vec::new(),
         },
     }
 }
@@ -300,7 +311,7 @@ impl Host {
     }
 
     /// In pieces of these lengths, again and again.
-    fn crypt_in_parts(
+    pub(super) fn crypt_in_parts(
         &self,
         session: CK_SESSION_HANDLE,
         way: Way,
@@ -347,7 +358,7 @@ impl Host {
         Ok(all)
     }
 
-    fn sign_in_parts(
+    pub(super) fn sign_in_parts(
         &self,
         session: CK_SESSION_HANDLE,
         mechanism: &mut CK_MECHANISM,
@@ -440,6 +451,9 @@ fn every_mechanism_that_is_listed_works() {
         .expect("a key pair");
     let aes = host.secret(session, CKK_AES, &hex::decode(AES).expect("digits"));
     let generic = host.secret(session, CKK_GENERIC_SECRET, b"a key of any length");
+    let des3 = host.secret(session, CKK_DES3, legacy::DES3);
+    let (dsa_public, dsa_private) = host.with_dsa(session);
+    let (dh_public, dh_private) = host.with_dh(session);
     let mut count = 0;
     assert_eq!(
         call!(host.C_GetMechanismList(KEYS, null(), &raw mut count)),
@@ -462,6 +476,7 @@ fn every_mechanism_that_is_listed_works() {
         let has = |flag| info.flags & flag != 0;
         let mut with = match it.method {
             Method::ConcatenateKey => of(kind, generic, Vec::new()),
+            Method::Dh => peer(&host.get(session, dh_public, CKA_VALUE).expect("a value")),
             method => usual(kind, method),
         };
         let mechanism = &mut with.mechanism;
@@ -470,6 +485,9 @@ fn every_mechanism_that_is_listed_works() {
             Some(CKK_EC_EDWARDS) => (ed_public, ed_private),
             Some(CKK_AES) => (aes, aes),
             Some(CKK_GENERIC_SECRET) => (generic, generic),
+            Some(CKK_DES3) => (des3, des3),
+            Some(CKK_DSA) => (dsa_public, dsa_private),
+            Some(CKK_DH) => (dh_public, dh_private),
             _ => (ec_public, ec_private),
         };
         let mut tried = 0;
@@ -494,11 +512,11 @@ fn every_mechanism_that_is_listed_works() {
         }
         if has(CKF_ENCRYPT) && has(CKF_DECRYPT) {
             tried |= CKF_ENCRYPT | CKF_DECRYPT;
-            let data: &[u8] = if it.method.key_type() == Some(CKK_AES) {
-                &[9; 160]
-            } else {
+            let data: &[u8] = if it.method.key_type() == Some(CKK_RSA) {
                 // For RSA alone, a number that is below any modulus.
                 &[9; 32]
+            } else {
+                &[9; 160]
             };
             let context = format!("{kind:#x}");
             for encrypted in [
@@ -548,24 +566,41 @@ fn every_mechanism_that_is_listed_works() {
         }
         if has(CKF_GENERATE) {
             tried |= CKF_GENERATE;
-            let len = 16_usize.to_ne_bytes();
-            let key = host.generate(session, kind, &[(CKA_VALUE_LEN, &len)]);
+            let (len, bits) = (16_usize.to_ne_bytes(), 1024_usize.to_ne_bytes());
+            let (asked, given): (_, &[u8]) = match it.method {
+                Method::DsaParameters => (CKA_PRIME_BITS, &bits),
+                Method::SecretKey(CKK_DES2 | CKK_DES3) => (CKA_LABEL, b"old"),
+                _ => (CKA_VALUE_LEN, &len),
+            };
+            let key = host.generate(session, kind, &[(asked, given)]);
             let key = key.expect("a key");
-            assert_eq!(
-                host.get(session, key, CKA_VALUE_LEN).as_deref(),
-                Ok(&len[..])
-            );
+            assert_eq!(host.get(session, key, asked).as_deref(), Ok(given));
         }
         if has(CKF_GENERATE_KEY_PAIR) {
             tried |= CKF_GENERATE_KEY_PAIR;
             let bits = 2048_usize.to_ne_bytes();
             let p521: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
+            let numbers = DSA_1024.map(bytes);
+            let dsa: Vec<(_, &[u8])> = [CKA_PRIME, CKA_SUBPRIME, CKA_BASE]
+                .into_iter()
+                .zip(numbers.iter().map(Vec::as_slice))
+                .collect();
+            let prime = bytes(MODP_2048);
+            let group: [(_, &[u8]); 2] = [(CKA_PRIME, &prime), (CKA_BASE, &[2])];
             let public: Template<'_> = match it.method {
                 Method::RsaKeyPair => &[(CKA_MODULUS_BITS, &bits)],
                 Method::EcKeyPair => &[(CKA_EC_PARAMS, p521)],
+                Method::DsaKeyPair => &dsa,
+                Method::DhKeyPair => &group,
                 _ => &[],
             };
+            let is_old = matches!(it.method, Method::DsaKeyPair | Method::DhKeyPair);
             for private in [&[(CKA_TOKEN, YES)], &[(CKA_TOKEN, NO)]] {
+                if is_old && private[0].1 == YES {
+                    let refused = host.generate_pair(session, kind, public, private);
+                    assert_eq!(refused, Err(CKR_TEMPLATE_INCONSISTENT), "{kind:#x}");
+                    continue;
+                }
                 if it.method == Method::RsaKeyPair && private[0].1 == NO {
                     continue; // It takes long.
                 }
@@ -582,12 +617,20 @@ fn every_mechanism_that_is_listed_works() {
                 _ => 16,
             };
             let (mut key, len) = (0, len.to_ne_bytes());
+            let base = if it.method == Method::Dh {
+                dh_private
+            } else {
+                aes
+            };
             let mut template = written(&[(CKA_VALUE_LEN, &len)]);
             let start = template.as_mut_ptr();
             assert_eq!(
-                call!(host.C_DeriveKey(session, mechanism, aes, start, 1, &raw mut key)),
+                call!(host.C_DeriveKey(session, mechanism, base, start, 1, &raw mut key)),
                 CKR_OK
             );
+            if it.method == Method::Dh {
+                continue;
+            }
             // What comes of a sensitive key is not to be read either, but for what only a pseudorandom
             // function says of it (section 6.42).
             if matches!(it.method, Method::Kbkdf(_)) {

@@ -12,7 +12,7 @@ use crate::object::TokenName;
 
 /// The files of a token as they are at one moment. Every file is written under another name and then put
 /// in its place, so a changed one is another inode.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct TokenStamp(BTreeMap<OsString, FileStamp>);
 
 #[derive(Debug, PartialEq, Eq)]

@@ -16,9 +16,6 @@ use crate::sealed::{self, SealedKeys};
 use crate::zfs::properties::{self, RECOVERY};
 use crate::zfs::{Dataset, Datasets, KeyStatus, Pools, Which};
 
-/// Of so many datasets ZFS tells while the TPM waits; with no more than these, of all.
-const FIRST: usize = 16;
-
 /// The datasets that are meant, by name.
 #[derive(Default)]
 pub(super) struct Plan {
@@ -67,7 +64,8 @@ pub(super) enum CopyState {
 }
 
 impl Plan {
-    /// Asks ZFS, and hands on what is found: some of what the vault has keys of, before the rest.
+    /// Asks ZFS, and hands on what is found: what the vault has keys of before the rest, and of that a few
+    /// first.
     pub(super) fn make_in_parts(
         vault: &Vault,
         sealed: &SealedKeys,
@@ -80,8 +78,8 @@ impl Plan {
             Pools::default()
         };
         let mut locked = Vec::new();
-        let first = sealed.some_of(which, FIRST);
-        Datasets::read_in_parts(which, &pools, &first, &mut |datasets| {
+        let ahead = sealed.in_parts(which);
+        Datasets::read_in_parts(which, &pools, &ahead, &mut |datasets| {
             let part = Self::of(vault, sealed, which, &pools, &datasets);
             let to_load = part.items.iter().filter(|(_, item)| item.is_to_load());
             locked.extend(to_load.map(|(name, _)| name.clone()));

@@ -79,9 +79,10 @@ impl Dataset {
 }
 
 impl Datasets {
-    /// Asks ZFS, and hands on what it says part by part: first of some datasets, those of `first` that
-    /// there are, if not all are asked for by their own names; then in one call of all that are named, or of
-    /// each pool where all are meant, so that a pool which does not answer stands before no other.
+    /// Asks ZFS, and hands on what it says part by part: if not all are asked for by their own names, first
+    /// of the datasets `ahead` that there are, in a call for each of its parts; then in one call of all that
+    /// are named, or of each pool where all are meant, so that a pool which does not answer stands before no
+    /// other.
     /// `pools`: all that there are, where all datasets are meant.
     ///
     /// # Errors
@@ -90,7 +91,7 @@ impl Datasets {
     pub(crate) fn read_in_parts(
         which: Which<'_>,
         pools: &Pools,
-        first: &[String],
+        ahead: &[Vec<String>],
         each: &mut dyn FnMut(Self),
     ) -> Result<(), ZfsError> {
         if let Which::Named {
@@ -102,10 +103,12 @@ impl Datasets {
             return Ok(());
         }
         let mut told = BTreeSet::new();
-        if !first.is_empty() {
-            // What is wrong with any of them is said below.
-            let known =
-                Self::read_named(first, false).map_or_else(|_| BTreeMap::new(), |it| it.known);
+        for names in ahead {
+            // What is wrong with any of them is said below, and one that has no answer makes the rest of
+            // them wait.
+            let Ok(Self { known, .. }) = Self::read_named(names, false) else {
+                break;
+            };
             told.extend(known.keys().cloned());
             each(Self {
                 known,
