@@ -162,6 +162,8 @@ pub(crate) struct Content {
     pub(crate) field: Option<FieldKey>,
     /// A private key as PKCS#8.
     pub(crate) private: Option<Secret>,
+    /// Whether it has the value of a key of the vault.
+    pub(crate) of_vault: bool,
     pub(crate) local: bool,
 }
 
@@ -471,6 +473,15 @@ impl Object {
     /// Whether it is in the vault.
     pub(crate) fn is_token_object(&self) -> bool {
         matches!(self, Self::Sealed(..) | Self::Standing(_))
+    }
+
+    /// Whether it is in the vault, or has the value of what is.
+    pub(crate) fn is_of_vault(&self) -> bool {
+        match self {
+            Self::Sealed(..) => true,
+            Self::Held(held) => held.content.of_vault,
+            Self::Standing(_) => false,
+        }
     }
 
     /// The public key that it is, or belongs to.

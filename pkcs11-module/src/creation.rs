@@ -137,6 +137,7 @@ fn content_of_copy(module: &mut Module, object: &Object) -> Answer<Content> {
         certificate: object.certificate(),
         field: object.field_key().cloned(),
         local: object.is_local(),
+        of_vault: object.is_of_vault(),
         ..Content::default()
     };
     match object.class() {
@@ -351,10 +352,11 @@ pub(crate) enum Origin {
     /// It was made here.
     Generated,
     /// It was derived from a key that has always been sensitive, or not, and has never been
-    /// extractable, or was.
+    /// extractable, or was; and has the value of a key of the vault in it, or not.
     Derived {
         always_sensitive: bool,
         never_extractable: bool,
+        of_vault: bool,
     },
 }
 
@@ -402,6 +404,7 @@ pub(crate) fn create_secret_key(
         Origin::Derived {
             always_sensitive,
             never_extractable,
+            ..
         } => (
             always_sensitive && sensitive,
             never_extractable && !extractable,
@@ -415,6 +418,7 @@ pub(crate) fn create_secret_key(
         let content = Content {
             secrets: [(CKA_VALUE, value)].into(),
             local,
+            of_vault: matches!(origin, Origin::Derived { of_vault: true, .. }),
             ..Content::default()
         };
         return module.hold(session, class, privacy, given, content);

@@ -69,6 +69,8 @@ pub(crate) unsafe extern "C" fn derive_key(
 struct Parents {
     /// The base key and, if there is one, the key that is put to it.
     keys: Vec<Object>,
+    /// Whether what comes of them has their values in it.
+    go_in: bool,
     /// What they demand of what comes of them.
     demands: Template,
 }
@@ -106,7 +108,15 @@ impl Parents {
                 inherit(&mut demands, key)?;
             }
         }
-        Ok(Self { keys, demands })
+        let go_in = matches!(
+            chosen.method(),
+            Method::ConcatenateKey | Method::ConcatenateData { .. } | Method::Xor | Method::Extract
+        );
+        Ok(Self {
+            keys,
+            go_in,
+            demands,
+        })
     }
 
     fn base(&self) -> &Object {
@@ -118,6 +128,7 @@ impl Parents {
         Origin::Derived {
             always_sensitive: all(CKA_ALWAYS_SENSITIVE),
             never_extractable: all(CKA_NEVER_EXTRACTABLE),
+            of_vault: self.go_in && self.keys.iter().any(Object::is_of_vault),
         }
     }
 

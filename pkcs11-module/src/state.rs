@@ -472,7 +472,7 @@ impl Module {
             return Err(Fault::Code(CKR_KEY_TYPE_INCONSISTENT));
         }
         // What is weak must not be had of a key of the vault, for which something better is there.
-        let is_too_good = chosen.mechanism.is_legacy() && key.is_token_object();
+        let is_too_good = chosen.mechanism.is_legacy() && key.is_of_vault();
         if !key.has(usage) || !allows(&key, chosen.mechanism.kind) || is_too_good {
             return Err(Fault::Code(CKR_KEY_FUNCTION_NOT_PERMITTED));
         }

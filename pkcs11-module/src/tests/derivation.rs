@@ -439,6 +439,67 @@ fn a_copy_of_a_protected_key_does_no_more_than_the_key() {
     );
 }
 
+/// What is weak is not had of a key of the vault by way of a copy either, or of what has its value.
+#[test]
+fn a_copy_of_a_key_of_the_vault_is_as_good_as_the_key() {
+    let host = Host::with(Fake::default());
+    let session = host.writing(KEYS);
+    let (class, aes) = (CKO_SECRET_KEY.to_ne_bytes(), CKK_AES.to_ne_bytes());
+    let key = |token| {
+        let given = [
+            (CKA_CLASS, &class[..]),
+            (CKA_KEY_TYPE, &aes),
+            (CKA_VALUE, &VALUE),
+            (CKA_TOKEN, token),
+            (CKA_SIGN, YES),
+            (CKA_DERIVE, YES),
+        ];
+        host.create(session, &given).expect("a key")
+    };
+    let (sealed, held) = (key(YES), key(NO));
+    let in_memory = [(CKA_TOKEN, NO)];
+    let copy = |key| host.copy(session, key, &in_memory).expect("a copy");
+    let derive = |mut with: With, key| {
+        let len = 16_usize.to_ne_bytes();
+        let given = [
+            (CKA_KEY_TYPE, &aes[..]),
+            (CKA_VALUE_LEN, &len),
+            (CKA_SIGN, YES),
+            (CKA_DERIVE, YES),
+        ];
+        host.derive(session, &mut with, key, &given).expect("a key")
+    };
+    let zeros = || with_data(CKM_XOR_BASE_AND_DATA, &[0; 16]);
+    let others = || {
+        kbkdf(
+            Iteration::Counter,
+            CKM_SHA256_HMAC,
+            COUNTER,
+            &[],
+            &mut Vec::new(),
+        )
+    };
+    let turned = derive(extract(8), sealed);
+    for (key, expected) in [
+        (sealed, CKR_KEY_FUNCTION_NOT_PERMITTED),
+        (copy(sealed), CKR_KEY_FUNCTION_NOT_PERMITTED),
+        (copy(copy(sealed)), CKR_KEY_FUNCTION_NOT_PERMITTED),
+        (derive(zeros(), sealed), CKR_KEY_FUNCTION_NOT_PERMITTED),
+        (derive(extract(120), turned), CKR_KEY_FUNCTION_NOT_PERMITTED),
+        (derive(others(), sealed), CKR_OK),
+        (held, CKR_OK),
+        (copy(held), CKR_OK),
+        (derive(zeros(), held), CKR_OK),
+    ] {
+        let code = host.sign(session, &mut plain(CKM_AES_MAC), key, b"data");
+        assert_eq!(code.err().unwrap_or(CKR_OK), expected);
+        assert!(
+            host.sign(session, &mut plain(CKM_AES_CMAC), key, b"data")
+                .is_ok()
+        );
+    }
+}
+
 /// Whatever a token that was unprotected says of them.
 #[test]
 fn dataset_keys_do_nothing() {
