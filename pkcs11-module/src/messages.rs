@@ -5,8 +5,8 @@
 use std::ffi::c_void;
 
 use cryptoki_sys::{
-    CK_FLAGS, CK_GCM_MESSAGE_PARAMS, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE,
-    CK_ULONG, CKA_DECRYPT, CKA_ENCRYPT, CKF_END_OF_MESSAGE, CKF_MESSAGE_DECRYPT,
+    CK_ATTRIBUTE_TYPE, CK_FLAGS, CK_GCM_MESSAGE_PARAMS, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV,
+    CK_SESSION_HANDLE, CK_ULONG, CKA_DECRYPT, CKA_ENCRYPT, CKF_END_OF_MESSAGE, CKF_MESSAGE_DECRYPT,
     CKF_MESSAGE_ENCRYPT, CKF_MESSAGE_SIGN, CKF_MESSAGE_VERIFY, CKG_GENERATE, CKG_GENERATE_RANDOM,
     CKG_NO_GENERATE, CKR_AEAD_DECRYPT_FAILED, CKR_ARGUMENTS_BAD, CKR_DATA_LEN_RANGE,
     CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID,
@@ -15,6 +15,7 @@ use cryptoki_sys::{
 use strongroom::Secret;
 
 use crate::attributes::Class;
+use crate::beginning::Operation;
 use crate::digesting::take;
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, MOST_AT_ONCE, Output, Room, ulong};
@@ -56,7 +57,7 @@ pub(crate) unsafe extern "C" fn message_encrypt_init(
     answer("C_MessageEncryptInit", || {
         // SAFETY: the caller's CK_MECHANISM.
         let chosen = unsafe { Chosen::read(mechanism, CKF_MESSAGE_ENCRYPT) };
-        begin(session, chosen, key, CKA_ENCRYPT, encrypting)
+        messaging(CKA_ENCRYPT, encrypting).begin(session, chosen, key)
     })
 }
 
@@ -69,33 +70,23 @@ pub(crate) unsafe extern "C" fn message_decrypt_init(
     answer("C_MessageDecryptInit", || {
         // SAFETY: the caller's CK_MECHANISM.
         let chosen = unsafe { Chosen::read(mechanism, CKF_MESSAGE_DECRYPT) };
-        begin(session, chosen, key, CKA_DECRYPT, decrypting)
+        messaging(CKA_DECRYPT, decrypting).begin(session, chosen, key)
     })
 }
 
-fn begin(
-    session: CK_SESSION_HANDLE,
-    chosen: Answer<Option<Chosen>>,
-    key: CK_OBJECT_HANDLE,
-    usage: cryptoki_sys::CK_ATTRIBUTE_TYPE,
-    place: Place,
-) -> Answer {
-    with_module(|module| {
-        let active = place(module.session(session)?).is_some();
-        let started = match chosen? {
-            Some(_) if active => return Err(Fault::Code(CKR_OPERATION_ACTIVE)),
-            Some(chosen) => {
-                let key = module.key_for(session, key, &chosen, Class::SecretKey, usage)?;
-                Some(Messaging {
-                    key: module.value_of(&key)?,
-                    message: None,
-                })
-            }
-            None => None,
-        };
-        *place(module.session(session)?) = started;
-        Ok(())
-    })
+fn messaging(usage: CK_ATTRIBUTE_TYPE, place: Place) -> Operation<Messaging> {
+    Operation {
+        place,
+        class: |_| Class::SecretKey,
+        usage,
+        asks: false,
+        make: |module, key, _| {
+            Ok(Messaging {
+                key: module.value_of(key)?,
+                message: None,
+            })
+        },
+    }
 }
 
 /// C_EncryptMessage, section 5.9.2.
