@@ -162,6 +162,8 @@ pub(crate) struct Content {
     pub(crate) field: Option<FieldKey>,
     /// A private key as PKCS#8.
     pub(crate) private: Option<Secret>,
+    /// Whether it has the value of a key of the vault.
+    pub(crate) of_vault: bool,
     pub(crate) local: bool,
 }
 
@@ -326,6 +328,11 @@ impl Known {
             .find(|it| it.kind == kind && it.classes & class as u8 != 0)
     }
 
+    /// Whether it says what a key may be used for.
+    fn is_usage(&self) -> bool {
+        self.form == Form::Flag && self.settable == Settable::Always
+    }
+
     /// From PKCS#11's form to the vault's.
     fn write(&self, bytes: &[u8]) -> Answer<String> {
         Ok(match self.form {
@@ -466,6 +473,15 @@ impl Object {
     /// Whether it is in the vault.
     pub(crate) fn is_token_object(&self) -> bool {
         matches!(self, Self::Sealed(..) | Self::Standing(_))
+    }
+
+    /// Whether it is in the vault, or has the value of what is.
+    pub(crate) fn is_of_vault(&self) -> bool {
+        match self {
+            Self::Sealed(..) => true,
+            Self::Held(held) => held.content.of_vault,
+            Self::Standing(_) => false,
+        }
     }
 
     /// The public key that it is, or belongs to.
@@ -753,13 +769,15 @@ impl Object {
                 }
             },
             CKA_START_DATE | CKA_END_DATE => self.given_or_empty(kind),
-            // What a key is for. A dataset key is for ZFS.
-            CKA_ENCRYPT | CKA_DECRYPT => {
-                self.given_or(kind, self.is_of_cipher() && !self.is_dataset_key())
+            // A dataset key is for ZFS, whatever was said of it.
+            CKA_ENCRYPT | CKA_DECRYPT | CKA_SIGN | CKA_VERIFY | CKA_WRAP | CKA_UNWRAP
+            | CKA_DERIVE
+                if self.is_dataset_key() =>
+            {
+                Attribute::Known(flag(false))
             }
-            CKA_SIGN | CKA_VERIFY => {
-                self.given_or(kind, !self.is_of_cipher() && !self.is_dataset_key())
-            }
+            CKA_ENCRYPT | CKA_DECRYPT => self.given_or(kind, self.is_of_cipher()),
+            CKA_SIGN | CKA_VERIFY => self.given_or(kind, !self.is_of_cipher()),
             // Those that were not made through PKCS#11 came from outside, in clear, and are not
             // to be read.
             _ => self.given_or(kind, kind == CKA_SENSITIVE),
@@ -882,6 +900,7 @@ pub(crate) fn changed_by(template: &Template, object: &Object) -> Answer<Given> 
         let bytes = template.bytes(kind).ok_or_else(read_only)?;
         let allowed = match known.settable {
             Settable::Never | Settable::Once => false,
+            Settable::Always if known.is_usage() && object.is_dataset_key() => !read_flag(bytes)?,
             Settable::Always => true,
             Settable::ToTrue => read_flag(bytes)? || !object.has(kind),
             Settable::ToFalse => !read_flag(bytes)? || object.has(kind),
@@ -896,8 +915,14 @@ pub(crate) fn changed_by(template: &Template, object: &Object) -> Answer<Given> 
 }
 
 /// The attributes that a template gives to a copy of an object: what could be changed, and what is said
-/// when an object is made of who may do what with it.
-pub(crate) fn changed_by_copy(template: &Template, object: &Object) -> Answer<Given> {
+/// when an object is made of who may do what with it. A copy is not the way to what the object itself does
+/// not do: where the session may not change a key, the copy has no use that the key has not, and cannot be
+/// given one; and a private object has private copies.
+pub(crate) fn changed_by_copy(
+    template: &Template,
+    object: &Object,
+    may_change: bool,
+) -> Answer<Given> {
     let once = [CKA_PRIVATE, CKA_MODIFIABLE, CKA_COPYABLE, CKA_DESTROYABLE];
     if template.has_secrets() {
         return Err(Fault::Code(CKR_ATTRIBUTE_READ_ONLY));
@@ -914,6 +939,22 @@ pub(crate) fn changed_by_copy(template: &Template, object: &Object) -> Answer<Gi
     for kind in once {
         if let Some(value) = template.flag(kind)? {
             changed.insert(kind, flag(value));
+        }
+    }
+    let is_fixed = object.key_type().is_some() && !may_change;
+    for (kind, value) in &changed {
+        let is_usage = Known::find(*kind, object.class()).is_some_and(Known::is_usage);
+        if is_fixed && is_usage && read_flag(value)? && !object.has(*kind) {
+            return Err(Fault::Code(CKR_ATTRIBUTE_READ_ONLY));
+        }
+    }
+    for (kind, value, applies) in [
+        (CKA_PRIVATE, true, object.is_private()),
+        (CKA_MODIFIABLE, false, is_fixed),
+    ] {
+        let given = applies.then(|| changed.insert(kind, flag(value))).flatten();
+        if given.is_some_and(|given| given != flag(value)) {
+            return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
         }
     }
     Ok(changed)

@@ -114,7 +114,9 @@ pub(crate) unsafe extern "C" fn copy_object(
             }
             template.remove(CKA_TOKEN);
             let mut given = object.all_given();
-            given.extend(changed_by_copy(&template, &object)?);
+            let may_change = object.has(CKA_MODIFIABLE)
+                && (!object.is_token_object() || check_may_write(module, session).is_ok());
+            given.extend(changed_by_copy(&template, &object, may_change)?);
             given.insert(CKA_LABEL, object.label_of(&given));
             let privacy = Privacy::of(module, session, class, &given)?;
             let content = content_of_copy(module, &object)?;
@@ -135,6 +137,7 @@ fn content_of_copy(module: &mut Module, object: &Object) -> Answer<Content> {
         certificate: object.certificate(),
         field: object.field_key().cloned(),
         local: object.is_local(),
+        of_vault: object.is_of_vault(),
         ..Content::default()
     };
     match object.class() {
@@ -349,10 +352,11 @@ pub(crate) enum Origin {
     /// It was made here.
     Generated,
     /// It was derived from a key that has always been sensitive, or not, and has never been
-    /// extractable, or was.
+    /// extractable, or was; and has the value of a key of the vault in it, or not.
     Derived {
         always_sensitive: bool,
         never_extractable: bool,
+        of_vault: bool,
     },
 }
 
@@ -367,6 +371,10 @@ pub(crate) fn create_secret_key(
 ) -> Answer<CK_OBJECT_HANDLE> {
     let to_vault = goes_to_vault(module, session, template)?;
     legacy::check_stays_in_session(template, key_type)?;
+    // Section 4.1.1: whoever has a key made does not say what it is.
+    if template.secret(CKA_VALUE).is_some() {
+        return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+    }
     check_secret_key_len(key_type, value.len())?;
     let value = if des::key_len(key_type).is_none() {
         value
@@ -385,7 +393,7 @@ pub(crate) fn create_secret_key(
         return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
     }
     let class = Class::SecretKey;
-    let mut given = given_by(template, class, &[CKA_KEY_TYPE, CKA_VALUE, CKA_VALUE_LEN])?;
+    let mut given = given_by(template, class, &[CKA_KEY_TYPE, CKA_VALUE_LEN])?;
     given.insert(CKA_KEY_TYPE, number(key_type));
     name_its_uses(&mut given)?;
     let sensitive = flag_of(given.entry(CKA_SENSITIVE).or_insert_with(|| flag(true)))?;
@@ -396,6 +404,7 @@ pub(crate) fn create_secret_key(
         Origin::Derived {
             always_sensitive,
             never_extractable,
+            ..
         } => (
             always_sensitive && sensitive,
             never_extractable && !extractable,
@@ -409,6 +418,7 @@ pub(crate) fn create_secret_key(
         let content = Content {
             secrets: [(CKA_VALUE, value)].into(),
             local,
+            of_vault: matches!(origin, Origin::Derived { of_vault: true, .. }),
             ..Content::default()
         };
         return module.hold(session, class, privacy, given, content);
@@ -471,8 +481,14 @@ fn name_its_uses(given: &mut Given) -> Answer {
     Ok(())
 }
 
+/// The longest secret key, in bytes: keys that are put together would grow without an end.
+const MOST_OF_SECRET: usize = 1 << 13;
+
 /// Refuses a length that keys of a type do not have.
 pub(crate) fn check_secret_key_len(key_type: CK_KEY_TYPE, len: usize) -> Answer {
+    if len > MOST_OF_SECRET {
+        return Err(Fault::Code(CKR_KEY_SIZE_RANGE));
+    }
     let right = match key_type {
         CKK_GENERIC_SECRET => len > 0,
         CKK_AES => [16, 24, 32].contains(&len),

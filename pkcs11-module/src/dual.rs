@@ -2,10 +2,11 @@
 //! state of operations (section 5.6.6 and 5.6.7), which nobody can take along.
 
 use cryptoki_sys::{
-    CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CKR_OPERATION_NOT_INITIALIZED,
-    CKR_SAVED_STATE_INVALID, CKR_STATE_UNSAVEABLE,
+    CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CKR_BUFFER_TOO_SMALL,
+    CKR_OPERATION_NOT_INITIALIZED, CKR_SAVED_STATE_INVALID, CKR_STATE_UNSAVEABLE,
 };
 
+use crate::digesting::take;
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, Output, Room};
 use crate::state::with_module;
@@ -21,18 +22,21 @@ pub(crate) unsafe extern "C" fn digest_encrypt_update(
     answer("C_DigestEncryptUpdate", || {
         with_module(|module| {
             let open = module.session(session)?;
-            let (Some(digesting), Some(encrypting)) = (&mut open.digesting, &mut open.encrypting)
-            else {
-                return Err(not_begun());
-            };
-            // SAFETY: the caller's data and memory.
-            let (part, output) = unsafe { in_and_out(part, part_len, encrypted, encrypted_len) }?;
-            if let Room::Enough = output.room(encrypting.update_len(part.len()))? {
-                let out = encrypting.update(&part)?;
-                digesting.update(&part);
-                output.give(&out)?;
-            }
-            Ok(())
+            with_both(
+                &mut open.digesting,
+                &mut open.encrypting,
+                |digesting, encrypting| {
+                    // SAFETY: the caller's data and memory.
+                    let (part, output) =
+                        unsafe { in_and_out(part, part_len, encrypted, encrypted_len) }?;
+                    if let Room::Enough = output.room(encrypting.update_len(part.len()))? {
+                        let out = encrypting.update(&part)?;
+                        digesting.update(&part);
+                        output.give(&out)?;
+                    }
+                    Ok(())
+                },
+            )
         })
     })
 }
@@ -48,19 +52,21 @@ pub(crate) unsafe extern "C" fn decrypt_digest_update(
     answer("C_DecryptDigestUpdate", || {
         with_module(|module| {
             let open = module.session(session)?;
-            let (Some(digesting), Some(decrypting)) = (&mut open.digesting, &mut open.decrypting)
-            else {
-                return Err(not_begun());
-            };
-            // SAFETY: the caller's data and memory.
-            let (encrypted, output) =
-                unsafe { in_and_out(encrypted, encrypted_len, part, part_len) }?;
-            if let Room::Enough = output.room(decrypting.update_len(encrypted.len()))? {
-                let out = decrypting.update(&encrypted)?;
-                digesting.update_with(&out);
-                output.give(&out)?;
-            }
-            Ok(())
+            with_both(
+                &mut open.digesting,
+                &mut open.decrypting,
+                |digesting, decrypting| {
+                    // SAFETY: the caller's data and memory.
+                    let (encrypted, output) =
+                        unsafe { in_and_out(encrypted, encrypted_len, part, part_len) }?;
+                    if let Room::Enough = output.room(decrypting.update_len(encrypted.len()))? {
+                        let out = decrypting.update(&encrypted)?;
+                        digesting.update_with(&out);
+                        output.give(&out)?;
+                    }
+                    Ok(())
+                },
+            )
         })
     })
 }
@@ -76,18 +82,21 @@ pub(crate) unsafe extern "C" fn sign_encrypt_update(
     answer("C_SignEncryptUpdate", || {
         with_module(|module| {
             let open = module.session(session)?;
-            let (Some(signing), Some(encrypting)) = (&mut open.signing, &mut open.encrypting)
-            else {
-                return Err(not_begun());
-            };
-            // SAFETY: the caller's data and memory.
-            let (part, output) = unsafe { in_and_out(part, part_len, encrypted, encrypted_len) }?;
-            if let Room::Enough = output.room(encrypting.update_len(part.len()))? {
-                let out = encrypting.update(&part)?;
-                signing.update_part(&part)?;
-                output.give(&out)?;
-            }
-            Ok(())
+            with_both(
+                &mut open.signing,
+                &mut open.encrypting,
+                |signing, encrypting| {
+                    // SAFETY: the caller's data and memory.
+                    let (part, output) =
+                        unsafe { in_and_out(part, part_len, encrypted, encrypted_len) }?;
+                    if let Room::Enough = output.room(encrypting.update_len(part.len()))? {
+                        let out = encrypting.update(&part)?;
+                        signing.update_part(&part)?;
+                        output.give(&out)?;
+                    }
+                    Ok(())
+                },
+            )
         })
     })
 }
@@ -103,22 +112,21 @@ pub(crate) unsafe extern "C" fn decrypt_verify_update(
     answer("C_DecryptVerifyUpdate", || {
         with_module(|module| {
             let open = module.session(session)?;
-            let (Some(verifying), Some(decrypting)) = (&mut open.verifying, &mut open.decrypting)
-            else {
-                return Err(not_begun());
-            };
-            // SAFETY: the caller's data and memory.
-            let (encrypted, output) =
-                unsafe { in_and_out(encrypted, encrypted_len, part, part_len) }?;
-            if let Room::Enough = output.room(decrypting.update_len(encrypted.len()))? {
-                let mut out = decrypting.update(&encrypted)?;
-                // SAFETY: our own memory, for as long as it is looked at.
-                let plaintext =
-                    unsafe { Foreign::many(out.as_mut_ptr(), crate::foreign::ulong(out.len())) }?;
-                verifying.update_part(&plaintext)?;
-                output.give(&out)?;
-            }
-            Ok(())
+            with_both(
+                &mut open.verifying,
+                &mut open.decrypting,
+                |verifying, decrypting| {
+                    // SAFETY: the caller's data and memory.
+                    let (encrypted, output) =
+                        unsafe { in_and_out(encrypted, encrypted_len, part, part_len) }?;
+                    if let Room::Enough = output.room(decrypting.update_len(encrypted.len()))? {
+                        let out = decrypting.update(&encrypted)?;
+                        verifying.update_with(&out)?;
+                        output.give(&out)?;
+                    }
+                    Ok(())
+                },
+            )
         })
     })
 }
@@ -178,6 +186,21 @@ unsafe fn in_and_out(
     }
 }
 
-fn not_begun() -> Fault {
-    Fault::Code(CKR_OPERATION_NOT_INITIALIZED)
+/// Does something with two operations that both go on. Whatever fails has ended them, but for a question for
+/// room (section 5.2); and where the one is missing, the other goes on.
+fn with_both<A, B>(
+    first: &mut Option<A>,
+    second: &mut Option<B>,
+    action: impl FnOnce(&mut A, &mut B) -> Answer,
+) -> Answer {
+    if first.is_none() || second.is_none() {
+        return Err(Fault::Code(CKR_OPERATION_NOT_INITIALIZED));
+    }
+    let (mut one, mut other) = (take(first)?, take(second)?);
+    let outcome = action(&mut one, &mut other);
+    if matches!(outcome, Ok(()) | Err(Fault::Code(CKR_BUFFER_TOO_SMALL))) {
+        *first = Some(one);
+        *second = Some(other);
+    }
+    outcome
 }

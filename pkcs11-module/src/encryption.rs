@@ -4,16 +4,16 @@
 use cryptoki_sys::{
     CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CKA_ALWAYS_AUTHENTICATE,
     CKA_DECRYPT, CKA_ENCRYPT, CKF_DECRYPT, CKF_ENCRYPT, CKK_RSA, CKR_DATA_LEN_RANGE,
-    CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_KEY_TYPE_INCONSISTENT, CKR_OPERATION_ACTIVE,
-    CKR_OPERATION_NOT_INITIALIZED,
+    CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_KEY_TYPE_INCONSISTENT, CKR_OPERATION_NOT_INITIALIZED,
 };
 use strongroom::Secret;
 use strongroom::key::{DecryptScheme, PublicKey};
 
 use crate::attributes::{Class, Object};
+use crate::beginning::Operation;
 use crate::digesting::take;
 use crate::fault::{Answer, Fault, answer};
-use crate::foreign::{Foreign, Output, Room};
+use crate::foreign::{Foreign, MOST_AT_ONCE, Output, Room};
 use crate::mechanisms::{Chosen, Method, Parameter};
 use crate::state::{Module, with_module};
 use crate::symmetric::Cipher;
@@ -55,9 +55,6 @@ struct Gathered {
     bytes: Secret,
     limit: usize,
 }
-
-/// The longest piece that is taken at once.
-const MOST: usize = 1 << 30;
 
 impl Gathered {
     fn new(limit: usize) -> Self {
@@ -146,7 +143,9 @@ impl Encrypting {
         let too_long = || Fault::Code(CKR_DATA_LEN_RANGE);
         match &mut self.work {
             Encryption::Rsa { input, .. } => input.add(data).then(Vec::new).ok_or_else(too_long),
-            Encryption::Aes(cipher) => cipher.update(&data.bytes(MOST).ok_or_else(too_long)?),
+            Encryption::Aes(cipher) => {
+                cipher.update(&data.bytes(MOST_AT_ONCE).ok_or_else(too_long)?)
+            }
         }
     }
 
@@ -169,9 +168,9 @@ impl Decrypting {
         }
     }
 
-    fn new(module: &mut Module, key: Object, chosen: &Chosen) -> Answer<Self> {
+    fn new(module: &mut Module, key: &Object, chosen: &Chosen) -> Answer<Self> {
         let work = if key.class() == Class::SecretKey {
-            let value = module.value_of(&key)?;
+            let value = module.value_of(key)?;
             let cipher = Cipher::new(chosen.method(), &chosen.parameter, &value, false)?;
             Decryption::Aes(Some(cipher))
         } else {
@@ -179,7 +178,7 @@ impl Decrypting {
                 .public_key()
                 .ok_or(Fault::Code(CKR_KEY_TYPE_INCONSISTENT))?;
             Decryption::Rsa {
-                key,
+                key: key.clone(),
                 scheme: scheme_of(chosen),
                 input: Gathered::new(public.signature_len()),
             }
@@ -205,7 +204,9 @@ impl Decrypting {
         let too_long = || Fault::Code(CKR_ENCRYPTED_DATA_LEN_RANGE);
         match &mut self.work {
             Decryption::Rsa { input, .. } => input.add(data).then(Vec::new).ok_or_else(too_long),
-            Decryption::Aes(Some(cipher)) => cipher.update(&data.bytes(MOST).ok_or_else(too_long)?),
+            Decryption::Aes(Some(cipher)) => {
+                cipher.update(&data.bytes(MOST_AT_ONCE).ok_or_else(too_long)?)
+            }
             Decryption::Aes(None) => Err(too_long()),
         }
     }
@@ -275,23 +276,16 @@ pub(crate) unsafe extern "C" fn encrypt_init(
     key: CK_OBJECT_HANDLE,
 ) -> CK_RV {
     answer("C_EncryptInit", || {
-        with_module(|module| {
-            // SAFETY: the caller's CK_MECHANISM.
-            let chosen = unsafe { Chosen::read(mechanism, CKF_ENCRYPT) };
-            if module.session(session)?.encrypting.is_some() && !mechanism.is_null() {
-                return Err(Fault::Code(CKR_OPERATION_ACTIVE));
-            }
-            let started = match chosen? {
-                Some(chosen) => {
-                    let (class, _) = classes_of(&chosen);
-                    let key = module.key_for(session, key, &chosen, class, CKA_ENCRYPT)?;
-                    Some(Encrypting::new(module, &key, &chosen)?)
-                }
-                None => None,
-            };
-            module.session(session)?.encrypting = started;
-            Ok(())
-        })
+        // SAFETY: the caller's CK_MECHANISM.
+        let chosen = unsafe { Chosen::read(mechanism, CKF_ENCRYPT) };
+        let encrypting = Operation {
+            place: |session| &mut session.encrypting,
+            class: |chosen| classes_of(chosen).0,
+            usage: CKA_ENCRYPT,
+            asks: false,
+            make: Encrypting::new,
+        };
+        encrypting.begin(session, chosen, key)
     })
 }
 
@@ -392,25 +386,16 @@ pub(crate) unsafe extern "C" fn decrypt_init(
     key: CK_OBJECT_HANDLE,
 ) -> CK_RV {
     answer("C_DecryptInit", || {
-        with_module(|module| {
-            // SAFETY: the caller's CK_MECHANISM.
-            let chosen = unsafe { Chosen::read(mechanism, CKF_DECRYPT) };
-            if module.session(session)?.decrypting.is_some() && !mechanism.is_null() {
-                return Err(Fault::Code(CKR_OPERATION_ACTIVE));
-            }
-            let started = match chosen? {
-                Some(chosen) => {
-                    let (_, class) = classes_of(&chosen);
-                    let key = module.key_for(session, key, &chosen, class, CKA_DECRYPT)?;
-                    Some(Decrypting::new(module, key, &chosen)?)
-                }
-                None => None,
-            };
-            let open = module.session(session)?;
-            open.authenticated = false;
-            open.decrypting = started;
-            Ok(())
-        })
+        // SAFETY: the caller's CK_MECHANISM.
+        let chosen = unsafe { Chosen::read(mechanism, CKF_DECRYPT) };
+        let decrypting = Operation {
+            place: |session| &mut session.decrypting,
+            class: |chosen| classes_of(chosen).1,
+            usage: CKA_DECRYPT,
+            asks: true,
+            make: Decrypting::new,
+        };
+        decrypting.begin(session, chosen, key)
     })
 }
 

@@ -12,6 +12,9 @@ use zeroize::Zeroizing;
 
 use crate::fault::{Answer, Fault};
 
+/// The longest message, and the longest part of one, that is taken at once, in bytes.
+pub(crate) const MOST_AT_ONCE: usize = 1 << 30;
+
 /// `len` values of the caller's, at an address that is neither null nor misaligned.
 pub(crate) struct Foreign<T> {
     start: NonNull<T>,

@@ -10,6 +10,7 @@ use cryptoki_sys::{
 
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::Foreign;
+use crate::served;
 use crate::source::{VaultSource, tcti};
 use crate::state;
 
@@ -21,6 +22,7 @@ pub(crate) const MANUFACTURER: &str = "Strongroom";
 pub(crate) unsafe extern "C" fn initialize(arguments: *mut c_void) -> CK_RV {
     answer("C_Initialize", || {
         strongroom::logging::start("strongroom", log::LevelFilter::Error);
+        served::look();
         if !arguments.is_null() {
             // SAFETY: what is not null is a CK_C_INITIALIZE_ARGS of the caller's.
             let arguments = unsafe { Foreign::one(arguments.cast::<CK_C_INITIALIZE_ARGS>()) }?;

@@ -3,8 +3,8 @@
 //! with it.
 
 use cryptoki_sys::{
-    CK_DERIVED_KEY, CK_FALSE, CK_MECHANISM, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_PRF_DATA_PARAM,
-    CK_SP800_108_BYTE_ARRAY, CK_SP800_108_COUNTER, CK_SP800_108_COUNTER_FORMAT,
+    CK_DERIVED_KEY, CK_FALSE, CK_INVALID_HANDLE, CK_MECHANISM, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE,
+    CK_PRF_DATA_PARAM, CK_SP800_108_BYTE_ARRAY, CK_SP800_108_COUNTER, CK_SP800_108_COUNTER_FORMAT,
     CK_SP800_108_DKM_LENGTH, CK_SP800_108_DKM_LENGTH_FORMAT, CK_SP800_108_DKM_LENGTH_SUM_OF_KEYS,
     CK_SP800_108_DKM_LENGTH_SUM_OF_SEGMENTS, CK_SP800_108_FEEDBACK_KDF_PARAMS,
     CK_SP800_108_ITERATION_VARIABLE, CK_SP800_108_KDF_PARAMS, CK_TRUE, CK_ULONG,
@@ -32,7 +32,7 @@ pub(crate) struct Parameters {
     pub(crate) more: Vec<Further>,
 }
 
-/// A further key of a derivation.
+/// A key of a derivation.
 pub(crate) struct Further {
     pub(crate) template: Template,
     /// Where the caller wants its handle.
@@ -124,85 +124,95 @@ impl Parameters {
     /// Keys of these lengths. No two of them share what one computation of the function came to.
     pub(crate) fn derive(&self, key: &Secret, lens: &[usize]) -> Answer<Vec<Secret>> {
         let too_long = || Fault::Code(CKR_KEY_SIZE_RANGE);
+        // So that no sum of them is too large a number.
+        if lens.iter().any(|len| *len > MOST_BYTES) {
+            return Err(too_long());
+        }
         let segment = Code::new(self.function, &Parameter::Nothing, key)?.len();
         let segments: usize = lens.iter().map(|len| len.div_ceil(segment)).sum();
         let bytes: usize = lens.iter().sum();
-        if bytes > MOST_BYTES || !self.counts_to(segments) {
-            return Err(too_long());
-        }
         let lengths = Lengths {
             of_keys: bytes * 8,
             of_segments: segments * segment * 8,
         };
-        let compute = |input: &[u8]| -> Answer<Secret> {
-            let mut code = Code::new(self.function, &Parameter::Nothing, key)?;
-            code.update(input);
-            Ok(Secret::take(code.finish()))
-        };
+        if bytes > MOST_BYTES || !self.has_room_for(segments, lengths) {
+            return Err(too_long());
+        }
         // NIST SP 800-108, sections 5.1 to 5.3.
-        let mut last = Secret::copy_of(&self.iv);
-        let mut pipeline = Secret::take(self.fixed_input(lengths));
-        let mut made = Vec::new();
-        for counter in 1..=segments {
-            let variable = match self.iteration {
-                Iteration::Counter => None,
-                Iteration::Feedback => Some(&last),
-                Iteration::DoublePipeline => {
-                    pipeline = compute(pipeline.expose())?;
-                    Some(&pipeline)
+        let fixed = self.fixed_input(lengths);
+        let mut pipeline = Secret::zeroed(segment);
+        let mut all = Secret::zeroed(segments * segment);
+        for index in 0..segments {
+            let (before, rest) = all.expose_mut().split_at_mut(index * segment);
+            let variable = match (self.iteration, index) {
+                (Iteration::Counter, _) => &[][..],
+                (Iteration::Feedback, 0) => &self.iv,
+                (Iteration::Feedback, _) => &before[before.len() - segment..],
+                (Iteration::DoublePipeline, _) => {
+                    let mut code = Code::new(self.function, &Parameter::Nothing, key)?;
+                    code.update(if index == 0 {
+                        &fixed
+                    } else {
+                        pipeline.expose()
+                    });
+                    pipeline.expose_mut().copy_from_slice(&code.finish());
+                    pipeline.expose()
                 }
             };
-            let input = Secret::take(self.input(counter, variable, lengths));
-            last = compute(input.expose())?;
-            made.push(Secret::copy_of(last.expose()));
+            let mut code = Code::new(self.function, &Parameter::Nothing, key)?;
+            self.input(index + 1, variable, lengths, &mut |piece| {
+                code.update(piece);
+            });
+            rest[..segment].copy_from_slice(&code.finish());
         }
-        let mut made = made.iter();
+        let mut start = 0;
         Ok(lens
             .iter()
             .map(|len| {
-                let own: Vec<&[u8]> = made
-                    .by_ref()
-                    .take(len.div_ceil(segment))
-                    .map(Secret::expose)
-                    .collect();
-                let own = Secret::concat(&own);
-                Secret::copy_of(&own.expose()[..*len])
+                let own = Secret::copy_of(&all.expose()[start..start + len]);
+                start += len.div_ceil(segment) * segment;
+                own
             })
             .collect())
     }
 
-    /// Whether a counter, if there is one, has room for so many.
-    fn counts_to(&self, most: usize) -> bool {
+    /// Whether what is written of a counter and of the lengths has room for them: cut, it would be that of
+    /// another derivation.
+    fn has_room_for(&self, segments: usize, lengths: Lengths) -> bool {
         self.fields.iter().all(|field| match field {
-            Field::Variable(Some(number)) | Field::Counter(number) => {
-                most >> (8 * number.bytes) == 0
-            }
-            _ => true,
+            Field::Variable(Some(number)) | Field::Counter(number) => number.holds(segments),
+            Field::Len {
+                of_segments,
+                number,
+            } => number.holds(lengths.of(*of_segments)),
+            Field::Variable(None) | Field::Bytes(_) => true,
         })
     }
 
-    /// What the function is computed over.
-    fn input(&self, counter: usize, variable: Option<&Secret>, lengths: Lengths) -> Vec<u8> {
-        let mut input = Vec::new();
+    /// What the function is computed over, piece by piece.
+    fn input(
+        &self,
+        counter: usize,
+        variable: &[u8],
+        lengths: Lengths,
+        take: &mut dyn FnMut(&[u8]),
+    ) {
         for field in &self.fields {
             match field {
                 Field::Variable(Some(number)) | Field::Counter(number) => {
-                    number.write(counter, &mut input);
+                    take(&number.written(counter));
                 }
-                Field::Variable(None) => {
-                    input.extend_from_slice(variable.map_or(&[][..], Secret::expose));
-                }
-                other => other.write_fixed(lengths, &mut input),
+                Field::Variable(None) => take(variable),
+                other => other.write_fixed(lengths, take),
             }
         }
-        input
     }
 
     /// What is the same each time, and what a second pipeline begins with.
     fn fixed_input(&self, lengths: Lengths) -> Vec<u8> {
         let mut input = Vec::new();
         for field in &self.fields {
-            field.write_fixed(lengths, &mut input);
+            field.write_fixed(lengths, &mut |piece| input.extend_from_slice(piece));
         }
         input
     }
@@ -215,16 +225,25 @@ struct Lengths {
     of_segments: usize,
 }
 
+impl Lengths {
+    fn of(self, segments: bool) -> usize {
+        if segments {
+            self.of_segments
+        } else {
+            self.of_keys
+        }
+    }
+}
+
 impl Field {
-    fn write_fixed(&self, lengths: Lengths, input: &mut Vec<u8>) {
+    fn write_fixed(&self, lengths: Lengths, take: &mut dyn FnMut(&[u8])) {
         match self {
             Self::Variable(_) | Self::Counter(_) => {}
             Self::Len {
-                of_segments: true,
+                of_segments,
                 number,
-            } => number.write(lengths.of_segments, input),
-            Self::Len { number, .. } => number.write(lengths.of_keys, input),
-            Self::Bytes(bytes) => input.extend_from_slice(bytes),
+            } => take(&number.written(lengths.of(*of_segments))),
+            Self::Bytes(bytes) => take(bytes),
         }
     }
 }
@@ -245,13 +264,19 @@ impl Number {
         })
     }
 
-    fn write(self, number: usize, input: &mut Vec<u8>) {
+    /// Whether it has room for a number.
+    fn holds(self, number: usize) -> bool {
+        let bits = u32::try_from(8 * self.bytes).unwrap_or(u32::MAX);
+        (number as u64).checked_shr(bits).unwrap_or(0) == 0
+    }
+
+    fn written(self, number: usize) -> Vec<u8> {
         let bytes = (number as u64).to_be_bytes();
         let mut bytes = bytes[bytes.len() - self.bytes..].to_vec();
         if self.little_endian {
             bytes.reverse();
         }
-        input.extend_from_slice(&bytes);
+        bytes
     }
 }
 
@@ -320,6 +345,7 @@ unsafe fn read_field(given: &CK_PRF_DATA_PARAM) -> Answer<Field> {
                 number: Number::of(given.ulWidthInBits, given.bLittleEndian, 64)?,
             }
         }
+        CK_SP800_108_BYTE_ARRAY if given.ulValueLen == 0 => return Err(invalid()),
         CK_SP800_108_BYTE_ARRAY => {
             // SAFETY: the caller vouches for it.
             let bytes = unsafe { bytes_of_pointer(given.pValue, given.ulValueLen, MAX_PARAMETER) }?;
@@ -343,12 +369,19 @@ unsafe fn read_more(given: &CK_SP800_108_KDF_PARAMS) -> Answer<Vec<Further>> {
         .map(|index| {
             let key = keys.get(index);
             // SAFETY: the caller vouches for both.
-            unsafe {
-                Ok(Further {
-                    template: Template::read(key.pTemplate, key.ulAttributeCount)?,
-                    handle: Foreign::one(key.phKey).map_err(|_| invalid())?,
-                })
+            let (handle, template) = unsafe {
+                (
+                    Foreign::one(key.phKey).map_err(|_| invalid())?,
+                    Template::read(key.pTemplate, key.ulAttributeCount),
+                )
+            };
+            if template.is_err() {
+                handle.set(0, CK_INVALID_HANDLE);
             }
+            Ok(Further {
+                template: template?,
+                handle,
+            })
         })
         .collect()
 }

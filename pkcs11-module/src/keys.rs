@@ -9,8 +9,8 @@ use cryptoki_sys::{
     CKA_WRAP_WITH_TRUSTED, CKF_GENERATE, CKF_GENERATE_KEY_PAIR, CKF_UNWRAP, CKF_WRAP, CKK_DSA,
     CKK_EC, CKK_GENERIC_SECRET, CKK_RSA, CKR_ATTRIBUTE_VALUE_INVALID, CKR_ENCRYPTED_DATA_INVALID,
     CKR_KEY_HANDLE_INVALID, CKR_KEY_NOT_WRAPPABLE, CKR_KEY_SIZE_RANGE, CKR_KEY_TYPE_INCONSISTENT,
-    CKR_KEY_UNEXTRACTABLE, CKR_MECHANISM_INVALID, CKR_TEMPLATE_INCOMPLETE,
-    CKR_TEMPLATE_INCONSISTENT, CKR_UNWRAPPING_KEY_HANDLE_INVALID,
+    CKR_KEY_UNEXTRACTABLE, CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID,
+    CKR_TEMPLATE_INCOMPLETE, CKR_TEMPLATE_INCONSISTENT, CKR_UNWRAPPING_KEY_HANDLE_INVALID,
     CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT, CKR_WRAPPED_KEY_INVALID, CKR_WRAPPED_KEY_LEN_RANGE,
     CKR_WRAPPING_KEY_HANDLE_INVALID, CKR_WRAPPING_KEY_TYPE_INCONSISTENT,
 };
@@ -25,10 +25,10 @@ use crate::encryption::{classes_of, scheme_of};
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, Output, Room};
 use crate::legacy::{self, des};
-use crate::mechanisms::{Chosen, Method};
+use crate::mechanisms::{Chosen, Method, Parameter};
 use crate::public_key::{algorithm_of, key_type_of};
 use crate::state::{Module, private_key, with_module};
-use crate::symmetric::{Cipher, encrypt, with_aes};
+use crate::symmetric::{Cipher, at_once, with_aes};
 use crate::template::{Template, inner_template};
 
 /// C_GenerateKey, section 5.18.1.
@@ -249,11 +249,13 @@ pub(crate) unsafe extern "C" fn unwrap_key(
                 .ok_or(Fault::Code(CKR_TEMPLATE_INCONSISTENT))?;
             let key_type = template.required_number(CKA_KEY_TYPE)?;
             let value = unwrap(module, &chosen, &unwrapping, &wrapped)?;
+            // Whoever learns why not learns something of what was wrapped.
+            let wrong = || Fault::Code(CKR_WRAPPED_KEY_INVALID);
             let created = match class {
                 Class::SecretKey => {
                     let wrong_len = value_len(&template)?.is_some_and(|len| len != value.len());
                     if wrong_len || check_secret_key_len(key_type, value.len()).is_err() {
-                        return Err(Fault::Code(CKR_WRAPPED_KEY_LEN_RANGE));
+                        return Err(wrong());
                     }
                     if des::key_len(key_type).is_some() && des::check(&value).is_err() {
                         return Err(Fault::Code(CKR_WRAPPED_KEY_INVALID));
@@ -261,10 +263,9 @@ pub(crate) unsafe extern "C" fn unwrap_key(
                     create_secret_key(module, session, &template, key_type, value, Origin::Given)
                 }
                 Class::PrivateKey => {
-                    let key = PrivateKey::from_pkcs8(&value)
-                        .map_err(|_| Fault::Code(CKR_WRAPPED_KEY_INVALID))?;
+                    let key = PrivateKey::from_pkcs8(&value).map_err(|_| wrong())?;
                     if key_type_of(key.public().algorithm()) != key_type {
-                        return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+                        return Err(wrong());
                     }
                     store_private_key(module, session, &template, &key)
                 }
@@ -333,7 +334,7 @@ fn wrap(module: &mut Module, chosen: &Chosen, key: &Object, value: &Secret) -> A
         method => {
             let kek = module.value_of(key)?;
             let cipher = Cipher::new(method, &chosen.parameter, &kek, true)?;
-            encrypt(cipher, value.expose())
+            at_once(cipher, value.expose())
         }
     }
 }
@@ -366,9 +367,13 @@ fn unwrap(module: &mut Module, chosen: &Chosen, key: &Object, wrapped: &[u8]) ->
             })
         }
         method => {
+            // NIST SP 800-38D, appendix C: a shorter one can be tried out, for a part of a key too.
+            if matches!(chosen.parameter, Parameter::Gcm { tag_len, .. } if tag_len < 12) {
+                return Err(Fault::Code(CKR_MECHANISM_PARAM_INVALID));
+            }
             let kek = module.value_of(key)?;
             let cipher = Cipher::new(method, &chosen.parameter, &kek, false)?;
-            encrypt(cipher, wrapped)
+            at_once(cipher, wrapped)
                 .map(Secret::take)
                 .map_err(|_| wrong())
         }

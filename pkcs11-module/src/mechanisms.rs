@@ -47,6 +47,7 @@ use cryptoki_sys::{
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::Foreign;
 use crate::kbkdf;
+use crate::served::is_served;
 use crate::slots::give_list;
 use crate::state::with_module;
 use strongroom::key::Hash;
@@ -288,9 +289,9 @@ pub(crate) static MECHANISMS: &[Mechanism] = {
         CKM_CONCATENATE_DATA_AND_BASE, ConcatenateData { before: true }, CKF_DERIVE, SECRET, "bytes", InMemory;
         CKM_XOR_BASE_AND_DATA, Xor, CKF_DERIVE, SECRET, "bytes", InMemory;
         CKM_EXTRACT_KEY_FROM_KEY, Extract, CKF_DERIVE, SECRET, "bytes", InMemory;
-        CKM_SP800_108_COUNTER_KDF, Kbkdf(Counter), CKF_DERIVE, SECRET, "bytes", InMemory;
-        CKM_SP800_108_FEEDBACK_KDF, Kbkdf(Feedback), CKF_DERIVE, SECRET, "bytes", InMemory;
-        CKM_SP800_108_DOUBLE_PIPELINE_KDF, Kbkdf(DoublePipeline), CKF_DERIVE, SECRET, "bytes", InMemory;
+        CKM_SP800_108_COUNTER_KDF, Kbkdf(Counter), CKF_DERIVE, (8, 4096), "bits", InMemory;
+        CKM_SP800_108_FEEDBACK_KDF, Kbkdf(Feedback), CKF_DERIVE, (8, 4096), "bits", InMemory;
+        CKM_SP800_108_DOUBLE_PIPELINE_KDF, Kbkdf(DoublePipeline), CKF_DERIVE, (8, 4096), "bits", InMemory;
         CKM_SHA_1, Digest(Sha1), CKF_DIGEST, (0, 0), "", InMemory;
         CKM_SHA224, Digest(Sha224), CKF_DIGEST, (0, 0), "", InMemory;
         CKM_SHA256, Digest(Sha256), CKF_DIGEST, (0, 0), "", InMemory;
@@ -316,6 +317,14 @@ pub(crate) static MECHANISMS: &[Mechanism] = {
     }
 };
 
+/// Those that the host gets: all, unless it is a server, whose clients would point into it with some.
+pub(crate) fn offered() -> impl Iterator<Item = &'static Mechanism> {
+    let served = is_served();
+    MECHANISMS
+        .iter()
+        .filter(move |it| !served || it.method.is_for_servers())
+}
+
 /// C_GetMechanismList, section 5.5.5. Tokens that are there to be read have no mechanisms.
 pub(crate) unsafe extern "C" fn get_mechanism_list(
     slot: CK_SLOT_ID,
@@ -327,7 +336,7 @@ pub(crate) unsafe extern "C" fn get_mechanism_list(
         let count = unsafe { Foreign::one(count) }?;
         with_module(|module| {
             let kinds: Vec<_> = if module.has_mechanisms(slot)? {
-                MECHANISMS.iter().map(|mechanism| mechanism.kind).collect()
+                offered().map(|mechanism| mechanism.kind).collect()
             } else {
                 Vec::new()
             };
@@ -348,8 +357,7 @@ pub(crate) unsafe extern "C" fn get_mechanism_info(
         let info = unsafe { Foreign::one(info) }?;
         with_module(|module| {
             let has_any = module.has_mechanisms(slot)?;
-            let mechanism = MECHANISMS
-                .iter()
+            let mechanism = offered()
                 .find(|mechanism| mechanism.kind == kind && has_any)
                 .ok_or(Fault::Code(CKR_MECHANISM_INVALID))?;
             info.set(0, mechanism.info());
@@ -383,6 +391,48 @@ impl Mechanism {
 }
 
 impl Method {
+    /// Whether a server can pass on its parameter: there is no pointer in it, or p11-kit 0.24 and 0.25 know
+    /// it and carry along what it points to. 0.25 knows those of ECDH and GCM too.
+    fn is_for_servers(self) -> bool {
+        match self {
+            Self::RsaKeyPair
+            | Self::EcKeyPair
+            | Self::EdwardsKeyPair
+            | Self::MontgomeryKeyPair
+            | Self::SecretKey(_)
+            | Self::Digest(_)
+            | Self::RsaPkcs(_)
+            | Self::RsaRaw
+            | Self::RsaPss(_)
+            | Self::RsaOaep
+            | Self::Ecdsa(_)
+            | Self::AesEcb
+            | Self::AesCbc { .. }
+            | Self::AesCtr
+            | Self::AesKeyWrap { .. }
+            | Self::Cmac { .. }
+            | Self::Hmac { .. }
+            | Self::ConcatenateKey
+            | Self::Extract
+            | Self::AesMac { .. }
+            | Self::Des3Ecb
+            | Self::Des3Cbc { .. }
+            | Self::DsaParameters
+            | Self::DsaKeyPair
+            | Self::Dsa(_)
+            | Self::DhKeyPair
+            | Self::Dh => true,
+            Self::Eddsa
+            | Self::Ecdh
+            | Self::AesGcm
+            | Self::DeriveEcb
+            | Self::DeriveCbc
+            | Self::ConcatenateData { .. }
+            | Self::Xor
+            | Self::Kbkdf(_) => false,
+        }
+    }
+
     /// The type of the keys that it makes or uses; of several, the first.
     pub(crate) fn key_type(self) -> Option<CK_KEY_TYPE> {
         Some(match self {
@@ -550,8 +600,7 @@ impl Chosen {
             (CKM_EDDSA, CKF_GENERATE_KEY_PAIR) => CKM_EC_EDWARDS_KEY_PAIR_GEN,
             (kind, _) => kind,
         };
-        let mechanism = MECHANISMS
-            .iter()
+        let mechanism = offered()
             .find(|it| it.kind == kind && it.functions & function != 0)
             .ok_or(Fault::Code(CKR_MECHANISM_INVALID))?;
         // Each message has its own, and what is given before is not looked at.
@@ -654,23 +703,18 @@ impl Parameter {
             Method::Eddsa => unsafe { Self::read_eddsa(given) },
             Method::DeriveEcb => {
                 // SAFETY: the caller vouches for it.
-                let given = unsafe { structure::<CK_KEY_DERIVATION_STRING_DATA>(given) }?;
-                // SAFETY: the caller vouches for it.
-                let data = unsafe { Foreign::many(given.pData, given.ulLen) }?;
-                Ok(Self::Data {
-                    iv: [0; BLOCK],
-                    data: data.bytes(MAX_PARAMETER).ok_or_else(invalid)?,
-                })
+                let data = unsafe { string_of(given) }?;
+                let iv = [0; BLOCK];
+                Ok(Self::Data { iv, data })
             }
             Method::DeriveCbc => {
                 // SAFETY: the caller vouches for it.
                 let given = unsafe { structure::<CK_AES_CBC_ENCRYPT_DATA_PARAMS>(given) }?;
                 // SAFETY: the caller vouches for it.
-                let data = unsafe { Foreign::many(given.pData, given.length) }?;
-                Ok(Self::Data {
-                    iv: given.iv,
-                    data: data.bytes(MAX_PARAMETER).ok_or_else(invalid)?,
-                })
+                let data =
+                    unsafe { bytes_of_pointer(given.pData.cast(), given.length, MAX_PARAMETER) }?;
+                let iv = given.iv;
+                Ok(Self::Data { iv, data })
             }
             Method::ConcatenateKey => {
                 // SAFETY: the caller vouches for it.
@@ -679,10 +723,7 @@ impl Parameter {
             }
             Method::ConcatenateData { .. } | Method::Xor => {
                 // SAFETY: the caller vouches for it.
-                let given = unsafe { structure::<CK_KEY_DERIVATION_STRING_DATA>(given) }?;
-                // SAFETY: the caller vouches for it.
-                let data = unsafe { Foreign::many(given.pData, given.ulLen) }?;
-                Ok(Self::Bytes(data.bytes(MAX_PARAMETER).ok_or_else(invalid)?))
+                Ok(Self::Bytes(unsafe { string_of(given) }?))
             }
             Method::Extract => {
                 // SAFETY: the caller vouches for it.
@@ -714,8 +755,7 @@ impl Parameter {
         }
         // SAFETY: the caller vouches for it.
         let label =
-            unsafe { Foreign::many(given.pSourceData.cast::<u8>(), given.ulSourceDataLen) }?;
-        let label = label.bytes(MAX_PARAMETER).ok_or_else(invalid)?;
+            unsafe { bytes_of_pointer(given.pSourceData, given.ulSourceDataLen, MAX_PARAMETER) }?;
         Ok(Self::Oaep { hash, mgf, label })
     }
 
@@ -728,12 +768,18 @@ impl Parameter {
         // SAFETY: the caller vouches for both.
         let (point, shared) = unsafe {
             (
-                Foreign::many(given.pPublicData, given.ulPublicDataLen)?,
-                Foreign::many(given.pSharedData, given.ulSharedDataLen)?,
+                bytes_of_pointer(
+                    given.pPublicData.cast(),
+                    given.ulPublicDataLen,
+                    MAX_PARAMETER,
+                )?,
+                bytes_of_pointer(
+                    given.pSharedData.cast(),
+                    given.ulSharedDataLen,
+                    MAX_PARAMETER,
+                )?,
             )
         };
-        let point = point.bytes(MAX_PARAMETER).ok_or_else(invalid)?;
-        let shared = shared.bytes(MAX_PARAMETER).ok_or_else(invalid)?;
         let kdf = match (given.kdf, shared.is_empty()) {
             (CKD_NULL, true) => None,
             // Section 6.3.20: without a function there is nothing to share.
@@ -753,7 +799,6 @@ impl Parameter {
     /// # Safety
     /// As [`Parameter::read`].
     unsafe fn read_eddsa(given: &CK_MECHANISM) -> Answer<Self> {
-        let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
         if given.ulParameterLen == 0 {
             return Ok(Self::Eddsa {
                 prehashed: false,
@@ -762,10 +807,9 @@ impl Parameter {
         }
         // SAFETY: the caller vouches for it.
         let given = unsafe { structure::<CK_EDDSA_PARAMS>(given) }?;
-        // SAFETY: the caller vouches for it.
-        let context = unsafe { Foreign::many(given.pContextData, given.ulContextDataLen) }?;
-        // RFC 8032, section 5.1.
-        let context = context.bytes(255).ok_or_else(invalid)?;
+        // SAFETY: the caller vouches for it; 255 bytes at most, RFC 8032, section 5.1.
+        let context =
+            unsafe { bytes_of_pointer(given.pContextData.cast(), given.ulContextDataLen, 255) }?;
         Ok(Self::Eddsa {
             prehashed: given.phFlag != CK_FALSE,
             context,
@@ -775,26 +819,21 @@ impl Parameter {
     /// # Safety
     /// As [`Parameter::read`].
     unsafe fn read_gcm(given: &CK_MECHANISM) -> Answer<Self> {
-        let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
         // SAFETY: the caller vouches for it.
         let given = unsafe { structure::<CK_GCM_PARAMS>(given) }?;
         // SAFETY: the caller vouches for both.
         let (iv, aad) = unsafe {
             (
-                Foreign::many(given.pIv, given.ulIvLen)?,
-                Foreign::many(given.pAAD, given.ulAADLen)?,
+                // Section 6.13.3: 256 bytes at most.
+                bytes_of_pointer(given.pIv.cast(), given.ulIvLen, 256)?,
+                bytes_of_pointer(given.pAAD.cast(), given.ulAADLen, MAX_AAD)?,
             )
         };
-        // Section 6.13.3: 256 bytes at most.
-        let iv = iv
-            .bytes(256)
-            .filter(|iv| !iv.is_empty())
-            .ok_or_else(invalid)?;
-        Ok(Self::Gcm {
-            iv,
-            aad: aad.bytes(MAX_AAD).ok_or_else(invalid)?,
-            tag_len: tag_len(given.ulTagBits)?,
-        })
+        if iv.is_empty() {
+            return Err(Fault::Code(CKR_MECHANISM_PARAM_INVALID));
+        }
+        let tag_len = tag_len(given.ulTagBits)?;
+        Ok(Self::Gcm { iv, aad, tag_len })
     }
 }
 
@@ -817,6 +856,18 @@ pub(crate) const MAX_AAD: usize = 1 << 24;
 unsafe fn bytes_of(given: &CK_MECHANISM) -> Answer<Vec<u8>> {
     // SAFETY: the caller vouches for it.
     unsafe { bytes_of_pointer(given.pParameter, given.ulParameterLen, MAX_PARAMETER) }
+}
+
+/// The data that goes with a key.
+///
+/// # Safety
+/// As [`Parameter::read`].
+unsafe fn string_of(given: &CK_MECHANISM) -> Answer<Vec<u8>> {
+    // SAFETY: the caller vouches for both.
+    unsafe {
+        let given = structure::<CK_KEY_DERIVATION_STRING_DATA>(given)?;
+        bytes_of_pointer(given.pData.cast(), given.ulLen, MAX_PARAMETER)
+    }
 }
 
 /// The same of what a parameter points to.

@@ -5,19 +5,20 @@
 use std::ffi::c_void;
 
 use cryptoki_sys::{
-    CK_FLAGS, CK_GCM_MESSAGE_PARAMS, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE,
-    CK_ULONG, CKA_DECRYPT, CKA_ENCRYPT, CKA_SIGN, CKA_VERIFY, CKF_END_OF_MESSAGE,
-    CKF_MESSAGE_DECRYPT, CKF_MESSAGE_ENCRYPT, CKF_MESSAGE_SIGN, CKF_MESSAGE_VERIFY, CKG_GENERATE,
-    CKG_GENERATE_RANDOM, CKG_NO_GENERATE, CKR_AEAD_DECRYPT_FAILED, CKR_ARGUMENTS_BAD,
-    CKR_DATA_LEN_RANGE, CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_MECHANISM_INVALID,
-    CKR_MECHANISM_PARAM_INVALID, CKR_OPERATION_ACTIVE, CKR_OPERATION_NOT_INITIALIZED,
+    CK_ATTRIBUTE_TYPE, CK_FLAGS, CK_GCM_MESSAGE_PARAMS, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV,
+    CK_SESSION_HANDLE, CK_ULONG, CKA_DECRYPT, CKA_ENCRYPT, CKF_END_OF_MESSAGE, CKF_MESSAGE_DECRYPT,
+    CKF_MESSAGE_ENCRYPT, CKF_MESSAGE_SIGN, CKF_MESSAGE_VERIFY, CKG_GENERATE, CKG_GENERATE_RANDOM,
+    CKG_NO_GENERATE, CKR_AEAD_DECRYPT_FAILED, CKR_ARGUMENTS_BAD, CKR_DATA_LEN_RANGE,
+    CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID,
+    CKR_OPERATION_ACTIVE, CKR_OPERATION_NOT_INITIALIZED,
 };
 use strongroom::Secret;
 
 use crate::attributes::Class;
+use crate::beginning::Operation;
 use crate::digesting::take;
 use crate::fault::{Answer, Fault, answer};
-use crate::foreign::{Foreign, Output, Room};
+use crate::foreign::{Foreign, MOST_AT_ONCE, Output, Room, ulong};
 use crate::mechanisms::{Chosen, MAX_AAD, tag_len};
 use crate::sessions::Session;
 use crate::state::with_module;
@@ -35,9 +36,6 @@ struct Message {
     /// Of one that is decrypted, all that came: nothing goes out before the tag was compared.
     pending: Vec<u8>,
 }
-
-/// The longest part of a message.
-const MOST: usize = 1 << 30;
 
 /// Which of a session's operations.
 type Place = fn(&mut Session) -> &mut Option<Messaging>;
@@ -59,7 +57,7 @@ pub(crate) unsafe extern "C" fn message_encrypt_init(
     answer("C_MessageEncryptInit", || {
         // SAFETY: the caller's CK_MECHANISM.
         let chosen = unsafe { Chosen::read(mechanism, CKF_MESSAGE_ENCRYPT) };
-        begin(session, chosen, key, CKA_ENCRYPT, encrypting)
+        messaging(CKA_ENCRYPT, encrypting).begin(session, chosen, key)
     })
 }
 
@@ -72,33 +70,23 @@ pub(crate) unsafe extern "C" fn message_decrypt_init(
     answer("C_MessageDecryptInit", || {
         // SAFETY: the caller's CK_MECHANISM.
         let chosen = unsafe { Chosen::read(mechanism, CKF_MESSAGE_DECRYPT) };
-        begin(session, chosen, key, CKA_DECRYPT, decrypting)
+        messaging(CKA_DECRYPT, decrypting).begin(session, chosen, key)
     })
 }
 
-fn begin(
-    session: CK_SESSION_HANDLE,
-    chosen: Answer<Option<Chosen>>,
-    key: CK_OBJECT_HANDLE,
-    usage: cryptoki_sys::CK_ATTRIBUTE_TYPE,
-    place: Place,
-) -> Answer {
-    with_module(|module| {
-        let active = place(module.session(session)?).is_some();
-        let started = match chosen? {
-            Some(_) if active => return Err(Fault::Code(CKR_OPERATION_ACTIVE)),
-            Some(chosen) => {
-                let key = module.key_for(session, key, &chosen, Class::SecretKey, usage)?;
-                Some(Messaging {
-                    key: module.value_of(&key)?,
-                    message: None,
-                })
-            }
-            None => None,
-        };
-        *place(module.session(session)?) = started;
-        Ok(())
-    })
+fn messaging(usage: CK_ATTRIBUTE_TYPE, place: Place) -> Operation<Messaging> {
+    Operation {
+        place,
+        class: |_| Class::SecretKey,
+        usage,
+        asks: false,
+        make: |module, key, _| {
+            Ok(Messaging {
+                key: module.value_of(key)?,
+                message: None,
+            })
+        },
+    }
 }
 
 /// C_EncryptMessage, section 5.9.2.
@@ -132,10 +120,11 @@ pub(crate) unsafe extern "C" fn encrypt_message(
             let too_long = || Fault::Code(CKR_DATA_LEN_RANGE);
             let iv = parameter.iv_to_encrypt()?;
             let aad = aad.bytes(MAX_AAD).ok_or_else(too_long)?;
-            let plaintext = plaintext.bytes(MOST).ok_or_else(too_long)?;
-            let mut cipher = MessageCipher::new(&messaging.key, &iv, &aad, parameter.tag.len())?;
+            let tag = parameter.tag()?;
+            let plaintext = plaintext.bytes(MOST_AT_ONCE).ok_or_else(too_long)?;
+            let mut cipher = MessageCipher::new(&messaging.key, &iv, &aad, tag.len())?;
             output.give(&cipher.encrypt(plaintext)?)?;
-            parameter.tag.fill(&cipher.tag());
+            tag.fill(&cipher.tag());
             Ok(())
         })
     })
@@ -171,8 +160,8 @@ pub(crate) unsafe extern "C" fn decrypt_message(
             }
             let too_long = || Fault::Code(CKR_ENCRYPTED_DATA_LEN_RANGE);
             let aad = aad.bytes(MAX_AAD).ok_or_else(too_long)?;
-            let tag = parameter.tag.bytes(16).ok_or_else(too_long)?;
-            let ciphertext = ciphertext.bytes(MOST).ok_or_else(too_long)?;
+            let tag = parameter.given_tag()?;
+            let ciphertext = ciphertext.bytes(MOST_AT_ONCE).ok_or_else(too_long)?;
             let cipher = MessageCipher::new(&messaging.key, &parameter.iv()?, &aad, tag.len())?;
             let opened = cipher.open(ciphertext, &tag);
             output.give(&opened.ok_or(Fault::Code(CKR_AEAD_DECRYPT_FAILED))?)
@@ -199,7 +188,7 @@ pub(crate) unsafe extern "C" fn encrypt_message_begin(
                 )
             };
             let iv = parameter.iv_to_encrypt()?;
-            messaging.begin(&iv, &aad, parameter.tag.len())
+            messaging.begin(&iv, &aad, parameter.tag_len)
         })
     })
 }
@@ -222,7 +211,7 @@ pub(crate) unsafe extern "C" fn decrypt_message_begin(
                     Foreign::many(aad, aad_len)?,
                 )
             };
-            messaging.begin(&parameter.iv()?, &aad, parameter.tag.len())
+            messaging.begin(&parameter.iv()?, &aad, parameter.tag_len)
         })
     })
 }
@@ -252,21 +241,21 @@ pub(crate) unsafe extern "C" fn encrypt_message_next(
             };
             let room = output.room(plaintext.len())?;
             let plaintext = plaintext
-                .bytes(MOST)
+                .bytes(MOST_AT_ONCE)
                 .ok_or(Fault::Code(CKR_DATA_LEN_RANGE))?;
             if let Room::LengthOnly = room {
                 return Ok(());
             }
+            // What is wrong with the tag's place is found before anything goes out.
+            let tag = match flags & CKF_END_OF_MESSAGE {
+                0 => None,
+                _ => Some(messaging.tag_of(&parameter)?),
+            };
             let mut message = take(&mut messaging.message)?;
             output.give(&message.cipher.encrypt(plaintext)?)?;
-            if flags & CKF_END_OF_MESSAGE == 0 {
-                messaging.message = Some(message);
-            } else {
-                let tag = message.cipher.tag();
-                if tag.len() != parameter.tag.len() {
-                    return Err(Fault::Code(CKR_MECHANISM_PARAM_INVALID));
-                }
-                parameter.tag.fill(&tag);
+            match tag {
+                Some(tag) => tag.fill(&message.cipher.tag()),
+                None => messaging.message = Some(message),
             }
             Ok(())
         })
@@ -302,7 +291,7 @@ pub(crate) unsafe extern "C" fn decrypt_message_next(
                 .as_mut()
                 .ok_or(Fault::Code(CKR_OPERATION_NOT_INITIALIZED))?;
             let more = ciphertext
-                .bytes(MOST - message.pending.len().min(MOST))
+                .bytes(MOST_AT_ONCE - message.pending.len().min(MOST_AT_ONCE))
                 .ok_or(Fault::Code(CKR_ENCRYPTED_DATA_LEN_RANGE))?;
             let is_last = flags & CKF_END_OF_MESSAGE != 0;
             let len = if is_last {
@@ -313,16 +302,16 @@ pub(crate) unsafe extern "C" fn decrypt_message_next(
             if let Room::LengthOnly = output.room(len)? {
                 return Ok(());
             }
+            if is_last {
+                messaging.tag_of(&parameter)?;
+            }
             let mut message = take(&mut messaging.message)?;
             message.pending.extend_from_slice(&more);
             if !is_last {
                 messaging.message = Some(message);
                 return output.give(&[]);
             }
-            let tag = parameter
-                .tag
-                .bytes(16)
-                .ok_or(Fault::Code(CKR_MECHANISM_PARAM_INVALID))?;
+            let tag = parameter.given_tag()?;
             let opened = (message.cipher.open(message.pending, &tag))
                 .ok_or(Fault::Code(CKR_AEAD_DECRYPT_FAILED))?;
             output.give(&opened)
@@ -348,12 +337,12 @@ pub(crate) unsafe extern "C" fn message_decrypt_final(session: CK_SESSION_HANDLE
 pub(crate) unsafe extern "C" fn message_sign_init(
     session: CK_SESSION_HANDLE,
     mechanism: *mut CK_MECHANISM,
-    key: CK_OBJECT_HANDLE,
+    _: CK_OBJECT_HANDLE,
 ) -> CK_RV {
     answer("C_MessageSignInit", || {
         // SAFETY: the caller's CK_MECHANISM.
         let chosen = unsafe { Chosen::read(mechanism, CKF_MESSAGE_SIGN) };
-        refuse(session, chosen, key, CKA_SIGN)
+        refuse(session, chosen)
     })
 }
 
@@ -361,21 +350,16 @@ pub(crate) unsafe extern "C" fn message_sign_init(
 pub(crate) unsafe extern "C" fn message_verify_init(
     session: CK_SESSION_HANDLE,
     mechanism: *mut CK_MECHANISM,
-    key: CK_OBJECT_HANDLE,
+    _: CK_OBJECT_HANDLE,
 ) -> CK_RV {
     answer("C_MessageVerifyInit", || {
         // SAFETY: the caller's CK_MECHANISM.
         let chosen = unsafe { Chosen::read(mechanism, CKF_MESSAGE_VERIFY) };
-        refuse(session, chosen, key, CKA_VERIFY)
+        refuse(session, chosen)
     })
 }
 
-fn refuse(
-    session: CK_SESSION_HANDLE,
-    chosen: Answer<Option<Chosen>>,
-    _key: CK_OBJECT_HANDLE,
-    _usage: cryptoki_sys::CK_ATTRIBUTE_TYPE,
-) -> Answer {
+fn refuse(session: CK_SESSION_HANDLE, chosen: Answer<Option<Chosen>>) -> Answer {
     with_module(|module| {
         module.session(session)?;
         match chosen? {
@@ -502,14 +486,26 @@ impl Messaging {
         });
         Ok(())
     }
+
+    /// Where the tag of the message that goes on is, which must be as long as was said when it began.
+    fn tag_of<'a>(&self, parameter: &'a GcmMessage) -> Answer<&'a Foreign<u8>> {
+        let begun = self.message.as_ref().map(|it| it.cipher.tag_len());
+        let tag = parameter.tag()?;
+        if begun.is_some_and(|len| len != tag.len()) {
+            return Err(Fault::Code(CKR_MECHANISM_PARAM_INVALID));
+        }
+        Ok(tag)
+    }
 }
 
-/// What goes with one message (section 6.13.4), in the caller's memory.
+/// What goes with one message (section 6.13.4), in the caller's memory. Of one that comes in parts, the
+/// initialization vector is of use at its beginning alone, and the tag at its end.
 struct GcmMessage {
-    iv: Foreign<u8>,
+    iv: Option<Foreign<u8>>,
     fixed_bits: CK_ULONG,
     generator: CK_ULONG,
-    tag: Foreign<u8>,
+    tag: Option<Foreign<u8>>,
+    tag_len: usize,
 }
 
 impl GcmMessage {
@@ -517,31 +513,43 @@ impl GcmMessage {
     /// `parameter` is null or the caller's CK_GCM_MESSAGE_PARAMS, and what it points to the caller's
     /// memory of the lengths that it says.
     unsafe fn read(parameter: *mut c_void, len: CK_ULONG) -> Answer<Self> {
-        let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
         if usize::try_from(len) != Ok(size_of::<CK_GCM_MESSAGE_PARAMS>()) {
             return Err(Fault::Code(CKR_ARGUMENTS_BAD));
         }
         // SAFETY: the caller vouches for it.
         let given = unsafe { Foreign::one(parameter.cast::<CK_GCM_MESSAGE_PARAMS>()) }?.get(0);
         let tag_len = tag_len(given.ulTagBits)?;
-        if !(1..=256).contains(&given.ulIvLen) {
-            return Err(invalid());
-        }
         // SAFETY: the caller vouches for both.
         unsafe {
             Ok(Self {
-                iv: Foreign::many(given.pIv, given.ulIvLen)?,
+                iv: Foreign::many(given.pIv, given.ulIvLen).ok(),
                 fixed_bits: given.ulIvFixedBits,
                 generator: given.ivGenerator,
-                tag: Foreign::many(given.pTag, crate::foreign::ulong(tag_len))?,
+                tag: Foreign::many(given.pTag, ulong(tag_len)).ok(),
+                tag_len,
             })
         }
     }
 
-    fn iv(&self) -> Answer<Vec<u8>> {
-        self.iv
-            .bytes(256)
+    /// Where the initialization vector is: 1 to 256 bytes.
+    fn place_of_iv(&self) -> Answer<&Foreign<u8>> {
+        (self.iv.as_ref())
+            .filter(|iv| (1..=256).contains(&iv.len()))
             .ok_or(Fault::Code(CKR_MECHANISM_PARAM_INVALID))
+    }
+
+    fn iv(&self) -> Answer<Vec<u8>> {
+        (self.place_of_iv()?.bytes(256)).ok_or(Fault::Code(CKR_MECHANISM_PARAM_INVALID))
+    }
+
+    /// Where the tag is.
+    fn tag(&self) -> Answer<&Foreign<u8>> {
+        (self.tag.as_ref()).ok_or(Fault::Code(CKR_MECHANISM_PARAM_INVALID))
+    }
+
+    /// The tag that came with a ciphertext.
+    fn given_tag(&self) -> Answer<Vec<u8>> {
+        (self.tag()?.bytes(16)).ok_or(Fault::Code(CKR_MECHANISM_PARAM_INVALID))
     }
 
     /// The same, made here where the caller wants that, and told. Counters would begin anew with each
@@ -561,7 +569,7 @@ impl GcmMessage {
                     .ok_or_else(invalid)?;
                 let random = Secret::random(iv.len() - fixed);
                 iv[fixed..].copy_from_slice(random.expose());
-                self.iv.fill(&iv);
+                self.place_of_iv()?.fill(&iv);
                 Ok(iv)
             }
             _ => Err(invalid()),

@@ -19,6 +19,7 @@ use strongroom::{Damaged, Error, Secret};
 use crate::attributes::{self, Attribute, Class, Face, Object};
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, ulong};
+use crate::served::is_served;
 use crate::source::{Source, describe};
 use crate::state::with_module;
 use crate::template::{foreign_template, inner_template, is_template};
@@ -172,6 +173,9 @@ unsafe fn give_attributes(
     for index in 0..template.len() {
         let mut item = template.get(index);
         match object.attribute(item.type_) {
+            _ if is_template(item.type_) && is_served() => {
+                put(index, &mut outcome, Err(CKR_ATTRIBUTE_TYPE_INVALID));
+            }
             Some(Attribute::Known(value)) if is_template(item.type_) => {
                 // SAFETY: the caller of `give_attributes` vouches for it.
                 let given = unsafe { give_inner(&mut item, &inner_template(&value)) };

@@ -76,6 +76,10 @@ impl Session {
             || self.verifying.is_some()
             || self.encrypting.is_some()
             || self.decrypting.is_some()
+            || self.sign_recovering.is_some()
+            || self.verify_recovering.is_some()
+            || self.encrypting_messages.is_some()
+            || self.decrypting_messages.is_some()
     }
 
     /// Ends what goes on.
@@ -201,6 +205,10 @@ pub(crate) unsafe extern "C" fn session_cancel(
             }
             if names(CKF_DIGEST) {
                 session.digesting = None;
+            }
+            // The login before a use of a key was for what ends here.
+            if flags & (CKF_SIGN | CKF_DECRYPT | CKF_SIGN_RECOVER) != 0 {
+                session.authenticated = false;
             }
             if names(CKF_SIGN) {
                 session.signing = None;

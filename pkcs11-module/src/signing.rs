@@ -5,16 +5,17 @@ use cryptoki_sys::{
     CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CKA_ALWAYS_AUTHENTICATE,
     CKA_SIGN, CKA_SIGN_RECOVER, CKA_VERIFY, CKA_VERIFY_RECOVER, CKF_SIGN, CKF_SIGN_RECOVER,
     CKF_VERIFY, CKF_VERIFY_RECOVER, CKR_DATA_LEN_RANGE, CKR_KEY_TYPE_INCONSISTENT,
-    CKR_MECHANISM_PARAM_INVALID, CKR_OPERATION_ACTIVE, CKR_OPERATION_NOT_INITIALIZED,
-    CKR_SIGNATURE_INVALID, CKR_SIGNATURE_LEN_RANGE,
+    CKR_MECHANISM_PARAM_INVALID, CKR_OPERATION_NOT_INITIALIZED, CKR_SIGNATURE_INVALID,
+    CKR_SIGNATURE_LEN_RANGE,
 };
 use strongroom::key::{Hash, PublicKey, SignScheme};
 
 use crate::attributes::{Class, Object};
+use crate::beginning::Operation;
 use crate::codes::Code;
 use crate::digesting::{Hasher, take};
 use crate::fault::{Answer, Fault, answer};
-use crate::foreign::{Foreign, Output, Room};
+use crate::foreign::{Foreign, MOST_AT_ONCE, Output, Room};
 use crate::legacy::dsa;
 use crate::legacy::field::FieldKey;
 use crate::mechanisms::{Chosen, Method, Parameter};
@@ -77,6 +78,18 @@ impl Input {
         Ok(())
     }
 
+    /// The same of what is ours.
+    fn update_with(&mut self, data: &[u8]) -> Answer {
+        match self {
+            Self::Hashed(hasher) => hasher.update(data),
+            Self::Plain { bytes, limit } if data.len() <= *limit - bytes.len() => {
+                bytes.extend_from_slice(data);
+            }
+            Self::Plain { .. } => return Err(Fault::Code(CKR_DATA_LEN_RANGE)),
+        }
+        Ok(())
+    }
+
     /// The digest, or what the caller has given.
     fn finish(self) -> Vec<u8> {
         match self {
@@ -88,9 +101,6 @@ impl Input {
 
 /// The longest digest of any hash: whatever is longer is a mistake.
 const MAX_DIGEST: usize = 64;
-
-/// The longest message that is signed as it is.
-const MAX_MESSAGE: usize = 1 << 30;
 
 impl Signature {
     fn new(key: Object, chosen: &Chosen) -> Answer<Self> {
@@ -129,7 +139,7 @@ impl Signature {
                     (false, true) => SignScheme::Ed25519,
                     (false, false) => SignScheme::Ed25519ctx(context),
                 };
-                (scheme, MAX_MESSAGE)
+                (scheme, MOST_AT_ONCE)
             }
             _ => (SignScheme::Ecdsa, MAX_DIGEST),
         };
@@ -164,15 +174,18 @@ impl Signature {
 }
 
 impl Signing {
-    fn new(module: &mut Module, key: Object, chosen: &Chosen) -> Answer<Self> {
+    fn new(module: &mut Module, key: &Object, chosen: &Chosen) -> Answer<Self> {
         let work = if key.class() == Class::SecretKey {
-            let value = module.value_of(&key)?;
+            let value = module.value_of(key)?;
             Work::Code(Code::new(chosen.method(), &chosen.parameter, &value)?)
         } else if let Method::Dsa(hash) = chosen.method() {
             let input = Input::new(hash, MAX_DIGEST);
-            Work::Dsa { key, input }
+            Work::Dsa {
+                key: key.clone(),
+                input,
+            }
         } else {
-            Work::Signature(Box::new(Signature::new(key, chosen)?))
+            Work::Signature(Box::new(Signature::new(key.clone(), chosen)?))
         };
         Ok(Self {
             work,
@@ -203,6 +216,19 @@ impl Signing {
     pub(crate) fn update_part(&mut self, data: &Foreign<u8>) -> Answer {
         self.in_parts = true;
         self.update(data)
+    }
+
+    /// The same of what is ours.
+    pub(crate) fn update_with(&mut self, part: &[u8]) -> Answer {
+        self.in_parts = true;
+        match &mut self.work {
+            Work::Signature(signature) => signature.input.update_with(part),
+            Work::Dsa { input, .. } => input.update_with(part),
+            Work::Code(code) => {
+                code.update(part);
+                Ok(())
+            }
+        }
     }
 
     fn sign(self, module: &mut Module, session: CK_SESSION_HANDLE, output: &Output) -> Answer {
@@ -288,25 +314,16 @@ pub(crate) unsafe extern "C" fn sign_init(
     key: CK_OBJECT_HANDLE,
 ) -> CK_RV {
     answer("C_SignInit", || {
-        with_module(|module| {
-            // SAFETY: the caller's CK_MECHANISM.
-            let chosen = unsafe { Chosen::read(mechanism, CKF_SIGN) };
-            if module.session(session)?.signing.is_some() && !mechanism.is_null() {
-                return Err(Fault::Code(CKR_OPERATION_ACTIVE));
-            }
-            let started = match chosen? {
-                Some(chosen) => {
-                    let (class, _) = classes_of(&chosen);
-                    let key = module.key_for(session, key, &chosen, class, CKA_SIGN)?;
-                    Some(Signing::new(module, key, &chosen)?)
-                }
-                None => None,
-            };
-            let open = module.session(session)?;
-            open.authenticated = false;
-            open.signing = started;
-            Ok(())
-        })
+        // SAFETY: the caller's CK_MECHANISM.
+        let chosen = unsafe { Chosen::read(mechanism, CKF_SIGN) };
+        let signing = Operation {
+            place: |session| &mut session.signing,
+            class: |chosen| classes_of(chosen).0,
+            usage: CKA_SIGN,
+            asks: true,
+            make: Signing::new,
+        };
+        signing.begin(session, chosen, key)
     })
 }
 
@@ -392,23 +409,16 @@ pub(crate) unsafe extern "C" fn verify_init(
     key: CK_OBJECT_HANDLE,
 ) -> CK_RV {
     answer("C_VerifyInit", || {
-        with_module(|module| {
-            // SAFETY: the caller's CK_MECHANISM.
-            let chosen = unsafe { Chosen::read(mechanism, CKF_VERIFY) };
-            if module.session(session)?.verifying.is_some() && !mechanism.is_null() {
-                return Err(Fault::Code(CKR_OPERATION_ACTIVE));
-            }
-            let started = match chosen? {
-                Some(chosen) => {
-                    let (_, class) = classes_of(&chosen);
-                    let key = module.key_for(session, key, &chosen, class, CKA_VERIFY)?;
-                    Some(Signing::new(module, key, &chosen)?)
-                }
-                None => None,
-            };
-            module.session(session)?.verifying = started;
-            Ok(())
-        })
+        // SAFETY: the caller's CK_MECHANISM.
+        let chosen = unsafe { Chosen::read(mechanism, CKF_VERIFY) };
+        let verifying = Operation {
+            place: |session| &mut session.verifying,
+            class: |chosen| classes_of(chosen).1,
+            usage: CKA_VERIFY,
+            asks: false,
+            make: Signing::new,
+        };
+        verifying.begin(session, chosen, key)
     })
 }
 
@@ -478,6 +488,19 @@ pub(crate) struct Recovering {
     scheme: SignScheme,
 }
 
+impl Recovering {
+    fn new(_: &mut Module, key: &Object, chosen: &Chosen) -> Answer<Self> {
+        let public = key
+            .public_key()
+            .ok_or(Fault::Code(CKR_KEY_TYPE_INCONSISTENT))?;
+        let scheme = match chosen.method() {
+            Method::RsaRaw => SignScheme::RsaRaw,
+            _ => SignScheme::RsaPkcs1 { hash: None },
+        };
+        Ok(Self { public, scheme })
+    }
+}
+
 /// C_SignRecoverInit, section 5.13.5.
 pub(crate) unsafe extern "C" fn sign_recover_init(
     session: CK_SESSION_HANDLE,
@@ -485,25 +508,16 @@ pub(crate) unsafe extern "C" fn sign_recover_init(
     key: CK_OBJECT_HANDLE,
 ) -> CK_RV {
     answer("C_SignRecoverInit", || {
-        with_module(|module| {
-            // SAFETY: the caller's CK_MECHANISM.
-            let chosen = unsafe { Chosen::read(mechanism, CKF_SIGN_RECOVER) };
-            if module.session(session)?.sign_recovering.is_some() && !mechanism.is_null() {
-                return Err(Fault::Code(CKR_OPERATION_ACTIVE));
-            }
-            let started = match chosen? {
-                Some(chosen) => {
-                    let class = Class::PrivateKey;
-                    let key = module.key_for(session, key, &chosen, class, CKA_SIGN_RECOVER)?;
-                    Some(Signing::new(module, key, &chosen)?)
-                }
-                None => None,
-            };
-            let open = module.session(session)?;
-            open.authenticated = false;
-            open.sign_recovering = started;
-            Ok(())
-        })
+        // SAFETY: the caller's CK_MECHANISM.
+        let chosen = unsafe { Chosen::read(mechanism, CKF_SIGN_RECOVER) };
+        let signing = Operation {
+            place: |session| &mut session.sign_recovering,
+            class: |_| Class::PrivateKey,
+            usage: CKA_SIGN_RECOVER,
+            asks: true,
+            make: Signing::new,
+        };
+        signing.begin(session, chosen, key)
     })
 }
 
@@ -546,30 +560,16 @@ pub(crate) unsafe extern "C" fn verify_recover_init(
     key: CK_OBJECT_HANDLE,
 ) -> CK_RV {
     answer("C_VerifyRecoverInit", || {
-        with_module(|module| {
-            // SAFETY: the caller's CK_MECHANISM.
-            let chosen = unsafe { Chosen::read(mechanism, CKF_VERIFY_RECOVER) };
-            if module.session(session)?.verify_recovering.is_some() && !mechanism.is_null() {
-                return Err(Fault::Code(CKR_OPERATION_ACTIVE));
-            }
-            let started = match chosen? {
-                Some(chosen) => {
-                    let class = Class::PublicKey;
-                    let key = module.key_for(session, key, &chosen, class, CKA_VERIFY_RECOVER)?;
-                    let public = key
-                        .public_key()
-                        .ok_or(Fault::Code(CKR_KEY_TYPE_INCONSISTENT))?;
-                    let scheme = match chosen.method() {
-                        Method::RsaRaw => SignScheme::RsaRaw,
-                        _ => SignScheme::RsaPkcs1 { hash: None },
-                    };
-                    Some(Recovering { public, scheme })
-                }
-                None => None,
-            };
-            module.session(session)?.verify_recovering = started;
-            Ok(())
-        })
+        // SAFETY: the caller's CK_MECHANISM.
+        let chosen = unsafe { Chosen::read(mechanism, CKF_VERIFY_RECOVER) };
+        let recovering = Operation {
+            place: |session| &mut session.verify_recovering,
+            class: |_| Class::PublicKey,
+            usage: CKA_VERIFY_RECOVER,
+            asks: false,
+            make: Recovering::new,
+        };
+        recovering.begin(session, chosen, key)
     })
 }
 

@@ -31,7 +31,7 @@ use crate::attributes::{Attribute, Class, Content, Face, Given, Held, Listed, Ob
 use crate::creation::Privacy;
 use crate::fault::{Answer, Fault};
 use crate::idle::Watch;
-use crate::mechanisms::{Chosen, MECHANISMS};
+use crate::mechanisms::{Chosen, offered};
 use crate::random::Generator;
 use crate::sessions::Session;
 use crate::source::{IDLE, Source, describe};
@@ -284,8 +284,9 @@ impl Module {
         session: CK_SESSION_HANDLE,
         key: &Object,
     ) -> Answer {
-        let authenticated = std::mem::take(&mut self.session(session)?.authenticated);
-        if key.has(CKA_ALWAYS_AUTHENTICATE) && !authenticated {
+        let authenticated = &mut self.session(session)?.authenticated;
+        // What came before the use of such a key is not spent on that of another.
+        if key.has(CKA_ALWAYS_AUTHENTICATE) && !std::mem::take(authenticated) {
             return Err(Fault::Code(CKR_USER_NOT_LOGGED_IN));
         }
         Ok(())
@@ -395,7 +396,7 @@ impl Module {
     ) -> Answer<Vec<(CK_OBJECT_HANDLE, Object)>> {
         let has_mechanisms = self.token(slot)?.has_mechanisms;
         let numbers: Vec<CK_ULONG> = match class {
-            Class::Mechanism if has_mechanisms => MECHANISMS.iter().map(|it| it.kind).collect(),
+            Class::Mechanism if has_mechanisms => offered().map(|it| it.kind).collect(),
             Class::Profile if has_mechanisms => vec![
                 CKP_BASELINE_PROVIDER,
                 CKP_EXTENDED_PROVIDER,
@@ -471,7 +472,7 @@ impl Module {
             return Err(Fault::Code(CKR_KEY_TYPE_INCONSISTENT));
         }
         // What is weak must not be had of a key of the vault, for which something better is there.
-        let is_too_good = chosen.mechanism.is_legacy() && key.is_token_object();
+        let is_too_good = chosen.mechanism.is_legacy() && key.is_of_vault();
         if !key.has(usage) || !allows(&key, chosen.mechanism.kind) || is_too_good {
             return Err(Fault::Code(CKR_KEY_FUNCTION_NOT_PERMITTED));
         }

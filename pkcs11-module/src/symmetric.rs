@@ -17,6 +17,7 @@ use ghash::GHash;
 use ghash::universal_hash::UniversalHash;
 use strongroom::Secret;
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
 use crate::fault::{Answer, Fault};
 use crate::legacy::des;
@@ -29,6 +30,8 @@ pub(crate) const BLOCK: usize = 16;
 const MOST_OF_GCM: u64 = (1 << 36) - 32;
 
 type Block = GenericArray<u8, U16>;
+/// One that would give away the tags of all messages.
+type SecretBlock = Zeroizing<[u8; BLOCK]>;
 /// What is done to whole blocks, one after the other.
 pub(crate) type Blocks = Box<dyn FnMut(&mut [u8]) + Send>;
 type KeyStream = Box<dyn FnMut(&mut [u8]) + Send>;
@@ -250,8 +253,8 @@ impl Cipher {
     }
 }
 
-/// Encrypts in one piece.
-pub(crate) fn encrypt(mut cipher: Cipher, data: &[u8]) -> Answer<Vec<u8>> {
+/// Encrypts or decrypts in one piece.
+pub(crate) fn at_once(mut cipher: Cipher, data: &[u8]) -> Answer<Vec<u8>> {
     let mut out = cipher.update(data)?;
     out.extend(cipher.finish()?);
     Ok(out)
@@ -272,6 +275,11 @@ impl MessageCipher {
         Ok(part)
     }
 
+    /// How long its tag is.
+    pub(crate) fn tag_len(&self) -> usize {
+        self.0.tag_len
+    }
+
     /// The tag of what was encrypted.
     pub(crate) fn tag(self) -> Vec<u8> {
         self.0.tag.finish()[..self.0.tag_len].to_vec()
@@ -289,14 +297,15 @@ impl MessageCipher {
 impl Gcm {
     fn new(key: &[u8], iv: &[u8], aad: &[u8], tag_len: usize) -> Answer<Self> {
         // NIST SP 800-38D, section 7.1.
-        let mut h = Block::default();
-        ecb(key, true)?(&mut h);
+        let mut h = SecretBlock::default();
+        ecb(key, true)?(&mut *h);
+        let h = Block::from_slice(&*h);
         let mut first = Block::default();
         if iv.len() == 12 {
             first[..12].copy_from_slice(iv);
             first[15] = 1;
         } else {
-            let mut hash = GHash::new(&h);
+            let mut hash = GHash::new(h);
             hash.update_padded(iv);
             hash.update(&[lengths(0, iv.len())]);
             first = hash.finalize();
@@ -307,9 +316,9 @@ impl Gcm {
             let mut stream: ctr::Ctr32BE<Aes> = aes::cipher::StreamCipherCoreWrapper::from_core(counter);
             Box::new(move |data: &mut [u8]| stream.apply_keystream(data)) as KeyStream
         })?;
-        let mut mask = Block::default();
-        apply(&mut mask);
-        let mut hash = GHash::new(&h);
+        let mut mask = SecretBlock::default();
+        apply(&mut *mask);
+        let mut hash = GHash::new(h);
         hash.update_padded(aad);
         Ok(Self {
             apply,
@@ -340,7 +349,7 @@ impl Gcm {
 /// The tag of GCM over a ciphertext that comes piece by piece.
 struct Tag {
     hash: GHash,
-    mask: Block,
+    mask: SecretBlock,
     aad_len: usize,
     len: usize,
     /// What is not yet a block.
@@ -371,7 +380,7 @@ impl Tag {
         self.hash.update_padded(&self.partial);
         self.hash.update(&[lengths(self.aad_len, self.len)]);
         let mut tag = self.hash.finalize();
-        for (byte, mask) in tag.iter_mut().zip(self.mask) {
+        for (byte, mask) in tag.iter_mut().zip(self.mask.iter()) {
             *byte ^= mask;
         }
         tag

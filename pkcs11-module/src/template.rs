@@ -7,13 +7,15 @@ use cryptoki_sys::{
     CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_BBOOL, CK_FALSE, CK_TRUE, CK_ULONG, CKA_COEFFICIENT,
     CKA_DERIVE_TEMPLATE, CKA_EXPONENT_1, CKA_EXPONENT_2, CKA_PRIME_1, CKA_PRIME_2,
     CKA_PRIVATE_EXPONENT, CKA_UNWRAP_TEMPLATE, CKA_VALUE, CKA_WRAP_TEMPLATE, CKR_ARGUMENTS_BAD,
-    CKR_ATTRIBUTE_VALUE_INVALID, CKR_TEMPLATE_INCOMPLETE, CKR_TEMPLATE_INCONSISTENT,
+    CKR_ATTRIBUTE_TYPE_INVALID, CKR_ATTRIBUTE_VALUE_INVALID, CKR_TEMPLATE_INCOMPLETE,
+    CKR_TEMPLATE_INCONSISTENT,
 };
 use strongroom::Secret;
 use strongroom::object::MAX_PAYLOAD;
 
 use crate::fault::{Answer, Fault};
 use crate::foreign::Foreign;
+use crate::served::is_served;
 
 /// The longest template: several times as many attributes as the specification knows.
 const MAX_TEMPLATE: CK_ULONG = 1024;
@@ -137,7 +139,9 @@ impl Template {
             // SAFETY: the caller vouches for it.
             let bytes = unsafe { Foreign::many(item.pValue.cast::<u8>(), item.ulValueLen) }
                 .map_err(|_| Fault::Code(CKR_ATTRIBUTE_VALUE_INVALID))?;
-            let twice = if is_template(item.type_) {
+            let twice = if is_template(item.type_) && is_served() {
+                return Err(Fault::Code(CKR_ATTRIBUTE_TYPE_INVALID));
+            } else if is_template(item.type_) {
                 // SAFETY: the caller vouches for it.
                 let inner = unsafe { read_inner(&item) }?;
                 read.open.insert(item.type_, inner).is_some()
@@ -219,11 +223,24 @@ impl Template {
     /// here, and puts it there.
     pub(crate) fn fix_all(&mut self, inner: &[u8]) -> Answer {
         for (kind, value) in inner_template(inner) {
-            if self.open.get(&kind).is_some_and(|given| *given != value) {
-                return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
-            }
-            self.open.insert(kind, value);
+            self.fix(kind, &value)?;
         }
+        Ok(())
+    }
+
+    /// The same of each attribute of another template that is not secret.
+    pub(crate) fn fix_as(&mut self, demanded: &Self) -> Answer {
+        for (kind, value) in &demanded.open {
+            self.fix(*kind, value)?;
+        }
+        Ok(())
+    }
+
+    fn fix(&mut self, kind: CK_ATTRIBUTE_TYPE, value: &[u8]) -> Answer {
+        if self.open.get(&kind).is_some_and(|given| given != value) {
+            return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
+        }
+        self.open.insert(kind, value.to_vec());
         Ok(())
     }
 

@@ -41,10 +41,13 @@ macro_rules! call {
     }};
 }
 
+mod derivation;
 mod fuzz;
 mod keys;
 mod legacy;
 mod mechanisms;
+mod operations;
+mod served;
 
 #[test]
 fn nothing_works_before_initialize_or_after_finalize() {
@@ -590,6 +593,15 @@ impl Host {
         host
     }
 
+    /// The same where the host is a server.
+    fn serving(fake: Fake) -> Self {
+        let host = Self::with(fake);
+        // SAFETY: as in `without_module`.
+        unsafe { std::env::set_var("STRONGROOM_SERVED", "1") };
+        assert!(crate::served::look());
+        host
+    }
+
     fn session(&self, slot: CK_SLOT_ID) -> CK_SESSION_HANDLE {
         let mut session = 0;
         assert_eq!(
@@ -646,6 +658,9 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        // SAFETY: as in `without_module`.
+        unsafe { std::env::remove_var("STRONGROOM_SERVED") };
+        crate::served::look();
         let _ = state::finalize();
     }
 }

@@ -32,6 +32,7 @@ pub mod openssl;
 pub mod port;
 pub mod programs;
 pub mod recorder;
+pub mod rpc;
 pub mod run;
 pub mod s3;
 pub mod someone;

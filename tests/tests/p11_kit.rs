@@ -8,6 +8,7 @@ use std::thread;
 
 use strongroom_tests::nginx::WORKERS;
 use strongroom_tests::openssl::{Way, plain};
+use strongroom_tests::rpc::{Call, Rpc, Said, number_in, numbers_in};
 use strongroom_tests::someone::groups;
 use strongroom_tests::unit::{self, ServiceUnit};
 use strongroom_tests::{KeyType, Nginx, OpenSsl, Run, Someone, Token};
@@ -167,6 +168,121 @@ fn who_may_not_write_to_the_socket_is_not_served() {
         token.server_log()
     );
 }
+
+/// p11-kit passes on the parameters of mechanisms that it does not know as they came: pointers in them are
+/// its client's to choose.
+#[test]
+fn a_client_that_makes_up_its_messages_reaches_no_memory_of_the_server() {
+    let Some(token) = served(&[(KeyType::P256, "p256")]) else {
+        return;
+    };
+    let unit = ServiceUnit::read("strongroom-p11-kit@.service", "keys");
+    assert!(
+        unit.exec_start()
+            .contains(&"--setenv=STRONGROOM_SERVED=1".to_owned())
+    );
+    reaches_nothing(&token);
+    token.is_left_clean();
+    // p11-kit's own server needs not be told.
+    let token = Token::new();
+    token.generate(KeyType::P256, "p256");
+    reaches_nothing(&token.served());
+}
+
+/// Tries each way that points anywhere, on a connection of its own, to a server's token.
+fn reaches_nothing(token: &Token) {
+    let (_, address) = (token.environment().iter())
+        .find(|(name, _)| *name == "P11_KIT_SERVER_ADDRESS")
+        .expect("it is served");
+    let address = address.to_str().expect("UTF-8");
+    let socket = Path::new(address.strip_prefix("unix:path=").expect("a path"));
+    let begin = || {
+        let mut client = Rpc::connect(socket).expect("a server");
+        let said = Said::default().byte(1).room(8);
+        let slots = client.call(Call::GetSlotList, &said).expect("a server");
+        let slot = numbers_in(&slots.expect("slots"))[0];
+        let said = Said::default().number(slot).number(CKF_SERIAL_SESSION);
+        let session = client.call(Call::OpenSession, &said).expect("a server");
+        let session = number_in(&session.expect("a session"));
+        (client, slot, session)
+    };
+    let key_of = |session: u64, attributes: u32| {
+        Said::default()
+            .number(session)
+            .attributes(4 + attributes)
+            .numbered(CKA_CLASS, CKO_SECRET_KEY)
+            .numbered(CKA_KEY_TYPE, CKK_AES)
+            .flag(CKA_DERIVE, true)
+            .content(CKA_VALUE, &[1; 16])
+    };
+
+    let (mut client, slot, _) = begin();
+    let said = Said::default().number(slot).room(200);
+    let listed = client.call(Call::GetMechanismList, &said);
+    let listed = numbers_in(&listed.expect("a server").expect("a list"));
+    assert!(listed.contains(&CKM_ECDSA), "{listed:x?}");
+
+    // Nowhere is anybody's memory: a server that looks there is no more.
+    let nowhere = [0x1000_u64, 64, 0x1000, 64, 0x1000, 64, 0x1000, 64];
+    let parameter = |words: usize| {
+        let bytes = nowhere[..words].iter().flat_map(|word| word.to_ne_bytes());
+        bytes.collect::<Vec<u8>>()
+    };
+    for (kind, words) in POINTING {
+        for call in [Call::DeriveKey, Call::SignInit] {
+            let (mut client, _, session) = begin();
+            let key = client.call(Call::CreateObject, &key_of(session, 0));
+            let key = number_in(&key.expect("a server").expect("a key"));
+            let said = Said::default()
+                .number(session)
+                .mechanism(kind, &parameter(words))
+                .number(key);
+            let said = match call {
+                Call::DeriveKey => said.attributes(0),
+                _ => said,
+            };
+            let refused = client.call(call, &said).expect("the server is still there");
+            assert!(refused.is_err(), "{kind:#x}");
+        }
+    }
+    // Nor does a template in a template, which p11-kit 0.24 refuses by itself.
+    let (mut client, _, session) = begin();
+    let inner = [&CKA_LABEL.to_ne_bytes()[..], &parameter(2)].concat();
+    let said = key_of(session, 1).content(CKA_DERIVE_TEMPLATE, &inner);
+    let refused = client.call(Call::CreateObject, &said);
+    assert!(refused.expect("the server is still there").is_err());
+    // Nor is any of it offered.
+    for (kind, _) in POINTING {
+        assert!(!listed.contains(&u64::from(kind)), "{kind:#x}");
+    }
+}
+
+// PKCS#11's own numbers.
+const CKF_SERIAL_SESSION: u64 = 4;
+const CKO_SECRET_KEY: u64 = 4;
+const CKK_AES: u64 = 0x1f;
+const CKA_CLASS: u32 = 0;
+const CKA_LABEL: u64 = 3;
+const CKA_VALUE: u32 = 0x11;
+const CKA_KEY_TYPE: u32 = 0x100;
+const CKA_DERIVE: u32 = 0x10c;
+const CKA_DERIVE_TEMPLATE: u32 = 0x4000_0213;
+const CKM_ECDSA: u64 = 0x1041;
+
+/// Mechanisms that neither p11-kit 0.24 nor 0.25 knows, with the length of their parameters in words:
+/// CKM_CONCATENATE_BASE_AND_DATA and _DATA_AND_BASE, CKM_XOR_BASE_AND_DATA, CKM_AES_ECB_ENCRYPT_DATA and _CBC_,
+/// CKM_SP800_108_COUNTER_KDF, _FEEDBACK_KDF and _DOUBLE_PIPELINE_KDF, CKM_EDDSA.
+const POINTING: [(u32, usize); 9] = [
+    (0x362, 2),
+    (0x363, 2),
+    (0x364, 2),
+    (0x1104, 2),
+    (0x1105, 4),
+    (0x3ac, 5),
+    (0x3ad, 7),
+    (0x3ae, 5),
+    (0x1057, 3),
+];
 
 #[test]
 fn the_units_are_what_systemd_reads() {

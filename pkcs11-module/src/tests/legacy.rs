@@ -469,7 +469,7 @@ fn keys_of_triple_des_are_what_they_must_be() {
     );
     assert_eq!(
         unwrap(&DES3[..16], CKK_GENERIC_SECRET, &like),
-        Err(CKR_WRAPPED_KEY_LEN_RANGE)
+        Err(CKR_WRAPPED_KEY_INVALID)
     );
     let kept = [&like[..], &[(CKA_TOKEN, YES)]].concat();
     assert_eq!(

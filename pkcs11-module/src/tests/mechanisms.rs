@@ -125,7 +125,7 @@ pub(super) fn usual(kind: CK_MECHANISM_TYPE, method: Method) -> With {
 
 /// The derivation of NIST SP 800-108 over "label", a zero, "context" and the length of all keys in 32
 /// bits, after the counter, or what is iterated and the counter.
-fn kbkdf(
+pub(super) fn kbkdf(
     iteration: Iteration,
     function: CK_MECHANISM_TYPE,
     counter: CK_SP800_108_COUNTER_FORMAT,
@@ -184,7 +184,7 @@ fn kbkdf(
     }
 }
 
-fn gcm(iv: &[u8], aad: &[u8], tag_bits: CK_ULONG) -> With {
+pub(super) fn gcm(iv: &[u8], aad: &[u8], tag_bits: CK_ULONG) -> With {
     let (mut iv, mut aad) = (Box::new(iv.to_vec()), Box::new(aad.to_vec()));
     let parameter = CK_GCM_PARAMS {
         pIv: iv.as_mut_ptr(),
@@ -255,7 +255,7 @@ impl Host {
         }
     }
 
-    fn start(
+    pub(super) fn start(
         &self,
         session: CK_SESSION_HANDLE,
         way: Way,
@@ -610,7 +610,13 @@ fn every_mechanism_that_is_listed_works() {
         }
         if has(CKF_DERIVE) && it.method != Method::Ecdh {
             tried |= CKF_DERIVE;
-            let (mut key, len) = (0, 16_usize.to_ne_bytes());
+            // What has the value of a sensitive key has all of it.
+            let len: usize = match it.method {
+                Method::ConcatenateKey => 16 + b"a key of any length".len(),
+                Method::ConcatenateData { .. } => 16 + 16,
+                _ => 16,
+            };
+            let (mut key, len) = (0, len.to_ne_bytes());
             let base = if it.method == Method::Dh {
                 dh_private
             } else {
