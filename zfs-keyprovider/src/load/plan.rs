@@ -88,7 +88,8 @@ impl Plan {
             let to_load = part.items.iter().filter(|(_, item)| item.is_to_load());
             locked.extend(to_load.map(|(name, _)| name.clone()));
             each(Event::Part(part));
-            // From now on the TPM may be at work, for whose next command nothing else should be waited for.
+            // From now on the TPM may be at work, for whose next command nothing else should be waited for. The unit
+            // of the boot may not do this: it matters where there is one processor alone.
             if let Err(error) = setpriority_process(None, BEHIND_THE_TPM) {
                 log::info!("ZFS is asked at the same priority as the TPM: {error}");
             }
