@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::net::UnixStream;
 
 use tempfile::TempDir;
 
@@ -77,8 +78,9 @@ fn start_bus(folder: &TempDir) -> Daemon {
         .args(["--nofork", "--nopidfile", "--config-file"])
         .arg(config);
     let mut bus = Daemon::spawn(command, &folder.path().join("bus.log"));
-    bus.wait_until("the bus is there", |_| {
-        folder.path().join("bus").exists().then_some(())
+    // Its socket is there before anybody listens at it.
+    bus.wait_until("the bus answers", |_| {
+        UnixStream::connect(folder.path().join("bus")).ok()
     });
     bus
 }
