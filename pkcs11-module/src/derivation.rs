@@ -3,17 +3,19 @@
 //! taken apart (6.43).
 //!
 //! A key that may not be read is not read through what comes of it. Where its value goes into the new key
-//! as it is, all of it does: whoever had a key of one byte of it would find that byte in 256 tries, and so
-//! all of them. What a function makes of a key is not given out in small parts either, where it must not
-//! be read: see [`LEAST`].
+//! as it is, all of it does, and in its own order: whoever had a key of one byte of it would find that byte in
+//! 256 tries, and so all of them; and whoever had a key that is turned round would put a byte before the one and
+//! after the other, and see by their codes when both are the same. What a function makes of a key does not grow
+//! in small steps either, where it must not be read: see [`STEP`].
 
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_INVALID_HANDLE, CK_KEY_TYPE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV,
-    CK_SESSION_HANDLE, CK_ULONG, CKA_ALWAYS_SENSITIVE, CKA_CLASS, CKA_DERIVE, CKA_DERIVE_TEMPLATE,
-    CKA_EXTRACTABLE, CKA_KEY_TYPE, CKA_NEVER_EXTRACTABLE, CKA_PRIVATE, CKA_SENSITIVE,
-    CKA_WRAP_WITH_TRUSTED, CKF_DERIVE, CKK_AES, CKK_GENERIC_SECRET, CKR_KEY_SIZE_RANGE,
-    CKR_KEY_TYPE_INCONSISTENT, CKR_MECHANISM_PARAM_INVALID, CKR_TEMPLATE_INCOMPLETE,
-    CKR_TEMPLATE_INCONSISTENT,
+    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_INVALID_HANDLE, CK_KEY_TYPE, CK_MECHANISM,
+    CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CKA_ALLOWED_MECHANISMS,
+    CKA_ALWAYS_SENSITIVE, CKA_CLASS, CKA_DERIVE, CKA_DERIVE_TEMPLATE, CKA_EXTRACTABLE,
+    CKA_KEY_TYPE, CKA_NEVER_EXTRACTABLE, CKA_PRIVATE, CKA_SENSITIVE, CKA_UNWRAP_TEMPLATE,
+    CKA_WRAP_TEMPLATE, CKA_WRAP_WITH_TRUSTED, CKF_DERIVE, CKK_AES, CKK_GENERIC_SECRET,
+    CKR_KEY_SIZE_RANGE, CKR_KEY_TYPE_INCONSISTENT, CKR_MECHANISM_PARAM_INVALID,
+    CKR_TEMPLATE_INCOMPLETE, CKR_TEMPLATE_INCONSISTENT,
 };
 use strongroom::Secret;
 use strongroom::key::KeyAlgorithm;
@@ -75,9 +77,20 @@ struct Parents {
     demands: Template,
 }
 
-/// The shortest key that a function makes of one where it must not be read: each byte more would be found
-/// in 256 tries by whoever has a key of those before it.
+/// The shortest key that a function makes of one where it must not be read.
 const LEAST: usize = 16;
+
+/// The steps in which its length grows: whoever has a key of a part of it finds what a longer one has besides by
+/// putting every guess to the first, which of eight bytes are too many.
+const STEP: usize = 8;
+
+/// What is said of a key that also holds for another with its value.
+const KEPT: [CK_ATTRIBUTE_TYPE; 4] = [
+    CKA_ALLOWED_MECHANISMS,
+    CKA_DERIVE_TEMPLATE,
+    CKA_UNWRAP_TEMPLATE,
+    CKA_WRAP_TEMPLATE,
+];
 
 impl Parents {
     fn of(
@@ -94,6 +107,10 @@ impl Parents {
         if let Parameter::Key(other) = chosen.parameter {
             keys.push(module.key_for(session, other, chosen, class, CKA_DERIVE)?);
         }
+        let go_in = matches!(
+            chosen.method(),
+            Method::ConcatenateKey | Method::ConcatenateData { .. } | Method::Xor | Method::Extract
+        );
         let mut demands = Template::default();
         for key in &keys {
             if let Some(Attribute::Known(inner)) = key.attribute(CKA_DERIVE_TEMPLATE) {
@@ -107,11 +124,10 @@ impl Parents {
             ) {
                 inherit(&mut demands, key)?;
             }
+            if go_in {
+                keep(&mut demands, key)?;
+            }
         }
-        let go_in = matches!(
-            chosen.method(),
-            Method::ConcatenateKey | Method::ConcatenateData { .. } | Method::Xor | Method::Extract
-        );
         Ok(Self {
             keys,
             go_in,
@@ -145,10 +161,12 @@ impl Parents {
         Ok(template.number(CKA_KEY_TYPE)?.unwrap_or(CKK_GENERIC_SECRET))
     }
 
-    /// Refuses lengths that a key has not, or that a function's key must not have.
-    fn check_len(&self, key_type: CK_KEY_TYPE, len: usize) -> Answer {
+    /// Refuses lengths that a key has not, or that a function's key must not have. `whole`: how long what the
+    /// function makes is by itself.
+    fn check_len(&self, key_type: CK_KEY_TYPE, len: usize, whole: Option<usize>) -> Answer {
         check_secret_key_len(key_type, len)?;
-        if len < LEAST && self.hide()? {
+        let in_steps = len >= LEAST && (len % STEP == 0 || Some(len) == whole);
+        if !in_steps && self.hide()? {
             return Err(Fault::Code(CKR_KEY_SIZE_RANGE));
         }
         Ok(())
@@ -165,6 +183,17 @@ fn inherit(template: &mut Template, key: &Object) -> Answer {
     }
     if !key.has(CKA_EXTRACTABLE) {
         template.fix_flag(CKA_EXTRACTABLE, false)?;
+    }
+    Ok(())
+}
+
+/// Has a new key with a key's value obey what was said of that key.
+fn keep(template: &mut Template, key: &Object) -> Answer {
+    for kind in KEPT {
+        match key.attribute(kind) {
+            Some(Attribute::Known(said)) if !said.is_empty() => template.fix(kind, &said)?,
+            _ => {}
+        }
     }
     Ok(())
 }
@@ -190,7 +219,7 @@ fn derive_one(
             let base = module.value_of(parents.base())?;
             let len = wanted_len(&template, key_type)?.unwrap_or(data.len());
             let made = encrypt_data(chosen, &base, iv, data, len)?;
-            parents.check_len(key_type, len)?;
+            parents.check_len(key_type, len, None)?;
             made
         }
         _ => {
@@ -260,7 +289,7 @@ fn derive_several(
 fn type_and_len(parents: &Parents, template: &mut Template) -> Answer<(CK_KEY_TYPE, usize)> {
     let key_type = parents.complete(template)?;
     let len = wanted_len(template, key_type)?.ok_or(Fault::Code(CKR_TEMPLATE_INCOMPLETE))?;
-    parents.check_len(key_type, len)?;
+    parents.check_len(key_type, len, None)?;
     Ok((key_type, len))
 }
 
@@ -275,7 +304,7 @@ fn at_fault(key: &kbkdf::Further) -> impl FnOnce(Fault) -> Fault {
 /// What keys and data come to that are put together or taken apart.
 struct Whole {
     value: Secret,
-    /// Whether all of the keys is in it.
+    /// Whether all of the keys is in it, as it was.
     has_all: bool,
 }
 
@@ -316,7 +345,10 @@ fn put_together(keys: &[Secret], chosen: &Chosen, len: Option<usize>) -> Answer<
             if len.is_none() {
                 return Err(Fault::Code(CKR_TEMPLATE_INCOMPLETE));
             }
-            all(from_bit(base, *first))
+            Whole {
+                value: from_bit(base, *first),
+                has_all: *first == 0,
+            }
         }
         _ => return Err(invalid()),
     })
@@ -383,7 +415,7 @@ fn agree(
     if len > most {
         return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
     }
-    parents.check_len(key_type, len)?;
+    parents.check_len(key_type, len, kdf.is_none().then_some(field_len))?;
     let agreed = module.derive(base, point)?;
     Ok(match kdf {
         None => Secret::copy_of(&agreed.expose()[agreed.len() - len..]),
@@ -407,7 +439,7 @@ fn agree_in_field(
     if len > most {
         return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
     }
-    parents.check_len(key_type, len)?;
+    parents.check_len(key_type, len, Some(most))?;
     let agreed = key
         .agree(peer)
         .ok_or(Fault::Code(CKR_MECHANISM_PARAM_INVALID))?;

@@ -392,7 +392,8 @@ impl Mechanism {
 
 impl Method {
     /// Whether a server can pass on its parameter: there is no pointer in it, or p11-kit 0.24 and 0.25 know
-    /// it and carry along what it points to. 0.25 knows those of ECDH and GCM too.
+    /// it and carry along what it points to. 0.25 knows those of ECDH and GCM too. EdDSA needs none, and from
+    /// a server gets none.
     fn is_for_servers(self) -> bool {
         match self {
             Self::RsaKeyPair
@@ -406,6 +407,7 @@ impl Method {
             | Self::RsaPss(_)
             | Self::RsaOaep
             | Self::Ecdsa(_)
+            | Self::Eddsa
             | Self::AesEcb
             | Self::AesCbc { .. }
             | Self::AesCtr
@@ -422,8 +424,7 @@ impl Method {
             | Self::Dsa(_)
             | Self::DhKeyPair
             | Self::Dh => true,
-            Self::Eddsa
-            | Self::Ecdh
+            Self::Ecdh
             | Self::AesGcm
             | Self::DeriveEcb
             | Self::DeriveCbc
@@ -804,6 +805,9 @@ impl Parameter {
                 prehashed: false,
                 context: Vec::new(),
             });
+        }
+        if is_served() {
+            return Err(Fault::Code(CKR_MECHANISM_PARAM_INVALID));
         }
         // SAFETY: the caller vouches for it.
         let given = unsafe { structure::<CK_EDDSA_PARAMS>(given) }?;

@@ -31,13 +31,21 @@ pub(crate) fn is_served() -> bool {
     }
 }
 
-/// Looks again.
+/// Looks again. Who has once served goes on serving.
 pub(crate) fn look() -> bool {
     let variable = std::env::var_os("STRONGROOM_SERVED");
     let program = std::env::current_exe().ok();
-    let served = says_so(variable.as_deref()) || serves(program.as_deref());
+    let served = SERVED.load(Ordering::Relaxed) == YES
+        || says_so(variable.as_deref())
+        || serves(program.as_deref());
     SERVED.store(if served { YES } else { NO }, Ordering::Relaxed);
     served
+}
+
+/// Whether it does is not known any more.
+#[cfg(test)]
+pub(crate) fn forget() {
+    SERVED.store(UNKNOWN, Ordering::Relaxed);
 }
 
 fn says_so(variable: Option<&OsStr>) -> bool {
@@ -45,8 +53,11 @@ fn says_so(variable: Option<&OsStr>) -> bool {
 }
 
 fn serves(program: Option<&Path>) -> bool {
-    let name = program.and_then(Path::file_name);
-    name.is_some_and(|name| SERVERS.iter().any(|server| name == *server))
+    // What the kernel adds to the name of a program whose file was replaced, as by an upgrade.
+    const REPLACED: &str = " (deleted)";
+    let name = program.and_then(Path::file_name).and_then(OsStr::to_str);
+    name.map(|name| name.strip_suffix(REPLACED).unwrap_or(name))
+        .is_some_and(|name| SERVERS.contains(&name))
 }
 
 #[cfg(test)]
@@ -58,6 +69,7 @@ mod tests {
         for (program, expected) in [
             ("/usr/libexec/p11-kit/p11-kit-remote", true),
             ("/usr/libexec/p11-kit/p11-kit-server", true),
+            ("/usr/libexec/p11-kit/p11-kit-remote (deleted)", true),
             ("/usr/bin/p11-kit", false),
             ("/usr/sbin/nginx", false),
         ] {

@@ -243,8 +243,9 @@ impl Signing {
                 output.give(&signature.ok_or(Fault::Code(CKR_DATA_LEN_RANGE))?)
             }
             Work::Signature(signature) => {
+                // Whatever comes of it, a login was for this signature.
+                module.check_authenticated(session, &signature.key)?;
                 let (key, _, scheme, input) = signature.finish()?;
-                module.check_authenticated(session, &key)?;
                 output.give(&module.sign(&key, &scheme, &input)?)
             }
         }

@@ -236,7 +236,8 @@ impl Template {
         Ok(())
     }
 
-    fn fix(&mut self, kind: CK_ATTRIBUTE_TYPE, value: &[u8]) -> Answer {
+    /// The same of one attribute.
+    pub(crate) fn fix(&mut self, kind: CK_ATTRIBUTE_TYPE, value: &[u8]) -> Answer {
         if self.open.get(&kind).is_some_and(|given| given != value) {
             return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
         }

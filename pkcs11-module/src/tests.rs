@@ -660,7 +660,7 @@ impl Drop for Host {
     fn drop(&mut self) {
         // SAFETY: as in `without_module`.
         unsafe { std::env::remove_var("STRONGROOM_SERVED") };
-        crate::served::look();
+        crate::served::forget();
         let _ = state::finalize();
     }
 }

@@ -348,6 +348,10 @@ def choose(wanted, recursive):
             sys.stderr.write(f"cannot open '{name}': dataset does not exist\n")
             failed = True
             continue
+        if recursive and read(name, "unlistable") is not None:
+            sys.stderr.write(f"cannot open '{name}': I/O error\n")
+            failed = True
+            continue
         found.append(name)
         if recursive:
             found += [below for below in names() if below.startswith(name + "/")]

@@ -78,11 +78,11 @@ fn a_batch_takes_five_commands_a_key_and_sixteen_at_most_besides() {
     let counts = bench.vault.recorder().counts();
     let commands = bench.vault.recorder().take().len();
     assert!(commands <= 100 * 5 + 16, "{commands}: {counts:?}");
-    // One call for the properties of the first, one for those of all, one for their copies, and one that reads
-    // these back.
+    // One call for the properties of a few, one for those of more, one for those of all, one for their copies,
+    // and one that reads these back.
     let calls = bench.zfs.calls();
     let gets = calls.lines().filter(|call| call.starts_with("zfs get"));
-    assert_eq!(gets.count(), 4, "the calls of zfs");
+    assert_eq!(gets.count(), 5, "the calls of zfs");
 }
 
 #[test]
@@ -247,6 +247,37 @@ fn one_bad_dataset_never_stops_the_rest() {
         assert_eq!(entry(&report, name)["state"], "loaded", "{name}");
     }
     assert_eq!(report["failed"], reasons.len());
+}
+
+/// A pool that tells of the datasets that it is asked for, and not what else there is: what it told of is
+/// loaded, its own root too, and that there may be more is not lost over that.
+#[test]
+fn a_pool_that_cannot_be_listed_to_its_end_is_no_success() {
+    let bench = Bench::new();
+    let mut unlocked = bench.unlock();
+    let names = (0..20).map(|number| format!("deep/d{number:02}"));
+    bench.zfs.pool("deep", 77);
+    for name in std::iter::once("deep".to_owned()).chain(names) {
+        let dataset = StandInDataset::raw(&name, &[9; 32]);
+        bench.zfs.dataset(&name, 7, &dataset);
+        seal(&mut unlocked, &name, "raw", &[9; 32], |_| {});
+    }
+    drop(unlocked);
+    bench.zfs.write("deep", "unlistable", "");
+    for which in [&["-a"][..], &["-r", "deep"]] {
+        bench.zfs.restart();
+        let report = bench.load(&[which, &["--json"]].concat());
+        let report = report.fails_with(1).json();
+        assert_eq!(entry(&report, "deep")["state"], "loaded", "{report}");
+        assert_eq!(entry(&report, "deep/d19")["state"], "loaded");
+        let rest = entry(&report, "deep/*");
+        assert_eq!(rest["state"], "failed");
+        assert!(
+            rest["reason"]
+                .as_str()
+                .is_some_and(|it| it.contains("I/O error"))
+        );
+    }
 }
 
 #[test]

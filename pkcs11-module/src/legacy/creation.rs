@@ -29,6 +29,8 @@ pub(crate) fn create(
     check_stays_in_session(template, key_type)?;
     let given = given_by(template, class, &PARTS)?;
     let privacy = Privacy::of(module, session, class, &given)?;
+    // Numbers are tested for being prime, and new ones are sought: nobody else waits for the TPM so long.
+    module.let_go();
     let key = FieldKey::of_template(template, class, key_type)?;
     module.hold(session, class, privacy, given, content_of(key, false))
 }
@@ -53,6 +55,7 @@ pub(crate) fn generate_parameters(
         .map(usize::try_from)
         .transpose()
         .map_err(wrong_size)?;
+    module.let_go();
     let parameters =
         dsa::Parameters::generate(bits, order_bits).ok_or(Fault::Code(CKR_KEY_SIZE_RANGE))?;
     let content = content_of(FieldKey::DsaParameters(parameters), true);
@@ -75,6 +78,7 @@ pub(crate) fn generate_key_pair(
     say_how_secret(&mut for_private)?;
     let public_privacy = Privacy::of(module, session, Class::PublicKey, &for_public)?;
     let privacy = Privacy::of(module, session, Class::PrivateKey, &for_private)?;
+    module.let_go();
     let wrong = || Fault::Code(CKR_DOMAIN_PARAMS_INVALID);
     let parameters = Parameters::of_template(public_template, key_type, &wrong)?;
     let bits = private_template

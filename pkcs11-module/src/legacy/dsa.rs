@@ -16,7 +16,8 @@ pub(crate) const SIZES: (usize, usize) = (1024, 3072);
 /// The sizes of a prime and of the order of its group (FIPS 186-4, section 4.2).
 const PAIRS: [(usize, usize); 4] = [(1024, 160), (2048, 224), (2048, 256), (3072, 256)];
 
-/// How often Miller's and Rabin's test is made of a number of others: 4^-32 of what is no prime passes.
+/// How often Miller's and Rabin's test is made of a number of others, with bases that come of the number. Who
+/// makes one up for these is not stopped by them, but by the test of Lucas that is made besides.
 const ROUNDS: usize = 32;
 
 /// A prime, the order of a group in its field, and what generates the group.

@@ -106,7 +106,10 @@ fn no_part_comes_of_a_key_that_may_not_be_read() {
             (extract(0), base, 1, false),
             (extract(24), base, 1, false),
             (extract(0), base, 15, false),
-            (extract(24), base, 16, true),
+            // Turned round, it would be compared with itself, a guess before the one and after the other.
+            (extract(24), base, 16, false),
+            (extract(1), base, 16, false),
+            (extract(0), base, 16, true),
             (
                 with_data(CKM_CONCATENATE_BASE_AND_DATA, b"xy"),
                 base,
@@ -201,7 +204,7 @@ fn what_must_not_be_read_is_not_derived_in_small_parts() {
     };
     let none = &mut Vec::new();
     for (mut with, base) in [
-        (usual(CKM_AES_ECB_ENCRYPT_DATA, Method::DeriveEcb), aes),
+        (with_data(CKM_AES_ECB_ENCRYPT_DATA, &[7; 32]), aes),
         (usual(CKM_AES_CBC_ENCRYPT_DATA, Method::DeriveCbc), aes),
         (of(CKM_ECDH1_DERIVE, parameter, Vec::new()), private),
         (
@@ -214,6 +217,9 @@ fn what_must_not_be_read_is_not_derived_in_small_parts() {
             (1, CKR_KEY_SIZE_RANGE),
             (15, CKR_KEY_SIZE_RANGE),
             (16, CKR_OK),
+            // A guess at the 17th byte, put to a key of 16, would be compared with this one.
+            (17, CKR_KEY_SIZE_RANGE),
+            (24, CKR_OK),
         ] {
             let len = usize::to_ne_bytes(len);
             let made = host.derive(session, &mut with, base, &[(CKA_VALUE_LEN, &len)]);
@@ -225,6 +231,50 @@ fn what_must_not_be_read_is_not_derived_in_small_parts() {
     let mut with = kbkdf(Iteration::Counter, CKM_SHA256_HMAC, COUNTER, &[], none);
     let made = host.derived(session, &mut with.mechanism, base, Some(1));
     assert_eq!(made.map(|value| value.len()), Ok(1));
+}
+
+/// To put zeros to a key leaves its value, and what was said of it.
+#[test]
+fn what_a_key_is_for_is_said_of_what_has_its_value() {
+    let host = Host::with(Fake::default());
+    let session = host.session(KEYS);
+    let inner = written(&[(CKA_SENSITIVE, YES), (CKA_EXTRACTABLE, NO)]);
+    let allowed = [CKM_XOR_BASE_AND_DATA, CKM_EXTRACT_KEY_FROM_KEY];
+    let allowed = allowed.map(CK_MECHANISM_TYPE::to_ne_bytes).concat();
+    let said: Template<'_> = &[
+        (CKA_DERIVE_TEMPLATE, nested(&inner)),
+        (CKA_UNWRAP_TEMPLATE, nested(&inner)),
+        (CKA_WRAP_TEMPLATE, nested(&inner)),
+        (CKA_ALLOWED_MECHANISMS, &allowed),
+    ];
+    let base = host.base(session, &VALUE, said);
+    let len = usize::to_ne_bytes(16);
+    let given: Template<'_> = &[(CKA_DERIVE, YES), (CKA_VALUE_LEN, &len)];
+    for mut with in [with_data(CKM_XOR_BASE_AND_DATA, &[0; 16]), extract(0)] {
+        let child = host.derive(session, &mut with, base, given).expect("a key");
+        assert_eq!(
+            host.get(session, child, CKA_ALLOWED_MECHANISMS).as_deref(),
+            Ok(&allowed[..])
+        );
+        let mut function = kbkdf(
+            Iteration::Counter,
+            CKM_SHA256_HMAC,
+            COUNTER,
+            &[],
+            &mut Vec::new(),
+        );
+        let made = host.derive(session, &mut function, child, &[(CKA_VALUE_LEN, &len)]);
+        assert_eq!(made, Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
+        let open: Template<'_> = &[(CKA_VALUE_LEN, &len), (CKA_SENSITIVE, NO)];
+        let made = host.derive(session, &mut extract(0), child, open);
+        assert_eq!(made, Err(CKR_TEMPLATE_INCONSISTENT));
+        let otherwise: Template<'_> = &[
+            (CKA_VALUE_LEN, &len),
+            (CKA_ALLOWED_MECHANISMS, &allowed[..size_of::<CK_ULONG>()]),
+        ];
+        let made = host.derive(session, &mut with, base, otherwise);
+        assert_eq!(made, Err(CKR_TEMPLATE_INCONSISTENT));
+    }
 }
 
 #[test]
@@ -275,7 +325,7 @@ fn what_is_said_of_a_key_is_said_of_what_has_its_value() {
         (with_data(CKM_CONCATENATE_BASE_AND_DATA, b"x"), base),
         (with_data(CKM_CONCATENATE_DATA_AND_BASE, b"x"), base),
         (with_data(CKM_XOR_BASE_AND_DATA, &[7; 16]), base),
-        (extract(8), base),
+        (extract(0), base),
         (concatenate(public), base),
         (concatenate(base), public),
     ] {
@@ -479,13 +529,13 @@ fn a_copy_of_a_key_of_the_vault_is_as_good_as_the_key() {
             &mut Vec::new(),
         )
     };
-    let turned = derive(extract(8), sealed);
+    let same = derive(extract(0), sealed);
     for (key, expected) in [
         (sealed, CKR_KEY_FUNCTION_NOT_PERMITTED),
         (copy(sealed), CKR_KEY_FUNCTION_NOT_PERMITTED),
         (copy(copy(sealed)), CKR_KEY_FUNCTION_NOT_PERMITTED),
         (derive(zeros(), sealed), CKR_KEY_FUNCTION_NOT_PERMITTED),
-        (derive(extract(120), turned), CKR_KEY_FUNCTION_NOT_PERMITTED),
+        (derive(extract(0), same), CKR_KEY_FUNCTION_NOT_PERMITTED),
         (derive(others(), sealed), CKR_OK),
         (held, CKR_OK),
         (copy(held), CKR_OK),

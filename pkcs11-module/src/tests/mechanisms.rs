@@ -108,7 +108,7 @@ pub(super) fn usual(kind: CK_MECHANISM_TYPE, method: Method) -> With {
             };
             of(kind, parameter, vec![data])
         }
-        Method::Extract => of::<CK_EXTRACT_PARAMS>(kind, 21, Vec::new()),
+        Method::Extract => of::<CK_EXTRACT_PARAMS>(kind, 0, Vec::new()),
         Method::Kbkdf(iteration) => {
             let counter = CK_SP800_108_COUNTER_FORMAT {
                 bLittleEndian: CK_FALSE,

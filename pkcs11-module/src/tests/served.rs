@@ -44,7 +44,6 @@ fn a_server_is_asked_for_nothing_that_points_anywhere() {
         CKM_SP800_108_COUNTER_KDF,
         CKM_SP800_108_FEEDBACK_KDF,
         CKM_SP800_108_DOUBLE_PIPELINE_KDF,
-        CKM_EDDSA,
         CKM_AES_GCM,
     ] {
         assert!(!kinds.contains(&kind), "{kind:#x}");
@@ -74,6 +73,26 @@ fn a_server_is_asked_for_nothing_that_points_anywhere() {
         call!(host.C_EncryptMessageBegin(session, start, len, null(), 0)),
         CKR_OPERATION_NOT_INITIALIZED
     );
+    // EdDSA needs no parameter, and gets none that a client could have made up.
+    assert!(kinds.contains(&CKM_EDDSA));
+    let (_, private) = host
+        .generate_pair(
+            session,
+            CKM_EC_EDWARDS_KEY_PAIR_GEN,
+            &[(CKA_EC_PARAMS, b"\x13\x0cedwards25519")],
+            &[],
+        )
+        .expect("a key pair");
+    for len in 1..=parameter.len() {
+        let mut mechanism = with_parameter(CKM_EDDSA, &mut parameter);
+        mechanism.ulParameterLen = ulong(len * size_of::<usize>());
+        assert_eq!(
+            call!(host.C_SignInit(session, &raw mut mechanism, private)),
+            CKR_MECHANISM_PARAM_INVALID
+        );
+    }
+    let signed = host.sign(session, &mut plain(CKM_EDDSA), private, b"data");
+    assert!(signed.is_ok());
     // What there is works.
     let encrypted = host.sign(session, &mut plain(CKM_AES_CMAC), aes, b"data");
     assert!(encrypted.is_ok());

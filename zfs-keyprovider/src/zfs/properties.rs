@@ -117,6 +117,16 @@ impl Datasets {
         }
         let mut rest = |mut part: Self| {
             part.known.retain(|name, _| !told.contains(name));
+            // What was told of stays so; what may be beneath it is something else.
+            let unknown = part.unknown.into_iter().map(|(name, reason)| {
+                let name = if told.contains(&name) {
+                    format!("{name}/*")
+                } else {
+                    name
+                };
+                (name, reason)
+            });
+            part.unknown = unknown.collect();
             each(part);
         };
         match which {
