@@ -786,16 +786,31 @@ fn hold_key_pair(
     module: &mut Module,
     session: CK_SESSION_HANDLE,
     key: &PrivateKey,
-    (for_public, public_privacy): (Given, Privacy),
-    (mut for_private, privacy): (Given, Privacy),
+    for_public: (Given, Privacy),
+    mut for_private: (Given, Privacy),
 ) -> Answer<(CK_OBJECT_HANDLE, CK_OBJECT_HANDLE)> {
-    say_how_secret(&mut for_private)?;
+    say_how_secret(&mut for_private.0)?;
     let public = Content {
         public: Some(key.public()),
         local: true,
         ..Content::default()
     };
-    let private = content_of(key, &for_private, true)?;
+    let private = content_of(key, &for_private.0, true)?;
+    hold_pair(
+        module,
+        session,
+        (for_public, public),
+        (for_private, private),
+    )
+}
+
+/// Has a session hold both keys of a pair: what was given of each, who may see it, and what it is.
+pub(crate) fn hold_pair(
+    module: &mut Module,
+    session: CK_SESSION_HANDLE,
+    ((for_public, public_privacy), public): ((Given, Privacy), Content),
+    ((for_private, privacy), private): ((Given, Privacy), Content),
+) -> Answer<(CK_OBJECT_HANDLE, CK_OBJECT_HANDLE)> {
     Ok((
         module.hold(
             session,

@@ -13,7 +13,7 @@ use super::check_stays_in_session;
 use super::dsa;
 use super::field::{FieldKey, PARTS, Parameters};
 use crate::attributes::{Class, Content, given_by};
-use crate::creation::{Privacy, say_how_secret};
+use crate::creation::{Privacy, hold_pair, say_how_secret};
 use crate::fault::{Answer, Fault};
 use crate::state::Module;
 use crate::template::Template;
@@ -106,17 +106,12 @@ pub(crate) fn generate_key_pair(
         // A private value of DSA is as long as the order.
         (Parameters::Dsa(_), Some(_)) => return Err(Fault::Code(CKR_ATTRIBUTE_VALUE_INVALID)),
     };
-    let (public, private) = (content_of(public, true), content_of(private, true));
-    Ok((
-        module.hold(
-            session,
-            Class::PublicKey,
-            public_privacy,
-            for_public,
-            public,
-        )?,
-        module.hold(session, Class::PrivateKey, privacy, for_private, private)?,
-    ))
+    hold_pair(
+        module,
+        session,
+        ((for_public, public_privacy), content_of(public, true)),
+        ((for_private, privacy), content_of(private, true)),
+    )
 }
 
 fn content_of(key: FieldKey, local: bool) -> Content {

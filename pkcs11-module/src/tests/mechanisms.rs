@@ -428,6 +428,22 @@ impl Host {
 
 /// Goes through the list that the token gives, so that nothing is listed that does not work: each in one
 /// piece and in parts, there and back, and with what was spoilt.
+/// The mechanisms of the token with keys.
+pub(super) fn kinds(host: &Host) -> Vec<CK_MECHANISM_TYPE> {
+    let mut count = 0;
+    assert_eq!(
+        call!(host.C_GetMechanismList(KEYS, null(), &raw mut count)),
+        CKR_OK
+    );
+    let mut kinds = vec![0; usize::try_from(count).expect("a length")];
+    let list = kinds.as_mut_ptr();
+    assert_eq!(
+        call!(host.C_GetMechanismList(KEYS, list, &raw mut count)),
+        CKR_OK
+    );
+    kinds
+}
+
 #[test]
 fn every_mechanism_that_is_listed_works() {
     let host = Host::with(Fake::default());
@@ -454,17 +470,7 @@ fn every_mechanism_that_is_listed_works() {
     let des3 = host.secret(session, CKK_DES3, legacy::DES3);
     let (dsa_public, dsa_private) = host.with_dsa(session);
     let (dh_public, dh_private) = host.with_dh(session);
-    let mut count = 0;
-    assert_eq!(
-        call!(host.C_GetMechanismList(KEYS, null(), &raw mut count)),
-        CKR_OK
-    );
-    let mut kinds = vec![0; usize::try_from(count).expect("a length")];
-    let list = kinds.as_mut_ptr();
-    assert_eq!(
-        call!(host.C_GetMechanismList(KEYS, list, &raw mut count)),
-        CKR_OK
-    );
+    let kinds = kinds(&host);
     assert_eq!(kinds.len(), MECHANISMS.len());
     for (kind, it) in kinds.into_iter().zip(MECHANISMS) {
         assert_eq!(kind, it.kind);

@@ -1,24 +1,9 @@
 //! A host that passes on what others ask.
 
 use super::keys::{KEYS, YES, plain, with_parameter, written};
+use super::mechanisms::kinds;
 use super::*;
 use crate::foreign::ulong;
-
-/// The mechanisms of a server's tokens.
-fn kinds(host: &Host) -> Vec<CK_MECHANISM_TYPE> {
-    let mut count = 0;
-    assert_eq!(
-        call!(host.C_GetMechanismList(KEYS, null(), &raw mut count)),
-        CKR_OK
-    );
-    let mut kinds = vec![0; usize::try_from(count).expect("a length")];
-    let list = kinds.as_mut_ptr();
-    assert_eq!(
-        call!(host.C_GetMechanismList(KEYS, list, &raw mut count)),
-        CKR_OK
-    );
-    kinds
-}
 
 /// p11-kit gives a client's number for an address where it does not know the mechanism.
 #[test]
