@@ -9,16 +9,16 @@
 //! starts; a vault that could not be opened then is looked for again when the host asks for the
 //! slots.
 //!
-//! The files follow the chapters of the PKCS#11 specification, version 3.1: [`interface`] and
-//! `general` (5.4), `slots`, `tokens` and `mechanisms` (5.5), `pins` (5.5 and 5.6), `sessions` (5.6), `objects` and `creation`
-//! (5.7), `encryption` (5.8 and 5.10), `digesting` (5.12), `signing` (5.13 and 5.15; all
-//! of these begin in `beginning`), `keys`
-//! and `derivation` (5.18), `messages` (5.9, 5.11, 5.14 and 5.16), `dual` (5.17), `random` (5.21). What they compute is in
-//! `symmetric`, `codes` and `kbkdf`, or the library's; keys of
-//! yesterday, for a session alone, are in `legacy`. `attributes` says what PKCS#11 object a
-//! vault's object is (chapter 4), `template` what a caller says of one. `fault` is the one place
-//! where an error or a panic becomes a `CK_RV`, and `foreign` the one where the caller's memory is
-//! touched; `served` says where the caller is a server, and its memory its clients' numbers. `source` says how long a key stays in the TPM, and `idle` ends that.
+//! The files follow the chapters of the PKCS#11 specification, version 3.1: [`interface`] and `general`
+//! (5.4), `slots`, `tokens` and `mechanisms` (5.5), `pins` (5.5 and 5.6), `sessions` (5.6), `objects` and
+//! `creation` (5.7), `encryption` (5.8 and 5.10), `digesting` (5.12), `signing` (5.13 and 5.15; all of
+//! these begin in `beginning`), `keys` and `derivation` (5.18), `messages` (5.9, 5.11, 5.14 and 5.16),
+//! `dual` (5.17), `random` (5.21). What they compute is in `symmetric`, `codes` and `kbkdf`, or the
+//! library's; keys of yesterday, for a session alone, are in `legacy`. `attributes` says what PKCS#11
+//! object a vault's object is (chapter 4), `template` what a caller says of one. `fault` is the one place
+//! where an error or a panic becomes a `CK_RV`, and `foreign` the one where the caller's memory is touched;
+//! `served` says where the caller is a server, and its memory its clients' numbers. `source` says how long
+//! a key stays in the TPM, and `idle` ends that.
 #![allow(
     unsafe_code,
     reason = "PKCS#11 is a C interface: its functions take the caller's pointers"
