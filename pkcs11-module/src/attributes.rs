@@ -813,7 +813,8 @@ impl Object {
             CKA_VERIFY | CKA_SIGN => self.given_or(kind, algorithm != KeyAlgorithm::X25519),
             CKA_ENCRYPT | CKA_DECRYPT => self.given_or(kind, is_rsa),
             CKA_DERIVE => {
-                let agrees = !is_rsa && algorithm != KeyAlgorithm::Ed25519;
+                let signs_alone = matches!(algorithm, KeyAlgorithm::Ed25519 | KeyAlgorithm::Ed448);
+                let agrees = !is_rsa && !signs_alone;
                 self.given_or(kind, agrees && self.class() == Class::PrivateKey)
             }
             CKA_ALWAYS_SENSITIVE | CKA_NEVER_EXTRACTABLE if self.is_token_object() => {

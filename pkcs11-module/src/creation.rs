@@ -66,7 +66,7 @@ pub(crate) unsafe extern "C" fn create_object(
                         .take_secret(CKA_VALUE)
                         .ok_or(Fault::Code(CKR_TEMPLATE_INCOMPLETE))?;
                     let key_type = template.required_number(CKA_KEY_TYPE)?;
-                    create_secret_key(module, session, &template, key_type, value, Origin::Given)
+                    create_secret_key(module, session, &template, key_type, value, Origin::Created)
                 }
                 Class::Mechanism | Class::Profile | Class::DomainParameters => Err(invalid()),
             }?;
@@ -347,8 +347,10 @@ impl Privacy {
 /// Where the value of a new secret key comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// The caller knows it, or somebody who wrapped it may.
-    Given,
+    /// The caller gives it.
+    Created,
+    /// Somebody wrapped it, who may know it.
+    Unwrapped,
     /// It was made here.
     Generated,
     /// It was derived from a key that has always been sensitive, or not, and has never been
@@ -396,10 +398,15 @@ pub(crate) fn create_secret_key(
     let mut given = given_by(template, class, &[CKA_KEY_TYPE, CKA_VALUE_LEN])?;
     given.insert(CKA_KEY_TYPE, number(key_type));
     name_its_uses(&mut given)?;
-    let sensitive = flag_of(given.entry(CKA_SENSITIVE).or_insert_with(|| flag(true)))?;
-    let extractable = flag_of(given.entry(CKA_EXTRACTABLE).or_insert_with(|| flag(false)))?;
+    let secret = !(origin == Origin::Created && is_public(&given));
+    let sensitive = flag_of(given.entry(CKA_SENSITIVE).or_insert_with(|| flag(secret)))?;
+    let extractable = flag_of(
+        given
+            .entry(CKA_EXTRACTABLE)
+            .or_insert_with(|| flag(!secret)),
+    )?;
     let (always_sensitive, never_extractable) = match origin {
-        Origin::Given => (false, false),
+        Origin::Created | Origin::Unwrapped => (false, false),
         Origin::Generated => (sensitive, !extractable),
         Origin::Derived {
             always_sensitive,
@@ -431,11 +438,21 @@ pub(crate) fn create_secret_key(
     module.handle_of(id, Face::Itself)
 }
 
+/// Whether somebody who gives a secret key's value says that all may see the key, and nothing of how
+/// secret it is: then its value is not hidden from those who have the token. What holds without a word
+/// is the token's to choose, and may depend on other attributes (section 4.10).
+fn is_public(given: &Given) -> bool {
+    given.get(&CKA_PRIVATE) == Some(&flag(false))
+        && ![CKA_SENSITIVE, CKA_EXTRACTABLE]
+            .iter()
+            .any(|kind| given.contains_key(kind))
+}
+
 /// A key of triple DES; one that is derived gets its parity.
 fn des_key(value: Secret, origin: Origin) -> Answer<Secret> {
     let value = match origin {
         Origin::Derived { .. } => des::with_parity(&value),
-        Origin::Given | Origin::Generated => value,
+        Origin::Created | Origin::Unwrapped | Origin::Generated => value,
     };
     des::check(&value)?;
     Ok(value)

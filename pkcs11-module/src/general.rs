@@ -45,8 +45,11 @@ pub(crate) unsafe extern "C" fn finalize(reserved: *mut c_void) -> CK_RV {
     })
 }
 
-/// C_GetInfo, section 5.4.3.
-pub(crate) unsafe extern "C" fn get_info(info: *mut CK_INFO) -> CK_RV {
+/// C_GetInfo, section 5.4.3: of the version that the list is of in which the host has found it, as NSS's
+/// softoken has it. Hosts look here for what they may call.
+pub(crate) unsafe extern "C" fn get_info<const MAJOR: u8, const MINOR: u8>(
+    info: *mut CK_INFO,
+) -> CK_RV {
     answer("C_GetInfo", || {
         // SAFETY: the caller's CK_INFO.
         let info = unsafe { Foreign::one(info) }?;
@@ -54,7 +57,10 @@ pub(crate) unsafe extern "C" fn get_info(info: *mut CK_INFO) -> CK_RV {
             info.set(
                 0,
                 CK_INFO {
-                    cryptokiVersion: CK_VERSION { major: 3, minor: 1 },
+                    cryptokiVersion: CK_VERSION {
+                        major: MAJOR,
+                        minor: MINOR,
+                    },
                     manufacturerID: padded(MANUFACTURER),
                     flags: 0,
                     libraryDescription: padded("Strongroom PKCS#11 module"),

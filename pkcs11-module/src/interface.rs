@@ -142,12 +142,12 @@ unsafe fn is_our_name(name: *const CK_UTF8CHAR) -> bool {
 
 /// A function list of a version: what all versions have, and what this one has besides.
 macro_rules! functions {
-    ($list:ident, $version:expr, { $($besides:tt)* }) => {
+    ($list:ident, $version:ident, { $($besides:tt)* }) => {
         $list {
             version: $version,
             C_Initialize: Some(general::initialize),
             C_Finalize: Some(general::finalize),
-            C_GetInfo: Some(general::get_info),
+            C_GetInfo: Some(general::get_info::<{ $version.major }, { $version.minor }>),
             C_GetFunctionList: Some(C_GetFunctionList),
             C_GetSlotList: Some(slots::get_slot_list),
             C_GetSlotInfo: Some(slots::get_slot_info),
@@ -222,7 +222,7 @@ static FUNCTIONS_2_40: CK_FUNCTION_LIST = functions!(CK_FUNCTION_LIST, VERSION_2
 
 /// Version 3.1 has the functions of 3.0, and no others.
 macro_rules! functions_3 {
-    ($version:expr) => {
+    ($version:ident) => {
         functions!(CK_FUNCTION_LIST_3_0, $version, {
             C_GetInterfaceList: Some(C_GetInterfaceList),
             C_GetInterface: Some(C_GetInterface),

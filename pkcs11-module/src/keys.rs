@@ -135,7 +135,7 @@ pub(crate) unsafe extern "C" fn generate_key_pair(
                 Method::RsaKeyPair => (rsa_of(&for_public)?, CKK_RSA),
                 method => {
                     let key_type = method.key_type().unwrap_or(CKK_EC);
-                    // There is but one curve of the others, and clients leave it out.
+                    // Some clients leave out the curve where there was but one for long.
                     let algorithm = match (for_public.bytes(CKA_EC_PARAMS), method) {
                         (None, Method::EdwardsKeyPair) => KeyAlgorithm::Ed25519,
                         (None, Method::MontgomeryKeyPair) => KeyAlgorithm::X25519,
@@ -260,7 +260,14 @@ pub(crate) unsafe extern "C" fn unwrap_key(
                     if des::key_len(key_type).is_some() && des::check(&value).is_err() {
                         return Err(Fault::Code(CKR_WRAPPED_KEY_INVALID));
                     }
-                    create_secret_key(module, session, &template, key_type, value, Origin::Given)
+                    create_secret_key(
+                        module,
+                        session,
+                        &template,
+                        key_type,
+                        value,
+                        Origin::Unwrapped,
+                    )
                 }
                 Class::PrivateKey => {
                     let key = PrivateKey::from_pkcs8(&value).map_err(|_| wrong())?;

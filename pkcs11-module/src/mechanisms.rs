@@ -74,7 +74,7 @@ pub(crate) enum Method {
     RsaKeyPair,
     /// Makes a key pair on a named curve.
     EcKeyPair,
-    /// The same for signatures on Curve25519.
+    /// The same for signatures on Curve25519 and Curve448.
     EdwardsKeyPair,
     /// The same for Diffie-Hellman there.
     MontgomeryKeyPair,
@@ -92,7 +92,7 @@ pub(crate) enum Method {
     RsaOaep,
     /// ECDSA, of data or of a digest.
     Ecdsa(Option<Hash>),
-    /// Ed25519.
+    /// Ed25519 and Ed448.
     Eddsa,
     /// ECDH as in X9.63, without key derivation function.
     Ecdh,
@@ -192,7 +192,8 @@ enum Runs {
 const RSA: (CK_ULONG, CK_ULONG) = (1024, 8192);
 const NEW_RSA: (CK_ULONG, CK_ULONG) = (1024, 4096);
 const EC: (CK_ULONG, CK_ULONG) = (256, 521);
-const C25519: (CK_ULONG, CK_ULONG) = (255, 255);
+const EDWARDS: (CK_ULONG, CK_ULONG) = (255, 448);
+const MONTGOMERY: (CK_ULONG, CK_ULONG) = (255, 255);
 const AES: (CK_ULONG, CK_ULONG) = (16, 32);
 const SECRET: (CK_ULONG, CK_ULONG) = (1, 512);
 const DSA: (CK_ULONG, CK_ULONG) = (1024, 3072);
@@ -253,9 +254,9 @@ pub(crate) static MECHANISMS: &[Mechanism] = {
         CKM_ECDSA_SHA384, Ecdsa(Some(Sha384)), SIGNING, EC, "bits", WithTheKey;
         CKM_ECDSA_SHA512, Ecdsa(Some(Sha512)), SIGNING, EC, "bits", WithTheKey;
         CKM_ECDH1_DERIVE, Ecdh, CKF_DERIVE, EC, "bits", WithTheKey;
-        CKM_EC_EDWARDS_KEY_PAIR_GEN, EdwardsKeyPair, CKF_GENERATE_KEY_PAIR, C25519, "bits", InMemory;
-        CKM_EDDSA, Eddsa, SIGNING, C25519, "bits", InMemory;
-        CKM_EC_MONTGOMERY_KEY_PAIR_GEN, MontgomeryKeyPair, CKF_GENERATE_KEY_PAIR, C25519, "bits", InMemory;
+        CKM_EC_EDWARDS_KEY_PAIR_GEN, EdwardsKeyPair, CKF_GENERATE_KEY_PAIR, EDWARDS, "bits", InMemory;
+        CKM_EDDSA, Eddsa, SIGNING, EDWARDS, "bits", InMemory;
+        CKM_EC_MONTGOMERY_KEY_PAIR_GEN, MontgomeryKeyPair, CKF_GENERATE_KEY_PAIR, MONTGOMERY, "bits", InMemory;
         CKM_GENERIC_SECRET_KEY_GEN, SecretKey(CKK_GENERIC_SECRET), CKF_GENERATE, (8, 4096), "bits", InMemory;
         CKM_SHA_1_KEY_GEN, SecretKey(CKK_SHA_1_HMAC), CKF_GENERATE, SECRET, "bytes", InMemory;
         CKM_SHA224_KEY_GEN, SecretKey(CKK_SHA224_HMAC), CKF_GENERATE, SECRET, "bytes", InMemory;
@@ -549,7 +550,8 @@ pub(crate) enum Parameter {
     },
     /// The length of a code.
     Len(usize),
-    /// Ed25519, or, with a context, Ed25519ctx; prehashed, with one or without, Ed25519ph.
+    /// Of Ed25519: that, or, with a context, Ed25519ctx; prehashed, with one or without, Ed25519ph. Of
+    /// Ed448: that or, prehashed, Ed448ph, with a context or without.
     Eddsa {
         prehashed: bool,
         context: Vec<u8>,

@@ -11,8 +11,8 @@ use strongroom::key::{Curve, KeyAlgorithm, PublicKey};
 use crate::fault::{Answer, Fault};
 use crate::template::{Template, invalid};
 
-/// How a group is named in CKA_EC_PARAMS: by its OID in DER, or, those on Curve25519, also by a
-/// PrintableString.
+/// How a group is named in CKA_EC_PARAMS: by its OID in DER, or, those of
+/// Edwards and Montgomery, also by a PrintableString.
 struct Group {
     algorithm: KeyAlgorithm,
     key_type: CK_KEY_TYPE,
@@ -20,7 +20,7 @@ struct Group {
     name: &'static [u8],
 }
 
-static GROUPS: [Group; 5] = [
+static GROUPS: [Group; 6] = [
     Group {
         algorithm: KeyAlgorithm::Ec(Curve::P256),
         key_type: CKK_EC,
@@ -44,6 +44,12 @@ static GROUPS: [Group; 5] = [
         key_type: CKK_EC_EDWARDS,
         oid: b"\x06\x03\x2b\x65\x70",
         name: b"\x13\x0cedwards25519",
+    },
+    Group {
+        algorithm: KeyAlgorithm::Ed448,
+        key_type: CKK_EC_EDWARDS,
+        oid: b"\x06\x03\x2b\x65\x71",
+        name: b"\x13\x0aedwards448",
     },
     Group {
         algorithm: KeyAlgorithm::X25519,
@@ -94,10 +100,7 @@ pub(crate) fn octet_string(bytes: &[u8]) -> Vec<u8> {
 /// A point, which callers write as it is or as a DER OCTET STRING. Uncompressed, the second byte
 /// of a point that is written as it is can be any: the length decides.
 pub(crate) fn read_point(algorithm: KeyAlgorithm, bytes: &[u8]) -> Answer<&[u8]> {
-    let len = match algorithm {
-        KeyAlgorithm::Ec(curve) => 1 + 2 * curve.field_len(),
-        _ => 32,
-    };
+    let len = algorithm.point_len().ok_or_else(invalid)?;
     if bytes.len() == len {
         return Ok(bytes);
     }

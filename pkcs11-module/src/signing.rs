@@ -133,11 +133,9 @@ impl Signature {
                 (scheme, hash.digest_len())
             }
             (Method::Eddsa, Parameter::Eddsa { prehashed, context }) => {
-                let context = context.clone();
-                let scheme = match (prehashed, context.is_empty()) {
-                    (true, _) => SignScheme::Ed25519ph(context),
-                    (false, true) => SignScheme::Ed25519,
-                    (false, false) => SignScheme::Ed25519ctx(context),
+                let scheme = SignScheme::Eddsa {
+                    prehashed: *prehashed,
+                    context: context.clone(),
                 };
                 (scheme, MOST_AT_ONCE)
             }

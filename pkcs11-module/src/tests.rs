@@ -203,6 +203,7 @@ fn every_function_of_every_list_is_there() {
 
 #[test]
 fn interfaces_are_found_by_name_and_version() {
+    let _host = Host::with(Fake::default());
     let find = |name: Option<&[u8]>, version: Option<(u8, u8)>, flags| {
         let mut interface = null();
         let mut version = version.map(|(major, minor)| CK_VERSION { major, minor });
@@ -215,7 +216,16 @@ fn interfaces_are_found_by_name_and_version() {
                 flags,
             );
             (code == CKR_OK).then(|| {
-                let version = (*interface).pFunctionList.cast::<CK_VERSION>().read();
+                let list = (*interface).pFunctionList;
+                let version = list.cast::<CK_VERSION>().read();
+                // A list says of itself what the library says by it.
+                let mut info = CK_INFO::default();
+                let get_info = (*list.cast::<CK_FUNCTION_LIST>())
+                    .C_GetInfo
+                    .expect("it is there");
+                assert_eq!(get_info(&raw mut info), CKR_OK);
+                let said = info.cryptokiVersion;
+                assert_eq!((said.major, said.minor), (version.major, version.minor));
                 (version.major, version.minor)
             })
         }

@@ -1,5 +1,5 @@
-//! Keys that do something: RSA and EC private keys, those on Curve25519, their public halves, and what
-//! is done with them.
+//! Keys that do something: RSA and EC private keys, those on Curve25519 and Curve448, their public halves,
+//! and what is done with them.
 //!
 //! A private key lives in the TPM ([`Residence::Tpm`]): its object has a slot that the TPM loads,
 //! and no value that anyone could ask for. Where the TPM lacks the algorithm or size, the key is
@@ -10,9 +10,11 @@
 //! have alike ([`padding`]).
 
 mod ed25519ctx;
+mod ed448;
 pub(crate) mod padding;
 mod private;
 mod public;
+mod rfc8410;
 
 use std::fmt;
 use std::str::FromStr;
@@ -77,8 +79,23 @@ pub enum KeyAlgorithm {
     Ec(Curve),
     /// Signatures on Curve25519 (RFC 8032).
     Ed25519,
+    /// Signatures on Curve448 (RFC 8032).
+    Ed448,
     /// Diffie-Hellman on Curve25519 (RFC 7748).
     X25519,
+}
+
+impl KeyAlgorithm {
+    /// Length of a public key's point in bytes: an uncompressed one, or as RFC 8032 and RFC 7748 write it.
+    /// RSA has none.
+    pub fn point_len(self) -> Option<usize> {
+        match self {
+            Self::Rsa(_) => None,
+            Self::Ec(curve) => Some(1 + 2 * curve.field_len()),
+            Self::Ed25519 | Self::X25519 => Some(32),
+            Self::Ed448 => Some(ed448::KEY_LEN),
+        }
+    }
 }
 
 impl fmt::Display for KeyAlgorithm {
@@ -89,6 +106,7 @@ impl fmt::Display for KeyAlgorithm {
             Self::Ec(Curve::P384) => f.write_str("ec-p384"),
             Self::Ec(Curve::P521) => f.write_str("ec-p521"),
             Self::Ed25519 => f.write_str("ed25519"),
+            Self::Ed448 => f.write_str("ed448"),
             Self::X25519 => f.write_str("x25519"),
         }
     }
@@ -103,6 +121,7 @@ impl FromStr for KeyAlgorithm {
             "ec-p384" => Some(Self::Ec(Curve::P384)),
             "ec-p521" => Some(Self::Ec(Curve::P521)),
             "ed25519" => Some(Self::Ed25519),
+            "ed448" => Some(Self::Ed448),
             "x25519" => Some(Self::X25519),
             _ => text
                 .strip_prefix("rsa-")
@@ -115,7 +134,7 @@ impl FromStr for KeyAlgorithm {
         .ok_or_else(|| {
             Error::input(
                 format!("key algorithm {text:?}"),
-                "it must be rsa-2048, rsa-3072, rsa-4096, ec-p256, ec-p384, ec-p521, ed25519 or x25519",
+                "it must be rsa-2048, rsa-3072, rsa-4096, ec-p256, ec-p384, ec-p521, ed25519, ed448 or x25519",
             )
         })
     }
@@ -218,13 +237,21 @@ pub enum SignScheme {
     Ecdsa,
     /// RSA's private operation alone (RFC 8017, section 5.2.1). The input is as long as the modulus.
     RsaRaw,
-    /// Ed25519 (RFC 8032, section 5.1). The input is the message.
-    Ed25519,
-    /// Ed25519ph with this context of at most 255 bytes. The input is the message, which is hashed
-    /// here.
-    Ed25519ph(Vec<u8>),
-    /// Ed25519ctx with this context of 1 to 255 bytes. The input is the message.
-    Ed25519ctx(Vec<u8>),
+    /// EdDSA (RFC 8032, section 5). The input is the message.
+    Eddsa {
+        /// Ed25519ph and Ed448ph: the message is hashed here first.
+        prehashed: bool,
+        /// At most 255 bytes. With any, Ed25519 is Ed25519ctx; Ed448 always has one, if an empty one.
+        context: Vec<u8>,
+    },
+}
+
+impl SignScheme {
+    /// Ed25519 or Ed448 as nearly everybody has it: of the message itself, without a context.
+    pub const PURE_EDDSA: Self = Self::Eddsa {
+        prehashed: false,
+        context: Vec::new(),
+    };
 }
 
 /// How to decrypt.
@@ -293,7 +320,7 @@ mod tests {
     fn algorithms_have_one_spelling() {
         for text in [
             "rsa-2048", "rsa-3072", "rsa-4096", "ec-p256", "ec-p384", "ec-p521", "ed25519",
-            "x25519",
+            "ed448", "x25519",
         ] {
             let algorithm: KeyAlgorithm = text.parse().expect(text);
             assert_eq!(algorithm.to_string(), text);

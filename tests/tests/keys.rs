@@ -145,6 +145,7 @@ fn algorithms_that_no_tpm_here_has_are_sealed_and_used_in_memory() {
             &["EC", "-pkeyopt", "ec_paramgen_curve:P-521"][..],
         ),
         (KeyAlgorithm::Ed25519, &["ED25519"]),
+        (KeyAlgorithm::Ed448, &["ED448"]),
         (KeyAlgorithm::X25519, &["X25519"]),
     ] {
         let made = vault
@@ -186,8 +187,15 @@ fn what_is_no_private_key_is_refused() {
     let longer = Secret::concat(&[pkcs8.expose(), b"\0"]);
     let small = pkcs8_of(&bench.openssl_key(&["RSA", "-pkeyopt", "rsa_keygen_bits:1024"]));
     let other = pkcs8_of(&bench.openssl_key(&["EC", "-pkeyopt", "ec_paramgen_curve:P-224"]));
-    let edwards = pkcs8_of(&bench.openssl_key(&["ED448"]));
-    for bad in [&cut, &longer, &small, &other, &edwards, &Secret::zeroed(0)] {
+    let montgomery = pkcs8_of(&bench.openssl_key(&["X448"]));
+    for bad in [
+        &cut,
+        &longer,
+        &small,
+        &other,
+        &montgomery,
+        &Secret::zeroed(0),
+    ] {
         let refused = vault.import_key(named("bad"), bad);
         assert!(matches!(refused, Err(Error::Input { .. })), "{refused:?}");
     }
@@ -941,10 +949,7 @@ impl Bench {
                 ),
                 SignScheme::RsaRaw => (signature, vec!["rsa_padding_mode:none".to_owned()]),
                 // OpenSSL takes the message as it is.
-                SignScheme::Ed25519 => (signature, Vec::new()),
-                SignScheme::Ed25519ph(_) | SignScheme::Ed25519ctx(_) => {
-                    unreachable!("OpenSSL 3.0 does not have it")
-                }
+                SignScheme::Eddsa { .. } => (signature, Vec::new()),
                 SignScheme::RsaPss {
                     hash,
                     mgf,
@@ -960,7 +965,7 @@ impl Bench {
                 ),
             };
             // A message, and no digest, is of any length.
-            let raw = matches!(scheme, SignScheme::Ed25519).then_some("-rawin");
+            let raw = matches!(scheme, SignScheme::Eddsa { .. }).then_some("-rawin");
             Run::new("openssl")
                 .args(["pkeyutl", "-verify", "-pubin", "-keyform", "DER", "-inkey"])
                 .arg(self.put("public.der", key.public().spki()))
@@ -1139,7 +1144,8 @@ fn schemes(key: &LoadedKey) -> Vec<SignScheme> {
     match key.public().algorithm() {
         KeyAlgorithm::Rsa(_) => {}
         KeyAlgorithm::Ec(_) => return vec![SignScheme::Ecdsa],
-        KeyAlgorithm::Ed25519 => return vec![SignScheme::Ed25519],
+        // With a context or prehashed OpenSSL 3.0 does not have it.
+        KeyAlgorithm::Ed25519 | KeyAlgorithm::Ed448 => return vec![SignScheme::PURE_EDDSA],
         KeyAlgorithm::X25519 => return Vec::new(),
     }
     let mut schemes = vec![SignScheme::RsaPkcs1 { hash: None }];
@@ -1174,11 +1180,9 @@ fn digest_for(scheme: &SignScheme, message: &[u8]) -> Vec<u8> {
             Hash::Sha512 => Sha512::digest(message).to_vec(),
         },
         SignScheme::Ecdsa => Sha512::digest(message).to_vec(),
-        SignScheme::RsaPkcs1 { hash: None }
-        | SignScheme::RsaRaw
-        | SignScheme::Ed25519
-        | SignScheme::Ed25519ph(_)
-        | SignScheme::Ed25519ctx(_) => message.to_vec(),
+        SignScheme::RsaPkcs1 { hash: None } | SignScheme::RsaRaw | SignScheme::Eddsa { .. } => {
+            message.to_vec()
+        }
     }
 }
 

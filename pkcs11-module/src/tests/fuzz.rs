@@ -180,6 +180,11 @@ impl Player {
         for (kind, key_type, public) in [
             (CKM_EC_KEY_PAIR_GEN, CKK_EC, vec![(CKA_EC_PARAMS, p256)]),
             (CKM_EC_EDWARDS_KEY_PAIR_GEN, CKK_EC_EDWARDS, vec![]),
+            (
+                CKM_EC_EDWARDS_KEY_PAIR_GEN,
+                CKK_EC_EDWARDS,
+                vec![(CKA_EC_PARAMS, b"\x13\x0aedwards448")],
+            ),
             (CKM_EC_MONTGOMERY_KEY_PAIR_GEN, CKK_EC_MONTGOMERY, vec![]),
         ] {
             let made = self
@@ -491,6 +496,7 @@ impl Player {
                     b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07",
                     b"\x06\x05\x2b\x81\x04\x00\x23",
                     b"\x13\x0cedwards25519",
+                    b"\x13\x0aedwards448",
                     b"\x06\x03\x2b\x65\x6e",
                     b"\x05\x00",
                 ])

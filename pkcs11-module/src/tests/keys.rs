@@ -662,9 +662,49 @@ fn values_are_read_only_where_the_specification_lets_them() {
             host.set(session, key, &[(CKA_SENSITIVE, NO)]),
             CKR_ATTRIBUTE_READ_ONLY
         );
-        let key = create(&[]).expect("a key");
+        // Nothing said of it, or anything but that it is public.
+        for said in [
+            &[][..],
+            &[(CKA_PRIVATE, NO), (CKA_SENSITIVE, YES)],
+            &[(CKA_PRIVATE, NO), (CKA_EXTRACTABLE, NO)],
+            &[(CKA_PRIVATE, NO), (CKA_EXTRACTABLE, YES)],
+        ] {
+            let key = create(said).expect("a key");
+            assert_eq!(
+                host.get(session, key, CKA_VALUE),
+                Err(CKR_ATTRIBUTE_SENSITIVE)
+            );
+        }
+        let key = create(&[(CKA_PRIVATE, NO)]).expect("a key");
         assert_eq!(
-            host.get(session, key, CKA_VALUE),
+            host.get(session, key, CKA_VALUE).as_deref(),
+            Ok(&[5; 16][..])
+        );
+        for (kind, right) in [
+            (CKA_SENSITIVE, NO),
+            (CKA_EXTRACTABLE, YES),
+            (CKA_ALWAYS_SENSITIVE, NO),
+            (CKA_NEVER_EXTRACTABLE, NO),
+        ] {
+            assert_eq!(
+                host.get(session, key, kind).as_deref(),
+                Ok(right),
+                "{kind:#x}"
+            );
+        }
+        // What is made here is not given.
+        let made = host.generate(
+            session,
+            CKM_AES_KEY_GEN,
+            &[
+                (CKA_TOKEN, token),
+                (CKA_PRIVATE, NO),
+                (CKA_VALUE_LEN, &16_u64.to_ne_bytes()),
+            ],
+        );
+        let made = made.expect("a key");
+        assert_eq!(
+            host.get(session, made, CKA_VALUE),
             Err(CKR_ATTRIBUTE_SENSITIVE)
         );
         assert_eq!(

@@ -1035,39 +1035,104 @@ fn known_answers() {
         host.wrap(session, &mut plain(CKM_AES_KEY_WRAP), kek, short),
         Err(CKR_KEY_SIZE_RANGE)
     );
-    // RFC 8032, section 7.1, test 2; section 7.3.
+}
+
+/// RFC 8032, sections 7.1 (test 2), 7.2 (foo), 7.3, 7.4 (1 octet, with context and without) and 7.5 (TEST abc
+/// with context).
+#[test]
+fn signatures_of_edwards_curves_are_known() {
+    const OF_25519: &[u8] = b"\x13\x0cedwards25519";
+    const OF_448: &[u8] = b"\x13\x0aedwards448";
+    const ED448: &str = "c4eab05d357007c632f3dbb48489924d552b08fe0c353a0d4a1f00acda2c463a\
+                         fbea67c5e8d2877c5e3bc397a659949ef8021e954e0a12274e";
+    let host = Host::with(Fake::default());
+    let session = host.session(KEYS);
+    let bytes = |digits: &str| hex::decode(digits).expect("digits");
     let (class, kind) = (CKO_PRIVATE_KEY.to_ne_bytes(), CKK_EC_EDWARDS.to_ne_bytes());
-    let ed25519 = |seed: &[u8]| {
+    let key = |curve: &[u8], seed: &str| {
         let template = [
             (CKA_CLASS, &class[..]),
             (CKA_KEY_TYPE, &kind),
-            (CKA_EC_PARAMS, b"\x13\x0cedwards25519"),
-            (CKA_VALUE, seed),
+            (CKA_EC_PARAMS, curve),
+            (CKA_VALUE, &bytes(seed)),
         ];
-        host.create(session, &template).expect("a private key")
+        host.create(session, &template)
     };
-    let key = ed25519(&bytes(
-        "4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb",
-    ));
-    let signed = host.sign(session, &mut plain(CKM_EDDSA), key, &[0x72]);
-    let right = "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da\
-                 085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00";
-    assert_eq!(signed, Ok(bytes(right)));
-    let key = ed25519(&bytes(
-        "833fe62409237b9d62ec77587520911e9a759cec1d19755b7da901b96dca3d42",
-    ));
-    let prehashed = CK_EDDSA_PARAMS {
-        phFlag: CK_TRUE,
-        ulContextDataLen: 0,
-        pContextData: null(),
-    };
-    let mut with = of(CKM_EDDSA, prehashed, Vec::new());
-    let right = "98a70222f0b8121aa9d30f813d683f809e462b469c7ff87639499bb94e6dae41\
-                 31f85042463c2a355a2003d062adf5aaa10b8c61e636062aaad11c2a26083406";
-    assert_eq!(
-        host.sign(session, &mut with.mechanism, key, b"abc"),
-        Ok(bytes(right))
-    );
+    let abc_448 = "833fe62409237b9d62ec77587520911e9a759cec1d19755b7da901b96dca3d42\
+                   ef7822e0d5104127dc05d6dbefde69e3ab2cec7c867c6e2c49";
+    for (curve, seed, parameter, message, right) in [
+        (
+            OF_25519,
+            "4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb",
+            None,
+            "72",
+            "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da\
+             085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00",
+        ),
+        (
+            OF_25519,
+            "0305334e381af78f141cb666f6199f57bc3495335a256a95bd2a55bf546663f6",
+            Some((CK_FALSE, &b"foo"[..])),
+            "f726936d19c800494e3fdaff20b276a8",
+            "55a4cc2f70a54e04288c5f4cd1e45a7bb520b36292911876cada7323198dd87a\
+             8b36950b95130022907a7fb7c4e9b2d5f6cca685a587b4b21f4b888e4e7edb0d",
+        ),
+        (
+            OF_25519,
+            "833fe62409237b9d62ec77587520911e9a759cec1d19755b7da901b96dca3d42",
+            Some((CK_TRUE, b"")),
+            "616263",
+            "98a70222f0b8121aa9d30f813d683f809e462b469c7ff87639499bb94e6dae41\
+             31f85042463c2a355a2003d062adf5aaa10b8c61e636062aaad11c2a26083406",
+        ),
+        (
+            OF_448,
+            ED448,
+            None,
+            "03",
+            "26b8f91727bd62897af15e41eb43c377efb9c610d48f2335cb0bd0087810f435\
+             2541b143c4b981b7e18f62de8ccdf633fc1bf037ab7cd779805e0dbcc0aae1cb\
+             cee1afb2e027df36bc04dcecbf154336c19f0af7e0a6472905e799f1953d2a0f\
+             f3348ab21aa4adafd1d234441cf807c03a00",
+        ),
+        (
+            OF_448,
+            ED448,
+            Some((CK_FALSE, b"foo")),
+            "03",
+            "d4f8f6131770dd46f40867d6fd5d5055de43541f8c5e35abbcd001b32a89f7d2\
+             151f7647f11d8ca2ae279fb842d607217fce6e042f6815ea000c85741de5c8da\
+             1144a6a1aba7f96de42505d7a7298524fda538fccbbb754f578c1cad10d54d0d\
+             5428407e85dcbc98a49155c13764e66c3c00",
+        ),
+        (
+            OF_448,
+            abc_448,
+            Some((CK_TRUE, b"foo")),
+            "616263",
+            "c32299d46ec8ff02b54540982814dce9a05812f81962b649d528095916a2aa48\
+             1065b1580423ef927ecf0af5888f90da0f6a9a85ad5dc3f280d91224ba9911a3\
+             653d00e484e2ce232521481c8658df304bb7745a73514cdb9bf3e15784ab7128\
+             4f8d0704a608c54a6b62d97beb511d132100",
+        ),
+    ] {
+        let private = key(curve, seed).expect("a private key");
+        let signed = if let Some((flag, context)) = parameter {
+            let parameter = CK_EDDSA_PARAMS {
+                phFlag: flag,
+                ulContextDataLen: ulong(context.len()),
+                pContextData: context.as_ptr().cast_mut(),
+            };
+            let mut with = of(CKM_EDDSA, parameter, Vec::new());
+            host.sign(session, &mut with.mechanism, private, &bytes(message))
+        } else {
+            host.sign(session, &mut plain(CKM_EDDSA), private, &bytes(message))
+        };
+        assert_eq!(signed, Ok(bytes(right)));
+    }
+    // A seed of the other curve's.
+    assert_eq!(key(OF_25519, ED448), Err(CKR_ATTRIBUTE_VALUE_INVALID));
+    assert_eq!(key(OF_448, &ED448[2..]), Err(CKR_ATTRIBUTE_VALUE_INVALID));
 }
 
 /// Of HMAC and CMAC with counter and feedback, OpenSSL says the same, and python-cryptography; of the

@@ -27,10 +27,7 @@ pub(crate) fn encode(scheme: &SignScheme, input: &[u8], len: usize) -> Result<Ve
         }
         SignScheme::RsaRaw if input.len() == len => Ok(input.to_vec()),
         SignScheme::RsaRaw => Err(does_not_fit()),
-        SignScheme::Ecdsa
-        | SignScheme::Ed25519
-        | SignScheme::Ed25519ph(_)
-        | SignScheme::Ed25519ctx(_) => Err(Error::input(
+        SignScheme::Ecdsa | SignScheme::Eddsa { .. } => Err(Error::input(
             "signature scheme",
             "an RSA key does not do it",
         )),

@@ -13,10 +13,10 @@ use sha2::Digest;
 use zeroize::Zeroize;
 
 use super::padding::{self, does_not_decrypt};
-use super::public::{ED25519, Seal25519, X25519};
+use super::rfc8410::{ED448, ED25519, Encoding, X25519};
 use super::{
     Curve, DecryptScheme, KeyAlgorithm, MAX_RSA_BITS, PublicKey, SignScheme, as_long_as_field,
-    ed25519ctx, is_rsa_size,
+    ed448, ed25519ctx, is_rsa_size,
 };
 use crate::error::{Error, Result};
 use crate::secret::Secret;
@@ -30,10 +30,11 @@ enum Numbers {
     P384(p384::SecretKey),
     P521(p521::SecretKey),
     Ed25519(Box<ed25519_dalek::SigningKey>),
+    Ed448(Box<ed448_goldilocks_plus::SigningKey>),
     X25519(x25519_dalek::StaticSecret),
 }
 
-/// The numbers that a private key is made of, big-endian but for those on Curve25519.
+/// The numbers that a private key is made of, big-endian but for those on Curve25519 and Curve448.
 pub enum Parts {
     /// RSA with two primes.
     Rsa {
@@ -46,7 +47,7 @@ pub enum Parts {
         /// The inverse of the second prime modulo the first.
         coefficient: Secret,
     },
-    /// What an EC key multiplies with; the seed of a key on Curve25519.
+    /// What an EC key multiplies with; the seed of a key on Curve25519 or Curve448.
     Scalar(Secret),
 }
 
@@ -67,6 +68,10 @@ impl PrivateKey {
             KeyAlgorithm::Ec(Curve::P521) => Numbers::P521(p521::SecretKey::random(&mut OsRng)),
             KeyAlgorithm::Ed25519 | KeyAlgorithm::X25519 => {
                 return Self::from_scalar(algorithm, Secret::random(32).expose());
+            }
+            KeyAlgorithm::Ed448 => {
+                let seed = Secret::random(ed448::KEY_LEN);
+                return Self::from_scalar(algorithm, seed.expose());
             }
         }))
     }
@@ -106,6 +111,9 @@ impl PrivateKey {
                 seed.zeroize();
                 Numbers::Ed25519(Box::new(key))
             }
+            KeyAlgorithm::Ed448 => {
+                Numbers::Ed448(Box::new(ed448::from_seed(scalar).ok_or_else(unusable)?))
+            }
             KeyAlgorithm::X25519 => Numbers::X25519(seed()?.into()),
         }))
     }
@@ -126,15 +134,9 @@ impl PrivateKey {
             return Ok(Self(Numbers::P521(key)));
         }
         let info = PrivateKeyInfo::try_from(der).map_err(|_| unusable())?;
-        let seal = [&ED25519, &X25519]
-            .into_iter()
-            .find(|it| it.oid == info.algorithm.oid);
-        if let Some(seal) = seal {
-            // CurvePrivateKey is an OCTET STRING in the OCTET STRING (RFC 8410, section 7).
-            return match info.private_key {
-                [0x04, 0x20, seed @ ..] => Self::from_scalar(seal.algorithm, seed),
-                _ => Err(unusable()),
-            };
+        if let Some(encoding) = Encoding::of(info.algorithm.oid) {
+            let seed = encoding.seed(info.private_key).ok_or_else(unusable)?;
+            return Self::from_scalar(encoding.algorithm, seed);
         }
         RsaPrivateKey::from_pkcs1_der(info.private_key)
             .ok()
@@ -156,6 +158,7 @@ impl PrivateKey {
             Numbers::P384(key) => key.to_pkcs8_der(),
             Numbers::P521(key) => key.to_pkcs8_der(),
             Numbers::Ed25519(key) => return ED25519.pkcs8(key.as_bytes()),
+            Numbers::Ed448(key) => return ED448.pkcs8(key.as_bytes()),
             Numbers::X25519(key) => return X25519.pkcs8(key.as_bytes()),
         };
         // The document wipes itself.
@@ -178,9 +181,10 @@ impl PrivateKey {
             Numbers::P256(key) => PublicKey::of_p256(&key.public_key()),
             Numbers::P384(key) => PublicKey::of_p384(&key.public_key()),
             Numbers::P521(key) => PublicKey::of_p521(&key.public_key()),
-            Numbers::Ed25519(key) => PublicKey::of_25519(&ED25519, key.verifying_key().to_bytes()),
+            Numbers::Ed25519(key) => PublicKey::encoded(&ED25519, key.verifying_key().as_bytes()),
+            Numbers::Ed448(key) => PublicKey::encoded(&ED448, &ed448::point_of(key)),
             Numbers::X25519(key) => {
-                PublicKey::of_25519(&X25519, x25519_dalek::PublicKey::from(key).to_bytes())
+                PublicKey::encoded(&X25519, x25519_dalek::PublicKey::from(key).as_bytes())
             }
         }
     }
@@ -205,6 +209,7 @@ impl PrivateKey {
             Numbers::P384(key) => Parts::Scalar(wiped(key.to_bytes())),
             Numbers::P521(key) => Parts::Scalar(wiped(key.to_bytes())),
             Numbers::Ed25519(key) => Parts::Scalar(Secret::copy_of(key.as_bytes())),
+            Numbers::Ed448(key) => Parts::Scalar(Secret::copy_of(key.as_bytes())),
             Numbers::X25519(key) => Parts::Scalar(Secret::copy_of(key.as_bytes())),
         }
     }
@@ -220,15 +225,11 @@ impl PrivateKey {
                 // Checked against faults there.
                 Ok(self.rsa(&encoded)?.expose().to_vec())
             }
-            (Numbers::Ed25519(key), SignScheme::Ed25519) => Ok(key.sign(input).to_vec()),
-            (Numbers::Ed25519(key), SignScheme::Ed25519ph(context)) => key
-                .sign_prehashed(sha2::Sha512::new().chain_update(input), Some(context))
-                .map(|signature| signature.to_vec())
-                .map_err(|error| Error::input("context", error.to_string())),
-            (Numbers::Ed25519(key), SignScheme::Ed25519ctx(context)) => {
-                ed25519ctx::sign(key, context, input)
-                    .map(|signature| signature.to_vec())
-                    .ok_or_else(|| Error::input("context", "it must have 1 to 255 bytes"))
+            (Numbers::Ed25519(key), SignScheme::Eddsa { prehashed, context }) => {
+                sign_ed25519(key, *prehashed, context, input).ok_or_else(long_context)
+            }
+            (Numbers::Ed448(key), SignScheme::Eddsa { prehashed, context }) => {
+                ed448::sign(key, *prehashed, context, input).ok_or_else(long_context)
             }
             (_, SignScheme::Ecdsa) => {
                 let KeyAlgorithm::Ec(curve) = self.public().algorithm() else {
@@ -283,7 +284,7 @@ impl PrivateKey {
                     Err(bad())
                 }
             }
-            Numbers::Rsa(_) | Numbers::Ed25519(_) => Err(not_of_its_kind()),
+            Numbers::Rsa(_) | Numbers::Ed25519(_) | Numbers::Ed448(_) => Err(not_of_its_kind()),
         }
     }
 
@@ -310,7 +311,7 @@ impl PrivateKey {
             Numbers::P256(key) => Some(wiped(key.to_bytes())),
             Numbers::P384(key) => Some(wiped(key.to_bytes())),
             Numbers::P521(key) => Some(wiped(key.to_bytes())),
-            Numbers::Ed25519(_) | Numbers::X25519(_) => None,
+            Numbers::Ed25519(_) | Numbers::Ed448(_) | Numbers::X25519(_) => None,
         }
     }
 
@@ -359,10 +360,26 @@ impl PrivateKey {
     }
 }
 
-impl Seal25519 {
-    fn pkcs8(&self, seed: &[u8; 32]) -> Secret {
-        Secret::concat(&[self.pkcs8_prefix, seed])
-    }
+/// Ed25519, Ed25519ctx or Ed25519ph; nothing for a context of more than 255 bytes.
+fn sign_ed25519(
+    key: &ed25519_dalek::SigningKey,
+    prehashed: bool,
+    context: &[u8],
+    message: &[u8],
+) -> Option<Vec<u8>> {
+    let signature = if prehashed {
+        key.sign_prehashed(sha2::Sha512::new().chain_update(message), Some(context))
+            .ok()
+    } else if context.is_empty() {
+        Some(key.sign(message))
+    } else {
+        ed25519ctx::sign(key, context, message)
+    };
+    signature.map(|it| it.to_vec())
+}
+
+fn long_context() -> Error {
+    Error::input("context", "it must have at most 255 bytes")
 }
 
 /// A public key of RSA that may be longer than the vault's own.
@@ -387,7 +404,7 @@ pub(crate) fn unusable() -> Error {
     Error::input(
         "private key",
         "it must be PKCS#8 in DER, without a passphrase: RSA of 2048 to 4096 bits and two \
-         primes, EC on P-256, P-384 or P-521, Ed25519 or X25519",
+         primes, EC on P-256, P-384 or P-521, Ed25519, Ed448 or X25519",
     )
 }
 

@@ -3,7 +3,6 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use der::asn1::ObjectIdentifier;
 use p256::ecdsa::signature::hazmat::PrehashVerifier;
 use p256::elliptic_curve::sec1::ToEncodedPoint;
 use p256::pkcs8::{DecodePublicKey, EncodePublicKey, SubjectPublicKeyInfoRef};
@@ -13,9 +12,10 @@ use rsa::{BigUint, RsaPublicKey};
 use sha2::Digest;
 
 use super::private::{PrivateKey, rsa_public};
+use super::rfc8410::{ED448, ED25519, Encoding, X25519};
 use super::{
-    Curve, DecryptScheme, KeyAlgorithm, PUBLIC_KEY, SignScheme, as_long_as_field, ed25519ctx,
-    is_any_rsa_size, padding,
+    Curve, DecryptScheme, KeyAlgorithm, PUBLIC_KEY, SignScheme, as_long_as_field, ed448,
+    ed25519ctx, is_any_rsa_size, padding,
 };
 use crate::error::{Error, Result};
 use crate::object::Metadata;
@@ -33,34 +33,10 @@ pub struct PublicKey {
 enum Parts {
     /// Modulus and exponent, big-endian without leading zeros.
     Rsa { n: Vec<u8>, e: Vec<u8> },
-    /// The uncompressed point (SEC 1, section 2.3.3); on Curve25519, as RFC 8032 and RFC 7748 write
-    /// it.
+    /// The uncompressed point (SEC 1, section 2.3.3); on Curve25519 and Curve448, as RFC 8032 and
+    /// RFC 7748 write it.
     Ec { point: Vec<u8> },
 }
-
-/// How keys on Curve25519 are written (RFC 8410).
-pub(super) struct Seal25519 {
-    pub(super) algorithm: KeyAlgorithm,
-    pub(super) oid: ObjectIdentifier,
-    /// What stands before the 32 bytes in a SubjectPublicKeyInfo.
-    spki_prefix: &'static [u8],
-    /// The same in a PKCS#8.
-    pub(super) pkcs8_prefix: &'static [u8],
-}
-
-pub(super) static ED25519: Seal25519 = Seal25519 {
-    algorithm: KeyAlgorithm::Ed25519,
-    oid: ObjectIdentifier::new_unwrap("1.3.101.112"),
-    spki_prefix: b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00",
-    pkcs8_prefix: b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20",
-};
-
-pub(super) static X25519: Seal25519 = Seal25519 {
-    algorithm: KeyAlgorithm::X25519,
-    oid: ObjectIdentifier::new_unwrap("1.3.101.110"),
-    spki_prefix: b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x6e\x03\x21\x00",
-    pkcs8_prefix: b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x6e\x04\x22\x04\x20",
-};
 
 impl PublicKey {
     /// Reads a SubjectPublicKeyInfo.
@@ -79,11 +55,8 @@ impl PublicKey {
         }
         let info = SubjectPublicKeyInfoRef::try_from(der).map_err(|_| unusable())?;
         let bits = (info.subject_public_key.as_bytes()).ok_or_else(unusable)?;
-        let seal = [&ED25519, &X25519]
-            .into_iter()
-            .find(|it| it.oid == info.algorithm.oid);
-        if let Some(seal) = seal {
-            return Self::from_point(seal.algorithm, bits);
+        if let Some(encoding) = Encoding::of(info.algorithm.oid) {
+            return Self::from_point(encoding.algorithm, bits);
         }
         if info.algorithm.oid != rsa::pkcs1::ALGORITHM_OID {
             return Err(unusable());
@@ -134,14 +107,15 @@ impl PublicKey {
         rsa_public(n, e).and_then(|key| Self::of_rsa(&key))
     }
 
-    /// A key of another algorithm by its point: an uncompressed one of a curve, or 32 bytes.
+    /// A key of another algorithm by its point, of [`KeyAlgorithm::point_len`] bytes.
     ///
     /// # Errors
     /// [`Error::Input`] for a point that is not on the curve.
     pub fn from_point(algorithm: KeyAlgorithm, point: &[u8]) -> Result<Self> {
-        let array = || -> Result<[u8; 32]> { point.try_into().map_err(|_| unusable()) };
+        if algorithm.point_len() != Some(point.len()) {
+            return Err(unusable());
+        }
         match algorithm {
-            KeyAlgorithm::Ec(curve) if point.len() != 1 + 2 * curve.field_len() => Err(unusable()),
             KeyAlgorithm::Ec(Curve::P256) => p256::PublicKey::from_sec1_bytes(point)
                 .map(|key| Self::of_p256(&key))
                 .map_err(|_| unusable()),
@@ -151,11 +125,12 @@ impl PublicKey {
             KeyAlgorithm::Ec(Curve::P521) => p521::PublicKey::from_sec1_bytes(point)
                 .map(|key| Self::of_p521(&key))
                 .map_err(|_| unusable()),
-            KeyAlgorithm::Ed25519 => ed25519_dalek::VerifyingKey::from_bytes(&array()?)
-                .map(|key| Self::of_25519(&ED25519, key.to_bytes()))
+            KeyAlgorithm::Ed25519 => ed25519_dalek::VerifyingKey::try_from(point)
+                .map(|key| Self::encoded(&ED25519, key.as_bytes()))
                 .map_err(|_| unusable()),
-            KeyAlgorithm::X25519 => Ok(Self::of_25519(&X25519, array()?)),
-            KeyAlgorithm::Rsa(_) => Err(unusable()),
+            KeyAlgorithm::Ed448 if ed448::is_point(point) => Ok(Self::encoded(&ED448, point)),
+            KeyAlgorithm::X25519 => Ok(Self::encoded(&X25519, point)),
+            KeyAlgorithm::Ed448 | KeyAlgorithm::Rsa(_) => Err(unusable()),
         }
     }
 
@@ -177,7 +152,8 @@ impl PublicKey {
         }
     }
 
-    /// The uncompressed point (SEC 1): 4, x, y. On Curve25519, 32 bytes.
+    /// The uncompressed point (SEC 1): 4, x, y. On Curve25519 and Curve448, as RFC 8032 and RFC 7748
+    /// write it.
     pub fn ec_point(&self) -> Option<&[u8]> {
         match &self.parts {
             Parts::Ec { point } => Some(point),
@@ -191,6 +167,7 @@ impl PublicKey {
             KeyAlgorithm::Rsa(bits) => usize::from(bits) / 8,
             KeyAlgorithm::Ec(curve) => 2 * curve.field_len(),
             KeyAlgorithm::Ed25519 => ed25519_dalek::SIGNATURE_LENGTH,
+            KeyAlgorithm::Ed448 => ed448::SIGNATURE_LEN,
             KeyAlgorithm::X25519 => 0,
         }
     }
@@ -212,7 +189,9 @@ impl PublicKey {
                 .is_ok_and(|encoded| self.rsa_opens_to(signature, &encoded)),
             (KeyAlgorithm::Ec(curve), SignScheme::Ecdsa) => as_long_as_field(input, curve)
                 .is_ok_and(|digest| self.ecdsa_verifies(signature, &digest)),
-            (KeyAlgorithm::Ed25519, _) => self.ed25519_verifies(scheme, input, signature),
+            (_, SignScheme::Eddsa { prehashed, context }) => {
+                self.eddsa_verifies(*prehashed, context, input, signature)
+            }
             _ => false,
         }
     }
@@ -294,12 +273,12 @@ impl PublicKey {
         }
     }
 
-    pub(super) fn of_25519(seal: &Seal25519, bytes: [u8; 32]) -> Self {
+    pub(super) fn encoded(encoding: &Encoding, point: &[u8]) -> Self {
         Self {
-            algorithm: seal.algorithm,
-            spki: [seal.spki_prefix, &bytes].concat(),
+            algorithm: encoding.algorithm,
+            spki: encoding.spki(point),
             parts: Parts::Ec {
-                point: bytes.to_vec(),
+                point: point.to_vec(),
             },
         }
     }
@@ -338,28 +317,48 @@ impl PublicKey {
         }
     }
 
-    fn ed25519_verifies(&self, scheme: &SignScheme, message: &[u8], signature: &[u8]) -> bool {
-        let Parts::Ec { point } = &self.parts else {
-            return false;
-        };
-        let (Ok(key), Ok(signature)) = (
-            ed25519_dalek::VerifyingKey::try_from(point.as_slice()),
-            ed25519_dalek::Signature::from_slice(signature),
-        ) else {
-            return false;
-        };
-        match scheme {
-            SignScheme::Ed25519 => key.verify_strict(message, &signature),
-            SignScheme::Ed25519ph(context) => {
-                let hashed = sha2::Sha512::new().chain_update(message);
-                key.verify_prehashed_strict(hashed, Some(context), &signature)
+    fn eddsa_verifies(
+        &self,
+        prehashed: bool,
+        context: &[u8],
+        message: &[u8],
+        signature: &[u8],
+    ) -> bool {
+        match (self.algorithm, &self.parts) {
+            (KeyAlgorithm::Ed25519, Parts::Ec { point }) => {
+                ed25519_verifies(point, prehashed, context, message, signature)
             }
-            SignScheme::Ed25519ctx(context) => {
-                return ed25519ctx::verifies(&key, context, message, &signature);
+            (KeyAlgorithm::Ed448, Parts::Ec { point }) => {
+                ed448::verifies(point, prehashed, context, message, signature)
             }
-            _ => return false,
+            _ => false,
         }
-        .is_ok()
+    }
+}
+
+fn ed25519_verifies(
+    point: &[u8],
+    prehashed: bool,
+    context: &[u8],
+    message: &[u8],
+    signature: &[u8],
+) -> bool {
+    let (Ok(key), Ok(signature)) = (
+        ed25519_dalek::VerifyingKey::try_from(point),
+        ed25519_dalek::Signature::from_slice(signature),
+    ) else {
+        return false;
+    };
+    if prehashed {
+        let hashed = sha2::Sha512::new().chain_update(message);
+        return key
+            .verify_prehashed_strict(hashed, Some(context), &signature)
+            .is_ok();
+    }
+    if context.is_empty() {
+        key.verify_strict(message, &signature).is_ok()
+    } else {
+        ed25519ctx::verifies(&key, context, message, &signature)
     }
 }
 
@@ -372,6 +371,6 @@ fn der(key: &impl EncodePublicKey) -> Vec<u8> {
 pub(super) fn unusable() -> Error {
     Error::input(
         "public key",
-        "it must be RSA of 1024 to 8192 bits, EC on P-256, P-384 or P-521, Ed25519 or X25519",
+        "it must be RSA of 1024 to 8192 bits, EC on P-256, P-384 or P-521, Ed25519, Ed448 or X25519",
     )
 }

@@ -137,7 +137,10 @@ impl Sensitive {
     pub(super) fn private_key(algorithm: KeyAlgorithm, key: &Secret) -> Self {
         let kind = match algorithm {
             KeyAlgorithm::Rsa(_) => [0x00, 0x01],
-            KeyAlgorithm::Ec(_) | KeyAlgorithm::Ed25519 | KeyAlgorithm::X25519 => [0x00, 0x23],
+            KeyAlgorithm::Ec(_)
+            | KeyAlgorithm::Ed25519
+            | KeyAlgorithm::Ed448
+            | KeyAlgorithm::X25519 => [0x00, 0x23],
         };
         Self::area(kind, &Secret::zeroed(0), key)
     }

@@ -328,7 +328,7 @@ fn parameters(algorithm: KeyAlgorithm) -> Option<Parameters> {
             KeyDerivationFunctionScheme::Null,
         ))),
         // Not in the TPM's registry as of revision 1.59.
-        KeyAlgorithm::Ed25519 | KeyAlgorithm::X25519 => None,
+        KeyAlgorithm::Ed25519 | KeyAlgorithm::Ed448 | KeyAlgorithm::X25519 => None,
     }
 }
 

@@ -338,7 +338,7 @@ impl Unlocked {
                 hash: Some(Hash::Sha256),
             },
             KeyAlgorithm::Ec(_) => SignScheme::Ecdsa,
-            KeyAlgorithm::Ed25519 => SignScheme::Ed25519,
+            KeyAlgorithm::Ed25519 | KeyAlgorithm::Ed448 => SignScheme::PURE_EDDSA,
             KeyAlgorithm::X25519 => {
                 let mut generator = [0; 32];
                 generator[0] = 9;
