@@ -104,6 +104,21 @@ pub(crate) struct Listed {
     pub(crate) metadata: Metadata,
     /// Whether its token is write-protected.
     pub(crate) protected: bool,
+    /// Its public key, read once: to see that a point is one takes a millisecond or two on Curve448.
+    public: Option<PublicKey>,
+}
+
+impl Listed {
+    pub(crate) fn new(metadata: Metadata, protected: bool) -> Self {
+        let public = (metadata.attributes.contains_key(PUBLIC_KEY))
+            .then(|| PublicKey::of(&metadata).ok())
+            .flatten();
+        Self {
+            metadata,
+            protected,
+            public,
+        }
+    }
 }
 
 impl Deref for Listed {
@@ -424,13 +439,13 @@ impl Face {
     }
 
     /// The PKCS#11 objects of a vault's object.
-    pub(crate) fn all_of(object: &Metadata) -> &'static [Self] {
+    pub(crate) fn all_of(object: &Listed) -> &'static [Self] {
         match object.kind {
-            Kind::PrivateKey if PublicKey::of(object).is_err() => &[],
+            Kind::PrivateKey if object.public.is_none() => &[],
             Kind::PrivateKey if object.attributes.contains_key(PUBLIC_DESTROYED) => &[Self::Itself],
             Kind::PrivateKey => &[Self::Itself, Self::Public],
             Kind::Credential
-                if object.attributes.contains_key(PUBLIC_KEY) && PublicKey::of(object).is_err() =>
+                if object.attributes.contains_key(PUBLIC_KEY) && object.public.is_none() =>
             {
                 &[]
             }
@@ -485,10 +500,10 @@ impl Object {
     }
 
     /// The public key that it is, or belongs to.
-    pub(crate) fn public_key(&self) -> Option<PublicKey> {
+    pub(crate) fn public_key(&self) -> Option<&PublicKey> {
         match self {
-            Self::Sealed(object, _) => PublicKey::of(object).ok(),
-            Self::Held(held) => held.content.public.clone(),
+            Self::Sealed(object, _) => object.public.as_ref(),
+            Self::Held(held) => held.content.public.as_ref(),
             Self::Standing(_) => None,
         }
     }

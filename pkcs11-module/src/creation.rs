@@ -133,7 +133,7 @@ pub(crate) unsafe extern "C" fn copy_object(
 
 fn content_of_copy(module: &mut Module, object: &Object) -> Answer<Content> {
     let mut content = Content {
-        public: object.public_key(),
+        public: object.public_key().cloned(),
         certificate: object.certificate(),
         field: object.field_key().cloned(),
         local: object.is_local(),
@@ -398,7 +398,8 @@ pub(crate) fn create_secret_key(
     let mut given = given_by(template, class, &[CKA_KEY_TYPE, CKA_VALUE_LEN])?;
     given.insert(CKA_KEY_TYPE, number(key_type));
     name_its_uses(&mut given)?;
-    let secret = !(origin == Origin::Created && is_public(&given));
+    let privacy = Privacy::of(module, session, class, &given)?;
+    let secret = !(origin == Origin::Created && is_said_public(privacy, &given));
     let sensitive = flag_of(given.entry(CKA_SENSITIVE).or_insert_with(|| flag(secret)))?;
     let extractable = flag_of(
         given
@@ -420,7 +421,6 @@ pub(crate) fn create_secret_key(
     given.insert(CKA_ALWAYS_SENSITIVE, flag(always_sensitive));
     given.insert(CKA_NEVER_EXTRACTABLE, flag(never_extractable));
     let local = origin == Origin::Generated;
-    let privacy = Privacy::of(module, session, class, &given)?;
     if !to_vault {
         let content = Content {
             secrets: [(CKA_VALUE, value)].into(),
@@ -438,11 +438,11 @@ pub(crate) fn create_secret_key(
     module.handle_of(id, Face::Itself)
 }
 
-/// Whether somebody who gives a secret key's value says that all may see the key, and nothing of how
-/// secret it is: then its value is not hidden from those who have the token. What holds without a word
-/// is the token's to choose, and may depend on other attributes (section 4.10).
-fn is_public(given: &Given) -> bool {
-    given.get(&CKA_PRIVATE) == Some(&flag(false))
+/// Whether somebody who gives a secret key's value says of it that no login is needed, where one could
+/// be, and nothing of how secret it is: then it is not hidden from those who have the token. Section 4.10
+/// has every secret key without CKA_SENSITIVE so; here the others are secret.
+fn is_said_public(privacy: Privacy, given: &Given) -> bool {
+    privacy == Privacy::Guarded(false)
         && ![CKA_SENSITIVE, CKA_EXTRACTABLE]
             .iter()
             .any(|kind| given.contains_key(kind))
@@ -794,7 +794,7 @@ fn find_key(
         .find(|object| {
             object.is_token_object()
                 && object.class() == class
-                && object.public_key().as_ref() == Some(public)
+                && object.public_key() == Some(public)
         });
     Ok(found)
 }

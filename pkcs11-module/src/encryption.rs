@@ -110,6 +110,7 @@ impl Encrypting {
         } else {
             let key = key
                 .public_key()
+                .cloned()
                 .ok_or(Fault::Code(CKR_KEY_TYPE_INCONSISTENT))?;
             let input = Gathered::new(key.signature_len());
             Encryption::Rsa {
@@ -176,6 +177,7 @@ impl Decrypting {
         } else {
             let public = key
                 .public_key()
+                .cloned()
                 .ok_or(Fault::Code(CKR_KEY_TYPE_INCONSISTENT))?;
             Decryption::Rsa {
                 key: key.clone(),

@@ -210,7 +210,7 @@ pub(crate) unsafe extern "C" fn wrap_key(
 }
 
 /// C_UnwrapKey, section 5.18.4. What comes out is sensitive and not extractable unless the template
-/// says otherwise, as all keys here are.
+/// says otherwise.
 pub(crate) unsafe extern "C" fn unwrap_key(
     session: CK_SESSION_HANDLE,
     mechanism: *mut CK_MECHANISM,

@@ -106,6 +106,7 @@ impl Signature {
     fn new(key: Object, chosen: &Chosen) -> Answer<Self> {
         let public = key
             .public_key()
+            .cloned()
             .ok_or(Fault::Code(CKR_KEY_TYPE_INCONSISTENT))?;
         let len = public.signature_len();
         let (scheme, limit) = match (chosen.method(), &chosen.parameter) {
@@ -491,6 +492,7 @@ impl Recovering {
     fn new(_: &mut Module, key: &Object, chosen: &Chosen) -> Answer<Self> {
         let public = key
             .public_key()
+            .cloned()
             .ok_or(Fault::Code(CKR_KEY_TYPE_INCONSISTENT))?;
         let scheme = match chosen.method() {
             Method::RsaRaw => SignScheme::RsaRaw,

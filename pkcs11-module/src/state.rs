@@ -356,9 +356,9 @@ impl Module {
             .filter(|(_, token)| token.write_protected)
             .map(|(_, token)| token.name.clone())
             .collect();
-        let listed = listing.objects.into_iter().map(|metadata| Listed {
-            protected: protected.contains(&metadata.token),
-            metadata,
+        let listed = listing.objects.into_iter().map(|metadata| {
+            let protected = protected.contains(&metadata.token);
+            (metadata, protected)
         });
         self.objects.refresh(listed);
         Ok(())
@@ -673,11 +673,20 @@ impl Objects {
         self.last
     }
 
-    fn refresh(&mut self, listed: impl Iterator<Item = Listed>) {
-        self.known
-            .retain(|_, object| !matches!(object, Object::Sealed(..)));
-        for object in listed {
-            let object = Arc::new(object);
+    /// Takes what is in the vault now, and whether it is write-protected.
+    fn refresh(&mut self, listed: impl Iterator<Item = (Metadata, bool)>) {
+        let mut before: BTreeMap<ObjectId, Arc<Listed>> = BTreeMap::new();
+        self.known.retain(|_, object| {
+            if let Object::Sealed(listed, _) = object {
+                before.insert(listed.id, Arc::clone(listed));
+            }
+            !matches!(object, Object::Sealed(..))
+        });
+        for (metadata, protected) in listed {
+            let object = match before.remove(&metadata.id) {
+                Some(same) if (&same.metadata, same.protected) == (&metadata, protected) => same,
+                _ => Arc::new(Listed::new(metadata, protected)),
+            };
             for face in Face::all_of(&object) {
                 let handle = *self.handles.entry((object.id, *face)).or_insert_with(|| {
                     self.last += 1;

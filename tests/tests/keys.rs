@@ -188,7 +188,22 @@ fn what_is_no_private_key_is_refused() {
     let small = pkcs8_of(&bench.openssl_key(&["RSA", "-pkeyopt", "rsa_keygen_bits:1024"]));
     let other = pkcs8_of(&bench.openssl_key(&["EC", "-pkeyopt", "ec_paramgen_curve:P-224"]));
     let montgomery = pkcs8_of(&bench.openssl_key(&["X448"]));
+    // RFC 5958 has the public half beside the private one, and RFC 8410 no parameters.
+    let edwards = pkcs8_of(&bench.openssl_key(&["ED25519"]));
+    let public = PublicKey::of_pkcs8(&edwards).expect("a key");
+    let seed = &edwards.expose()[16..];
+    let with_public = |public: &[u8]| {
+        let head = b"\x30\x51\x02\x01\x01\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20";
+        Secret::concat(&[head, seed, b"\x81\x21\x00", public])
+    };
+    let right = with_public(public.ec_point().expect("a point"));
+    assert_eq!(PublicKey::of_pkcs8(&right).expect("a key"), public);
+    let not_of_it = with_public(&[9; 32]);
+    let head = b"\x30\x30\x02\x01\x00\x30\x07\x06\x03\x2b\x65\x70\x05\x00\x04\x22\x04\x20";
+    let parameters = Secret::concat(&[head, seed]);
     for bad in [
+        &not_of_it,
+        &parameters,
         &cut,
         &longer,
         &small,

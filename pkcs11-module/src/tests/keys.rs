@@ -662,51 +662,14 @@ fn values_are_read_only_where_the_specification_lets_them() {
             host.set(session, key, &[(CKA_SENSITIVE, NO)]),
             CKR_ATTRIBUTE_READ_ONLY
         );
-        // Nothing said of it, or anything but that it is public.
-        for said in [
-            &[][..],
-            &[(CKA_PRIVATE, NO), (CKA_SENSITIVE, YES)],
-            &[(CKA_PRIVATE, NO), (CKA_EXTRACTABLE, NO)],
-            &[(CKA_PRIVATE, NO), (CKA_EXTRACTABLE, YES)],
-        ] {
+        // Without PINs all objects are public: that is no word on whether they may be read.
+        for said in [&[][..], &[(CKA_PRIVATE, NO)]] {
             let key = create(said).expect("a key");
             assert_eq!(
                 host.get(session, key, CKA_VALUE),
                 Err(CKR_ATTRIBUTE_SENSITIVE)
             );
         }
-        let key = create(&[(CKA_PRIVATE, NO)]).expect("a key");
-        assert_eq!(
-            host.get(session, key, CKA_VALUE).as_deref(),
-            Ok(&[5; 16][..])
-        );
-        for (kind, right) in [
-            (CKA_SENSITIVE, NO),
-            (CKA_EXTRACTABLE, YES),
-            (CKA_ALWAYS_SENSITIVE, NO),
-            (CKA_NEVER_EXTRACTABLE, NO),
-        ] {
-            assert_eq!(
-                host.get(session, key, kind).as_deref(),
-                Ok(right),
-                "{kind:#x}"
-            );
-        }
-        // What is made here is not given.
-        let made = host.generate(
-            session,
-            CKM_AES_KEY_GEN,
-            &[
-                (CKA_TOKEN, token),
-                (CKA_PRIVATE, NO),
-                (CKA_VALUE_LEN, &16_u64.to_ne_bytes()),
-            ],
-        );
-        let made = made.expect("a key");
-        assert_eq!(
-            host.get(session, made, CKA_VALUE),
-            Err(CKR_ATTRIBUTE_SENSITIVE)
-        );
         assert_eq!(
             create(&[(CKA_VALUE_LEN, &class)]),
             Err(CKR_TEMPLATE_INCONSISTENT)
@@ -720,6 +683,53 @@ fn values_are_read_only_where_the_specification_lets_them() {
             ],
         );
         assert_eq!(len, Err(CKR_ATTRIBUTE_VALUE_INVALID));
+    }
+}
+
+#[test]
+fn what_its_giver_says_needs_no_login_may_be_read() {
+    let mut fake = Fake::default();
+    fake.tokens[KEYS as usize].has_pins = true;
+    fake.user.limit = 10;
+    let host = Host::with(fake);
+    let session = host.writing(KEYS);
+    let login = call!(host.C_Login(session, CKU_USER, b"1234".as_ptr().cast_mut(), 4));
+    assert_eq!(login, CKR_OK);
+    let (class, aes) = (CKO_SECRET_KEY.to_ne_bytes(), CKK_AES.to_ne_bytes());
+    let len = 16_u64.to_ne_bytes();
+    for token in [YES, NO] {
+        let create = |rest: Template<'_>| {
+            let key: Template<'_> = &[
+                (CKA_CLASS, &class),
+                (CKA_KEY_TYPE, &aes),
+                (CKA_VALUE, &[5; 16]),
+                (CKA_TOKEN, token),
+            ];
+            host.create(session, &[key, rest].concat())
+        };
+        let made: Template<'_> = &[(CKA_TOKEN, token), (CKA_PRIVATE, NO), (CKA_VALUE_LEN, &len)];
+        for key in [
+            create(&[]),
+            create(&[(CKA_PRIVATE, YES)]),
+            create(&[(CKA_PRIVATE, NO), (CKA_SENSITIVE, YES)]),
+            create(&[(CKA_PRIVATE, NO), (CKA_EXTRACTABLE, NO)]),
+            create(&[(CKA_PRIVATE, NO), (CKA_EXTRACTABLE, YES)]),
+            create(&[(CKA_PRIVATE, NO), (CKA_SENSITIVE, NO)]),
+            host.generate(session, CKM_AES_KEY_GEN, made),
+        ] {
+            let key = key.expect("a key");
+            assert_eq!(
+                host.get(session, key, CKA_VALUE),
+                Err(CKR_ATTRIBUTE_SENSITIVE)
+            );
+        }
+        let key = create(&[(CKA_PRIVATE, NO)]).expect("a key");
+        let get = |kind| host.get(session, key, kind);
+        assert_eq!(get(CKA_VALUE).as_deref(), Ok(&[5; 16][..]));
+        assert_eq!(get(CKA_SENSITIVE).as_deref(), Ok(NO));
+        assert_eq!(get(CKA_EXTRACTABLE).as_deref(), Ok(YES));
+        assert_eq!(get(CKA_ALWAYS_SENSITIVE).as_deref(), Ok(NO));
+        assert_eq!(get(CKA_NEVER_EXTRACTABLE).as_deref(), Ok(NO));
     }
 }
 

@@ -1,8 +1,8 @@
 //! Ed448 and Ed448ph (RFC 8032, section 5.2): what is signed always has a context, which may be empty.
 
-use ed448_goldilocks_plus::sha3::Shake256;
-use ed448_goldilocks_plus::sha3::digest::Update;
 use ed448_goldilocks_plus::{PreHasherXof, ScalarBytes, Signature, SigningKey, VerifyingKey};
+use sha3::Shake256;
+use sha3::digest::Update;
 use zeroize::Zeroize;
 
 /// Length of a seed, and of a point, in bytes.
@@ -11,7 +11,7 @@ pub(super) const KEY_LEN: usize = 57;
 /// Length of a signature in bytes.
 pub(super) const SIGNATURE_LEN: usize = 114;
 
-/// The longest context in bytes. The library looks at it in one of its four functions.
+/// The longest context in bytes. The library looks at it where it signs, and not where it verifies.
 const MAX_CONTEXT: usize = 255;
 
 /// The key of a seed.
@@ -58,20 +58,38 @@ pub(super) fn verifies(
     message: &[u8],
     signature: &[u8],
 ) -> bool {
-    let (Some(key), Ok(signature)) = (public_key(point), Signature::try_from(signature)) else {
+    let (Some(key), Ok(parsed)) = (public_key(point), Signature::try_from(signature)) else {
         return false;
     };
     context.len() <= MAX_CONTEXT
+        && is_canonical(&signature[..KEY_LEN])
         && if prehashed {
-            key.verify_prehashed(&signature, Some(context), prehash(message))
+            key.verify_prehashed(&parsed, Some(context), prehash(message))
         } else {
-            key.verify_ctx(&signature, context, message)
+            key.verify_ctx(&parsed, context, message)
         }
         .is_ok()
 }
 
 fn public_key(point: &[u8]) -> Option<VerifyingKey> {
-    VerifyingKey::from_bytes(point.try_into().ok()?).ok()
+    let bytes = point.try_into().ok().filter(|_| is_canonical(point))?;
+    VerifyingKey::from_bytes(bytes).ok()
+}
+
+/// Whether a point is written in the one way that it has (RFC 8032, section 5.2.3): y is below the prime, and
+/// of the last byte there is but the sign of x. The library takes y modulo the prime, and looks at the sign
+/// alone.
+fn is_canonical(point: &[u8]) -> bool {
+    // 2^448 - 2^224 - 1, little-endian.
+    const PRIME: [u8; KEY_LEN - 1] = {
+        let mut prime = [0xFF; KEY_LEN - 1];
+        prime[28] = 0xFE;
+        prime
+    };
+    match point {
+        [y @ .., sign] => sign & 0x7F == 0 && y.iter().rev().lt(PRIME.iter().rev()),
+        [] => false,
+    }
 }
 
 /// PH of RFC 8032, section 5.2: SHAKE256 of 64 bytes.
@@ -237,12 +255,30 @@ mod tests {
         of_order_two[28] = 0xFE;
         of_order_two[56] = 0;
         let of_order_four = [0; KEY_LEN];
-        let not_below_the_prime = [0xFF; KEY_LEN];
-        for bad in [neutral, of_order_two, of_order_four, not_below_the_prime] {
+        for bad in [neutral, of_order_two, of_order_four] {
             assert!(!is_point(&bad), "{}", hex::encode(bad));
         }
         let good = point_of(&from_seed(&[7; KEY_LEN]).expect("a seed"));
         assert!(is_point(&good));
         assert!(!is_point(&good[1..]));
+    }
+
+    /// RFC 8032, section 5.2.3, steps 1 and 2. Of 19 and 19 + p the library thinks the same.
+    #[test]
+    fn a_point_has_one_spelling() {
+        let mut small = [0; KEY_LEN];
+        small[0] = 19;
+        assert!(is_point(&small));
+        let mut longer = [0xFF; KEY_LEN];
+        longer[..28].copy_from_slice(&[0; 28]);
+        longer[0] = 18;
+        longer[56] = 0;
+        assert!(!is_point(&longer));
+        let good = point_of(&from_seed(&[7; KEY_LEN]).expect("a seed"));
+        for bit in 0..7 {
+            let mut changed = good;
+            changed[56] |= 1 << bit;
+            assert!(!is_point(&changed), "{bit}");
+        }
     }
 }

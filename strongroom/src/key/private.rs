@@ -135,8 +135,14 @@ impl PrivateKey {
         }
         let info = PrivateKeyInfo::try_from(der).map_err(|_| unusable())?;
         if let Some(encoding) = Encoding::of(info.algorithm.oid) {
-            let seed = encoding.seed(info.private_key).ok_or_else(unusable)?;
-            return Self::from_scalar(encoding.algorithm, seed);
+            // RFC 8410, section 3: there are no parameters.
+            let seed = (encoding.seed(info.private_key))
+                .filter(|_| info.algorithm.parameters.is_none())
+                .ok_or_else(unusable)?;
+            let key = Self::from_scalar(encoding.algorithm, seed)?;
+            // RFC 5958: version 2 may have the public key too.
+            let other = (info.public_key).is_some_and(|it| key.public().ec_point() != Some(it));
+            return if other { Err(unusable()) } else { Ok(key) };
         }
         RsaPrivateKey::from_pkcs1_der(info.private_key)
             .ok()

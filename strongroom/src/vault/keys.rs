@@ -77,7 +77,7 @@ impl Unlocked {
     ///
     /// # Errors
     /// [`Error::Input`] for what is no PKCS#8 of an RSA key of 2048 to 4096 bits, of an EC key on P-256,
-    /// P-384 or P-521, or of a key on Curve25519; [`Error::PolicyRefused`].
+    /// P-384 or P-521, or of a key on Curve25519 or Curve448; [`Error::PolicyRefused`].
     pub fn import_key(&mut self, object: NewObject, pkcs8: &Secret) -> Result<ObjectId> {
         check_kind(&object)?;
         self.check_takes_keys()?;
