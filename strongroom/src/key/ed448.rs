@@ -87,8 +87,8 @@ fn is_canonical(point: &[u8]) -> bool {
         prime
     };
     match point {
-        [y @ .., sign] => sign & 0x7F == 0 && y.iter().rev().lt(PRIME.iter().rev()),
-        [] => false,
+        [y @ .., 0 | 0x80] => y.iter().rev().lt(PRIME.iter().rev()),
+        _ => false,
     }
 }
 
