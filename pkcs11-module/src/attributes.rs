@@ -24,6 +24,8 @@
 //! another, and for data objects as well: labels need not be unique, and it is what the `id` of a
 //! PKCS#11 URI (RFC 7512) and `pkcs11-tool --id` look for.
 
+mod settable;
+
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -31,8 +33,8 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cryptoki_sys::{
-    CK_ATTRIBUTE_TYPE, CK_CERTIFICATE_CATEGORY_UNSPECIFIED, CK_DATE, CK_FALSE, CK_KEY_TYPE,
-    CK_MECHANISM_TYPE, CK_OBJECT_CLASS, CK_SESSION_HANDLE, CK_SLOT_ID, CK_TRUE, CK_ULONG,
+    CK_ATTRIBUTE_TYPE, CK_CERTIFICATE_CATEGORY_UNSPECIFIED, CK_DATE, CK_KEY_TYPE,
+    CK_MECHANISM_TYPE, CK_SESSION_HANDLE, CK_SLOT_ID, CK_TRUE, CK_ULONG,
     CK_UNAVAILABLE_INFORMATION, CKA_ALLOWED_MECHANISMS, CKA_ALWAYS_AUTHENTICATE,
     CKA_ALWAYS_SENSITIVE, CKA_APPLICATION, CKA_BASE, CKA_CERTIFICATE_CATEGORY,
     CKA_CERTIFICATE_TYPE, CKA_CLASS, CKA_COEFFICIENT, CKA_COPYABLE, CKA_DECRYPT, CKA_DERIVE,
@@ -52,19 +54,20 @@ use cryptoki_sys::{
     CKM_DSA_KEY_PAIR_GEN, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_KEY_PAIR_GEN,
     CKM_EC_MONTGOMERY_KEY_PAIR_GEN, CKM_GENERIC_SECRET_KEY_GEN, CKM_RSA_PKCS_KEY_PAIR_GEN,
     CKM_SHA_1_KEY_GEN, CKM_SHA224_KEY_GEN, CKM_SHA256_KEY_GEN, CKM_SHA384_KEY_GEN,
-    CKM_SHA512_KEY_GEN, CKO_CERTIFICATE, CKO_DATA, CKO_DOMAIN_PARAMETERS, CKO_MECHANISM,
-    CKO_PRIVATE_KEY, CKO_PROFILE, CKO_PUBLIC_KEY, CKO_SECRET_KEY, CKR_ATTRIBUTE_READ_ONLY,
-    CKR_ATTRIBUTE_TYPE_INVALID, CKR_TEMPLATE_INCONSISTENT,
+    CKM_SHA512_KEY_GEN, CKR_ATTRIBUTE_TYPE_INVALID,
 };
 use strongroom::Secret;
 use strongroom::object::{CERTIFICATE, KEYFORMAT, Kind, Metadata, PIN};
 
+pub(crate) use self::settable::{changed_by, changed_by_copy, given_by};
+
 use crate::certificate::Certificate;
+use crate::class::Class;
 use crate::fault::{Answer, Fault};
 use crate::legacy::field::FieldKey;
 use crate::legacy::is_legacy;
 use crate::public_key::{ec_parameters, key_type_of, octet_string};
-use crate::template::{Template, invalid, read_flag, read_number};
+use crate::template::{flag, invalid, number, read_flag, read_number};
 use strongroom::key::{KeyAlgorithm, LOCAL, PUBLIC_KEY, PublicKey};
 
 /// What CKA_APPLICATION says of a data object that was not made through PKCS#11.
@@ -76,19 +79,6 @@ const HEX_KEY_LEN: usize = 32;
 /// Attribute of a vault's private key whose public key, as an object, was destroyed, or was there
 /// before it.
 pub(crate) const PUBLIC_DESTROYED: &str = "cka-public.destroyed";
-
-/// The classes of objects that there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Class {
-    Data = 1,
-    Certificate = 2,
-    PublicKey = 4,
-    PrivateKey = 8,
-    SecretKey = 16,
-    Mechanism = 32,
-    Profile = 64,
-    DomainParameters = 128,
-}
 
 /// Which of the PKCS#11 objects of a vault's object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -379,47 +369,6 @@ fn is_date(bytes: &[u8]) -> bool {
             && bytes.iter().all(u8::is_ascii_digit)
             && number(4..6).is_some_and(|month| (1..=12).contains(&month))
             && number(6..8).is_some_and(|day| (1..=31).contains(&day))
-}
-
-impl Class {
-    /// Whether its objects are what a token says of itself, which nobody makes or changes.
-    pub(crate) fn is_standing(self) -> bool {
-        matches!(self, Self::Mechanism | Self::Profile)
-    }
-
-    /// The class of PKCS#11's number, if it is one of those that there are.
-    pub(crate) fn of(number: CK_OBJECT_CLASS) -> Option<Self> {
-        Some(match number {
-            CKO_DATA => Self::Data,
-            CKO_CERTIFICATE => Self::Certificate,
-            CKO_PUBLIC_KEY => Self::PublicKey,
-            CKO_PRIVATE_KEY => Self::PrivateKey,
-            CKO_SECRET_KEY => Self::SecretKey,
-            CKO_MECHANISM => Self::Mechanism,
-            CKO_PROFILE => Self::Profile,
-            CKO_DOMAIN_PARAMETERS => Self::DomainParameters,
-            _ => return None,
-        })
-    }
-
-    /// The same of a number as a template has it.
-    pub(crate) fn of_bytes(bytes: &[u8]) -> Option<Self> {
-        Self::of(CK_OBJECT_CLASS::from_ne_bytes(bytes.try_into().ok()?))
-    }
-
-    /// PKCS#11's number of it.
-    pub(crate) fn number(self) -> CK_OBJECT_CLASS {
-        match self {
-            Self::Data => CKO_DATA,
-            Self::Certificate => CKO_CERTIFICATE,
-            Self::PublicKey => CKO_PUBLIC_KEY,
-            Self::PrivateKey => CKO_PRIVATE_KEY,
-            Self::SecretKey => CKO_SECRET_KEY,
-            Self::Mechanism => CKO_MECHANISM,
-            Self::Profile => CKO_PROFILE,
-            Self::DomainParameters => CKO_DOMAIN_PARAMETERS,
-        }
-    }
 }
 
 impl Face {
@@ -872,110 +821,6 @@ impl Object {
     }
 }
 
-/// The attributes that a template gives to a new object of a class, besides what makes it what it
-/// is, which `besides` lists.
-pub(crate) fn given_by(
-    template: &Template,
-    class: Class,
-    besides: &[CK_ATTRIBUTE_TYPE],
-) -> Answer<Given> {
-    let mut given = Given::new();
-    for kind in template.kinds() {
-        if [CKA_CLASS, CKA_TOKEN].contains(&kind) || besides.contains(&kind) {
-            continue;
-        }
-        let known = Known::find(kind, class).ok_or(Fault::Code(CKR_ATTRIBUTE_TYPE_INVALID))?;
-        let bytes = template.bytes(kind);
-        match known.settable {
-            // Section 4.4.1: it is the token's to give.
-            Settable::Never if kind == CKA_UNIQUE_ID => {
-                return Err(Fault::Code(CKR_ATTRIBUTE_TYPE_INVALID));
-            }
-            Settable::Never => return Err(Fault::Code(CKR_ATTRIBUTE_READ_ONLY)),
-            // Only a security officer, whom there is not, could say so.
-            Settable::ToFalse if kind == CKA_TRUSTED && template.flag(kind)? == Some(true) => {
-                return Err(Fault::Code(CKR_ATTRIBUTE_READ_ONLY));
-            }
-            _ => {}
-        }
-        let bytes = bytes.ok_or_else(invalid)?;
-        // Checks its form.
-        known.write(bytes)?;
-        given.insert(kind, bytes.to_vec());
-    }
-    Ok(given)
-}
-
-/// The attributes that a template gives to an object that is there.
-pub(crate) fn changed_by(template: &Template, object: &Object) -> Answer<Given> {
-    let mut changed = Given::new();
-    for kind in template.kinds() {
-        let known =
-            Known::find(kind, object.class()).ok_or(Fault::Code(CKR_ATTRIBUTE_TYPE_INVALID))?;
-        let read_only = || Fault::Code(CKR_ATTRIBUTE_READ_ONLY);
-        let bytes = template.bytes(kind).ok_or_else(read_only)?;
-        let allowed = match known.settable {
-            Settable::Never | Settable::Once => false,
-            Settable::Always if known.is_usage() && object.is_dataset_key() => !read_flag(bytes)?,
-            Settable::Always => true,
-            Settable::ToTrue => read_flag(bytes)? || !object.has(kind),
-            Settable::ToFalse => !read_flag(bytes)? || object.has(kind),
-        };
-        if !allowed {
-            return Err(read_only());
-        }
-        known.write(bytes)?;
-        changed.insert(kind, bytes.to_vec());
-    }
-    Ok(changed)
-}
-
-/// The attributes that a template gives to a copy of an object: what could be changed, and what is said
-/// when an object is made of who may do what with it. A copy is not the way to what the object itself does
-/// not do: where the session may not change a key, the copy has no use that the key has not, and cannot be
-/// given one; and a private object has private copies.
-pub(crate) fn changed_by_copy(
-    template: &Template,
-    object: &Object,
-    may_change: bool,
-) -> Answer<Given> {
-    let once = [CKA_PRIVATE, CKA_MODIFIABLE, CKA_COPYABLE, CKA_DESTROYABLE];
-    if template.has_secrets() {
-        return Err(Fault::Code(CKR_ATTRIBUTE_READ_ONLY));
-    }
-    let mut rest = template.without(&once);
-    rest.remove(CKA_CLASS);
-    if template
-        .number(CKA_CLASS)?
-        .is_some_and(|class| class != object.class().number())
-    {
-        return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
-    }
-    let mut changed = changed_by(&rest, object)?;
-    for kind in once {
-        if let Some(value) = template.flag(kind)? {
-            changed.insert(kind, flag(value));
-        }
-    }
-    let is_fixed = object.key_type().is_some() && !may_change;
-    for (kind, value) in &changed {
-        let is_usage = Known::find(*kind, object.class()).is_some_and(Known::is_usage);
-        if is_fixed && is_usage && read_flag(value)? && !object.has(*kind) {
-            return Err(Fault::Code(CKR_ATTRIBUTE_READ_ONLY));
-        }
-    }
-    for (kind, value, applies) in [
-        (CKA_PRIVATE, true, object.is_private()),
-        (CKA_MODIFIABLE, false, is_fixed),
-    ] {
-        let given = applies.then(|| changed.insert(kind, flag(value))).flatten();
-        if given.is_some_and(|given| given != flag(value)) {
-            return Err(Fault::Code(CKR_TEMPLATE_INCONSISTENT));
-        }
-    }
-    Ok(changed)
-}
-
 /// Writes attributes down as the vault keeps them.
 pub(crate) fn write_down(
     given: &Given,
@@ -1010,12 +855,4 @@ fn is_hex_key(object: &Metadata) -> bool {
 fn certificate_of(object: &Metadata) -> Option<Certificate> {
     let text = object.attributes.get(CERTIFICATE)?;
     Certificate::parse(&STANDARD.decode(text).ok()?)
-}
-
-pub(crate) fn flag(value: bool) -> Vec<u8> {
-    vec![if value { CK_TRUE } else { CK_FALSE }]
-}
-
-pub(crate) fn number(value: CK_ULONG) -> Vec<u8> {
-    value.to_ne_bytes().to_vec()
 }

@@ -2,9 +2,10 @@
 
 use cryptoki_sys::{CK_ATTRIBUTE_TYPE, CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKR_OPERATION_ACTIVE};
 
-use crate::attributes::{Class, Object};
+use crate::attributes::Object;
+use crate::class::Class;
 use crate::fault::{Answer, Fault};
-use crate::mechanisms::Chosen;
+use crate::parameters::Chosen;
 use crate::sessions::Session;
 use crate::state::{Module, with_module};
 

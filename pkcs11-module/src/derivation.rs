@@ -20,8 +20,8 @@ use cryptoki_sys::{
 use strongroom::Secret;
 use strongroom::key::KeyAlgorithm;
 
-use crate::attributes::{Attribute, Class, Object};
-use crate::creation::{Origin, check_secret_key_len, create_secret_key, take_back};
+use crate::attributes::{Attribute, Object};
+use crate::class::Class;
 use crate::digesting::Hasher;
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::Foreign;
@@ -29,8 +29,10 @@ use crate::kbkdf;
 use crate::keys::value_len;
 use crate::legacy::des;
 use crate::legacy::field::FieldKey;
-use crate::mechanisms::{Chosen, Kdf, Method, Parameter};
+use crate::mechanisms::Method;
+use crate::parameters::{Chosen, Kdf, Parameter};
 use crate::public_key::read_point;
+use crate::secret_keys::{Origin, check_secret_key_len, create_secret_key, take_back};
 use crate::state::{Module, with_module};
 use crate::symmetric::{BLOCK, Cipher, at_once};
 use crate::template::Template;

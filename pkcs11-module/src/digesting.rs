@@ -6,10 +6,11 @@ use cryptoki_sys::{
 };
 use sha2::Digest;
 
-use crate::attributes::Class;
+use crate::class::Class;
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, Output, Room};
-use crate::mechanisms::{Chosen, Method};
+use crate::mechanisms::Method;
+use crate::parameters::Chosen;
 use crate::state::with_module;
 use strongroom::key::Hash;
 

@@ -9,12 +9,14 @@ use cryptoki_sys::{
 use strongroom::Secret;
 use strongroom::key::{DecryptScheme, PublicKey};
 
-use crate::attributes::{Class, Object};
+use crate::attributes::Object;
 use crate::beginning::Operation;
+use crate::class::Class;
 use crate::digesting::take;
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, MOST_AT_ONCE, Output, Room};
-use crate::mechanisms::{Chosen, Method, Parameter};
+use crate::mechanisms::Method;
+use crate::parameters::{Chosen, Parameter};
 use crate::state::{Module, with_module};
 use crate::symmetric::Cipher;
 

@@ -3,10 +3,13 @@
 //! No reference into it is kept, because nothing forbids the caller to let two of its pointers
 //! overlap.
 
+use std::ffi::c_void;
 use std::mem::size_of;
 use std::ptr::NonNull;
 
-use cryptoki_sys::{CK_ULONG, CKR_ARGUMENTS_BAD, CKR_BUFFER_TOO_SMALL};
+use cryptoki_sys::{
+    CK_MECHANISM, CK_ULONG, CKR_ARGUMENTS_BAD, CKR_BUFFER_TOO_SMALL, CKR_MECHANISM_PARAM_INVALID,
+};
 use strongroom::Secret;
 use zeroize::Zeroizing;
 
@@ -222,4 +225,35 @@ impl Output {
 /// A length for the caller.
 pub(crate) fn ulong(len: usize) -> CK_ULONG {
     CK_ULONG::try_from(len).expect("CK_ULONG is as wide as a pointer on every Linux")
+}
+
+/// The longest label or point, in bytes.
+pub(crate) const MAX_PARAMETER: usize = 1 << 16;
+
+/// # Safety
+/// The mechanism's parameter is the caller's, of the length that it says.
+pub(crate) unsafe fn structure<T: Copy>(given: &CK_MECHANISM) -> Answer<T> {
+    let right_len = usize::try_from(given.ulParameterLen) == Ok(size_of::<T>());
+    if given.pParameter.is_null() || !right_len {
+        return Err(Fault::Code(CKR_MECHANISM_PARAM_INVALID));
+    }
+    // SAFETY: the caller vouches for as many bytes as a T has.
+    Ok(unsafe { Foreign::one(given.pParameter.cast::<T>()) }?.get(0))
+}
+
+/// The same of what a parameter points to.
+///
+/// # Safety
+/// `start` is null or the caller's memory of `len` bytes.
+pub(crate) unsafe fn bytes_of_pointer(
+    start: *mut c_void,
+    len: CK_ULONG,
+    limit: usize,
+) -> Answer<Vec<u8>> {
+    let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
+    // SAFETY: the caller vouches for it.
+    unsafe { Foreign::many(start.cast::<u8>(), len) }
+        .map_err(|_| invalid())?
+        .bytes(limit)
+        .ok_or_else(invalid)
 }

@@ -15,8 +15,8 @@ use crate::fault::{Fault, answer};
 use crate::foreign::Foreign;
 use crate::slots::give_list;
 use crate::{
-    creation, derivation, digesting, dual, encryption, general, keys, mechanisms, messages,
-    objects, pins, random, sessions, signing, slots, tokens,
+    changing, creation, derivation, digesting, dual, encryption, general, keys, messages, objects,
+    pins, random, sessions, signing, slots, tokens,
 };
 
 /// C_GetFunctionList, section 5.4.4: the list of version 2.40.
@@ -152,8 +152,8 @@ macro_rules! functions {
             C_GetSlotList: Some(slots::get_slot_list),
             C_GetSlotInfo: Some(slots::get_slot_info),
             C_GetTokenInfo: Some(tokens::get_token_info),
-            C_GetMechanismList: Some(mechanisms::get_mechanism_list),
-            C_GetMechanismInfo: Some(mechanisms::get_mechanism_info),
+            C_GetMechanismList: Some(slots::get_mechanism_list),
+            C_GetMechanismInfo: Some(slots::get_mechanism_info),
             C_InitToken: Some(tokens::init_token),
             C_InitPIN: Some(pins::init_pin),
             C_SetPIN: Some(pins::set_pin),
@@ -166,11 +166,11 @@ macro_rules! functions {
             C_Login: Some(pins::login),
             C_Logout: Some(pins::logout),
             C_CreateObject: Some(creation::create_object),
-            C_CopyObject: Some(creation::copy_object),
-            C_DestroyObject: Some(creation::destroy_object),
+            C_CopyObject: Some(changing::copy_object),
+            C_DestroyObject: Some(changing::destroy_object),
             C_GetObjectSize: Some(objects::get_object_size),
             C_GetAttributeValue: Some(objects::get_attribute_value),
-            C_SetAttributeValue: Some(creation::set_attribute_value),
+            C_SetAttributeValue: Some(changing::set_attribute_value),
             C_FindObjectsInit: Some(objects::find_objects_init),
             C_FindObjects: Some(objects::find_objects),
             C_FindObjectsFinal: Some(objects::find_objects_final),

@@ -12,12 +12,11 @@ use cryptoki_sys::{
 };
 use strongroom::Secret;
 
-use crate::codes::Code;
 use crate::fault::{Answer, Fault};
-use crate::foreign::Foreign;
-use crate::mechanisms::{
-    Iteration, MAX_PARAMETER, MECHANISMS, Method, Parameter, bytes_of_pointer, structure,
-};
+use crate::foreign::{Foreign, MAX_PARAMETER, bytes_of_pointer, structure};
+use crate::macs::Code;
+use crate::mechanisms::{Iteration, MECHANISMS, Method};
+use crate::parameters::Parameter;
 use crate::template::Template;
 
 /// What a caller says of a derivation.

@@ -17,16 +17,17 @@ use cryptoki_sys::{
 use strongroom::Secret;
 use strongroom::key::{KeyAlgorithm, PrivateKey};
 
-use crate::attributes::{Attribute, Class, Object};
-use crate::creation::{
-    Origin, check_secret_key_len, create_key_pair, create_secret_key, store_private_key,
-};
+use crate::attributes::{Attribute, Object};
+use crate::class::Class;
 use crate::encryption::{classes_of, scheme_of};
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, Output, Room};
+use crate::key_pairs::{create_key_pair, store_private_key};
 use crate::legacy::{self, des};
-use crate::mechanisms::{Chosen, Method, Parameter};
+use crate::mechanisms::Method;
+use crate::parameters::{Chosen, Parameter};
 use crate::public_key::{algorithm_of, key_type_of};
+use crate::secret_keys::{Origin, check_secret_key_len, create_secret_key};
 use crate::state::{Module, private_key, with_module};
 use crate::symmetric::{Cipher, at_once, with_aes};
 use crate::template::{Template, inner_template};

@@ -1,32 +1,20 @@
-//! What the tokens with keys can do: the one table of mechanisms (PKCS#11 3.1, section 5.5, and
-//! chapter 6), and what a caller says with a mechanism.
+//! What the tokens with keys can do: the one table of mechanisms (PKCS#11 3.1, chapter 6).
 //!
 //! `docs/pkcs11.md` shows the table as a test here writes it, which compares the two.
 
-use std::ffi::c_void;
-use std::mem::size_of;
-
 use cryptoki_sys::{
-    CK_AES_CBC_ENCRYPT_DATA_PARAMS, CK_AES_CTR_PARAMS, CK_EC_KDF_TYPE, CK_ECDH1_DERIVE_PARAMS,
-    CK_EDDSA_PARAMS, CK_EXTRACT_PARAMS, CK_FALSE, CK_FLAGS, CK_GCM_PARAMS,
-    CK_KEY_DERIVATION_STRING_DATA, CK_KEY_TYPE, CK_MAC_GENERAL_PARAMS, CK_MECHANISM,
-    CK_MECHANISM_INFO, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_RSA_PKCS_MGF_TYPE,
-    CK_RSA_PKCS_OAEP_PARAMS, CK_RSA_PKCS_PSS_PARAMS, CK_RV, CK_SLOT_ID, CK_ULONG, CKD_NULL,
-    CKD_SHA1_KDF, CKD_SHA1_KDF_SP800, CKD_SHA224_KDF, CKD_SHA224_KDF_SP800, CKD_SHA256_KDF,
-    CKD_SHA256_KDF_SP800, CKD_SHA384_KDF, CKD_SHA384_KDF_SP800, CKD_SHA512_KDF,
-    CKD_SHA512_KDF_SP800, CKF_DECRYPT, CKF_DERIVE, CKF_DIGEST, CKF_EC_CURVENAME, CKF_EC_F_P,
-    CKF_EC_OID, CKF_EC_UNCOMPRESS, CKF_ENCRYPT, CKF_GENERATE, CKF_GENERATE_KEY_PAIR, CKF_HW,
-    CKF_MESSAGE_DECRYPT, CKF_MESSAGE_ENCRYPT, CKF_MULTI_MESSAGE, CKF_SIGN, CKF_SIGN_RECOVER,
-    CKF_UNWRAP, CKF_VERIFY, CKF_VERIFY_RECOVER, CKF_WRAP, CKG_MGF1_SHA1, CKG_MGF1_SHA224,
-    CKG_MGF1_SHA256, CKG_MGF1_SHA384, CKG_MGF1_SHA512, CKK_AES, CKK_DES2, CKK_DES3, CKK_DH,
-    CKK_DSA, CKK_EC, CKK_EC_EDWARDS, CKK_EC_MONTGOMERY, CKK_GENERIC_SECRET, CKK_RSA,
-    CKK_SHA_1_HMAC, CKK_SHA224_HMAC, CKK_SHA256_HMAC, CKK_SHA384_HMAC, CKK_SHA512_HMAC,
-    CKM_AES_CBC, CKM_AES_CBC_ENCRYPT_DATA, CKM_AES_CBC_PAD, CKM_AES_CMAC, CKM_AES_CMAC_GENERAL,
-    CKM_AES_CTR, CKM_AES_ECB, CKM_AES_ECB_ENCRYPT_DATA, CKM_AES_GCM, CKM_AES_KEY_GEN,
-    CKM_AES_KEY_WRAP, CKM_AES_KEY_WRAP_KWP, CKM_AES_MAC, CKM_AES_MAC_GENERAL,
-    CKM_CONCATENATE_BASE_AND_DATA, CKM_CONCATENATE_BASE_AND_KEY, CKM_CONCATENATE_DATA_AND_BASE,
-    CKM_DES2_KEY_GEN, CKM_DES3_CBC, CKM_DES3_CBC_PAD, CKM_DES3_ECB, CKM_DES3_KEY_GEN,
-    CKM_DH_PKCS_DERIVE, CKM_DH_PKCS_KEY_PAIR_GEN, CKM_DSA, CKM_DSA_KEY_PAIR_GEN,
+    CK_FLAGS, CK_KEY_TYPE, CK_MECHANISM_INFO, CK_MECHANISM_TYPE, CK_ULONG, CKF_DECRYPT, CKF_DERIVE,
+    CKF_DIGEST, CKF_EC_CURVENAME, CKF_EC_F_P, CKF_EC_OID, CKF_EC_UNCOMPRESS, CKF_ENCRYPT,
+    CKF_GENERATE, CKF_GENERATE_KEY_PAIR, CKF_HW, CKF_MESSAGE_DECRYPT, CKF_MESSAGE_ENCRYPT,
+    CKF_MULTI_MESSAGE, CKF_SIGN, CKF_SIGN_RECOVER, CKF_UNWRAP, CKF_VERIFY, CKF_VERIFY_RECOVER,
+    CKF_WRAP, CKK_AES, CKK_DES2, CKK_DES3, CKK_DH, CKK_DSA, CKK_EC, CKK_EC_EDWARDS,
+    CKK_EC_MONTGOMERY, CKK_GENERIC_SECRET, CKK_RSA, CKK_SHA_1_HMAC, CKK_SHA224_HMAC,
+    CKK_SHA256_HMAC, CKK_SHA384_HMAC, CKK_SHA512_HMAC, CKM_AES_CBC, CKM_AES_CBC_ENCRYPT_DATA,
+    CKM_AES_CBC_PAD, CKM_AES_CMAC, CKM_AES_CMAC_GENERAL, CKM_AES_CTR, CKM_AES_ECB,
+    CKM_AES_ECB_ENCRYPT_DATA, CKM_AES_GCM, CKM_AES_KEY_GEN, CKM_AES_KEY_WRAP, CKM_AES_KEY_WRAP_KWP,
+    CKM_AES_MAC, CKM_AES_MAC_GENERAL, CKM_CONCATENATE_BASE_AND_DATA, CKM_CONCATENATE_BASE_AND_KEY,
+    CKM_CONCATENATE_DATA_AND_BASE, CKM_DES2_KEY_GEN, CKM_DES3_CBC, CKM_DES3_CBC_PAD, CKM_DES3_ECB,
+    CKM_DES3_KEY_GEN, CKM_DH_PKCS_DERIVE, CKM_DH_PKCS_KEY_PAIR_GEN, CKM_DSA, CKM_DSA_KEY_PAIR_GEN,
     CKM_DSA_PARAMETER_GEN, CKM_DSA_SHA1, CKM_DSA_SHA224, CKM_DSA_SHA256, CKM_DSA_SHA384,
     CKM_DSA_SHA512, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_KEY_PAIR_GEN,
     CKM_EC_MONTGOMERY_KEY_PAIR_GEN, CKM_ECDH1_DERIVE, CKM_ECDSA, CKM_ECDSA_SHA1, CKM_ECDSA_SHA224,
@@ -40,16 +28,10 @@ use cryptoki_sys::{
     CKM_SHA384_KEY_GEN, CKM_SHA384_RSA_PKCS, CKM_SHA384_RSA_PKCS_PSS, CKM_SHA512, CKM_SHA512_HMAC,
     CKM_SHA512_HMAC_GENERAL, CKM_SHA512_KEY_GEN, CKM_SHA512_RSA_PKCS, CKM_SHA512_RSA_PKCS_PSS,
     CKM_SP800_108_COUNTER_KDF, CKM_SP800_108_DOUBLE_PIPELINE_KDF, CKM_SP800_108_FEEDBACK_KDF,
-    CKM_XOR_BASE_AND_DATA, CKR_ARGUMENTS_BAD, CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID,
-    CKZ_DATA_SPECIFIED,
+    CKM_XOR_BASE_AND_DATA,
 };
 
-use crate::fault::{Answer, Fault, answer};
-use crate::foreign::Foreign;
-use crate::kbkdf;
 use crate::served::is_served;
-use crate::slots::give_list;
-use crate::state::with_module;
 use strongroom::key::Hash;
 
 /// A mechanism of the tokens with keys.
@@ -59,7 +41,7 @@ pub(crate) struct Mechanism {
     name: &'static str,
     pub(crate) method: Method,
     /// The functions that take it.
-    functions: CK_FLAGS,
+    pub(crate) functions: CK_FLAGS,
     /// The smallest and largest key, in the unit that the specification has for the mechanism.
     pub(crate) sizes: (CK_ULONG, CK_ULONG),
     #[cfg_attr(not(test), expect(dead_code, reason = "the documentation's"))]
@@ -202,7 +184,7 @@ const SIGNING: CK_FLAGS = CKF_SIGN | CKF_VERIFY;
 const CRYPTING: CK_FLAGS = CKF_ENCRYPT | CKF_DECRYPT;
 const RECOVERING: CK_FLAGS = CKF_SIGN_RECOVER | CKF_VERIFY_RECOVER;
 const WRAPPING: CK_FLAGS = CKF_WRAP | CKF_UNWRAP;
-const MESSAGES: CK_FLAGS = CKF_MESSAGE_ENCRYPT | CKF_MESSAGE_DECRYPT | CKF_MULTI_MESSAGE;
+pub(crate) const MESSAGES: CK_FLAGS = CKF_MESSAGE_ENCRYPT | CKF_MESSAGE_DECRYPT | CKF_MULTI_MESSAGE;
 /// What there is to say of curves: prime fields, by their OID, points written in full.
 const CURVES: CK_FLAGS = CKF_EC_F_P | CKF_EC_OID | CKF_EC_UNCOMPRESS;
 
@@ -326,54 +308,13 @@ pub(crate) fn offered() -> impl Iterator<Item = &'static Mechanism> {
         .filter(move |it| !served || it.method.is_for_servers())
 }
 
-/// C_GetMechanismList, section 5.5.5. Tokens that are there to be read have no mechanisms.
-pub(crate) unsafe extern "C" fn get_mechanism_list(
-    slot: CK_SLOT_ID,
-    list: *mut CK_MECHANISM_TYPE,
-    count: *mut CK_ULONG,
-) -> CK_RV {
-    answer("C_GetMechanismList", || {
-        // SAFETY: the caller's CK_ULONG.
-        let count = unsafe { Foreign::one(count) }?;
-        with_module(|module| {
-            let kinds: Vec<_> = if module.has_mechanisms(slot)? {
-                offered().map(|mechanism| mechanism.kind).collect()
-            } else {
-                Vec::new()
-            };
-            // SAFETY: the caller's list, as long as the caller says.
-            unsafe { give_list(&kinds, list, &count) }
-        })
-    })
-}
-
-/// C_GetMechanismInfo, section 5.5.6.
-pub(crate) unsafe extern "C" fn get_mechanism_info(
-    slot: CK_SLOT_ID,
-    kind: CK_MECHANISM_TYPE,
-    info: *mut CK_MECHANISM_INFO,
-) -> CK_RV {
-    answer("C_GetMechanismInfo", || {
-        // SAFETY: the caller's CK_MECHANISM_INFO.
-        let info = unsafe { Foreign::one(info) }?;
-        with_module(|module| {
-            let has_any = module.has_mechanisms(slot)?;
-            let mechanism = offered()
-                .find(|mechanism| mechanism.kind == kind && has_any)
-                .ok_or(Fault::Code(CKR_MECHANISM_INVALID))?;
-            info.set(0, mechanism.info());
-            Ok(())
-        })
-    })
-}
-
 impl Mechanism {
     /// Whether no key of the vault is used with it.
     pub(crate) fn is_legacy(&self) -> bool {
         self.runs == Runs::InSessions
     }
 
-    fn info(&self) -> CK_MECHANISM_INFO {
+    pub(crate) fn info(&self) -> CK_MECHANISM_INFO {
         let hardware = match self.runs {
             Runs::WithTheKey | Runs::InTheTpm => CKF_HW,
             Runs::InMemory | Runs::InSessions => 0,
@@ -499,398 +440,12 @@ impl Method {
         }
     }
 
-    fn hash_of_code(self) -> Option<Hash> {
+    pub(crate) fn hash_of_code(self) -> Option<Hash> {
         match self {
             Self::Hmac { hash, .. } => Some(hash),
             _ => None,
         }
     }
-}
-
-/// A mechanism as a caller has chosen it.
-pub(crate) struct Chosen {
-    pub(crate) mechanism: &'static Mechanism,
-    pub(crate) parameter: Parameter,
-}
-
-/// What is said with a mechanism.
-pub(crate) enum Parameter {
-    Nothing,
-    Pss {
-        hash: Hash,
-        mgf: Hash,
-        salt_len: usize,
-    },
-    Oaep {
-        hash: Hash,
-        mgf: Hash,
-        label: Vec<u8>,
-    },
-    Ecdh {
-        /// The other party's public key.
-        point: Vec<u8>,
-        /// What is made of what both come to.
-        kdf: Option<Kdf>,
-    },
-    /// What the chaining begins with.
-    Iv([u8; 16]),
-    /// The same for shorter blocks.
-    ShortIv([u8; 8]),
-    /// The other party's public value.
-    Peer(Vec<u8>),
-    /// What is counted, in so many bits at the end.
-    Counter {
-        block: [u8; 16],
-        bits: u32,
-    },
-    Gcm {
-        iv: Vec<u8>,
-        aad: Vec<u8>,
-        tag_len: usize,
-    },
-    /// The length of a code.
-    Len(usize),
-    /// Of Ed25519: that, or, with a context, Ed25519ctx; prehashed, with one or without, Ed25519ph. Of
-    /// Ed448: that or, prehashed, Ed448ph, with a context or without.
-    Eddsa {
-        prehashed: bool,
-        context: Vec<u8>,
-    },
-    /// What is encrypted to be a key, and what the chaining begins with.
-    Data {
-        iv: [u8; 16],
-        data: Vec<u8>,
-    },
-    /// Another key.
-    Key(CK_OBJECT_HANDLE),
-    /// What goes with a key.
-    Bytes(Vec<u8>),
-    /// The bit of a key where another one begins.
-    Bit(usize),
-    Kbkdf(Box<kbkdf::Parameters>),
-}
-
-/// A key derivation function that goes with Diffie-Hellman: a hash over what was agreed on, a counter and
-/// some more.
-pub(crate) struct Kdf {
-    pub(crate) hash: Hash,
-    /// Whether the counter comes first, as in NIST SP 800-56A; else it is X9.63's.
-    pub(crate) counter_first: bool,
-    pub(crate) shared: Vec<u8>,
-}
-
-/// The length of a block of AES, and of a tag.
-const BLOCK: usize = 16;
-
-impl Chosen {
-    /// What the caller chose for a function; nothing if the pointer is null, which since version
-    /// 3.0 ends an operation.
-    ///
-    /// # Safety
-    /// `mechanism` is null or the caller's CK_MECHANISM, with a parameter of the length that it
-    /// says.
-    pub(crate) unsafe fn read(
-        mechanism: *mut CK_MECHANISM,
-        function: CK_FLAGS,
-    ) -> Answer<Option<Self>> {
-        if mechanism.is_null() {
-            return Ok(None);
-        }
-        // SAFETY: the caller's CK_MECHANISM.
-        let given = unsafe { Foreign::one(mechanism) }?.get(0);
-        // GnuTLS, up to 3.8 at least, has its pairs of Ed25519 generated by the name of the signature.
-        let kind = match (given.mechanism, function) {
-            (CKM_EDDSA, CKF_GENERATE_KEY_PAIR) => CKM_EC_EDWARDS_KEY_PAIR_GEN,
-            (kind, _) => kind,
-        };
-        let mechanism = offered()
-            .find(|it| it.kind == kind && it.functions & function != 0)
-            .ok_or(Fault::Code(CKR_MECHANISM_INVALID))?;
-        // Each message has its own, and what is given before is not looked at.
-        let parameter = if function & MESSAGES != 0 {
-            Parameter::Nothing
-        } else {
-            // SAFETY: the caller vouches for the parameter.
-            unsafe { Parameter::read(mechanism.method, &given) }?
-        };
-        Ok(Some(Self {
-            mechanism,
-            parameter,
-        }))
-    }
-
-    /// The same where there must be a mechanism.
-    ///
-    /// # Safety
-    /// As [`Chosen::read`].
-    pub(crate) unsafe fn required(
-        mechanism: *mut CK_MECHANISM,
-        function: CK_FLAGS,
-    ) -> Answer<Self> {
-        // SAFETY: the caller vouches for it.
-        unsafe { Self::read(mechanism, function) }?.ok_or(Fault::Code(CKR_ARGUMENTS_BAD))
-    }
-
-    pub(crate) fn method(&self) -> Method {
-        self.mechanism.method
-    }
-}
-
-impl Parameter {
-    /// # Safety
-    /// The mechanism's parameter is the caller's, of the length that it says, and so is what the
-    /// parameter points to.
-    unsafe fn read(method: Method, given: &CK_MECHANISM) -> Answer<Self> {
-        let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
-        match method {
-            Method::RsaPss(fixed) => {
-                // SAFETY: the caller vouches for it.
-                let given = unsafe { structure::<CK_RSA_PKCS_PSS_PARAMS>(given) }?;
-                let hash = hash_of(given.hashAlg).ok_or_else(invalid)?;
-                let mgf = mgf_of(given.mgf).ok_or_else(invalid)?;
-                if fixed.is_some_and(|it| it != hash) {
-                    return Err(invalid());
-                }
-                let salt_len = usize::try_from(given.sLen).map_err(|_| invalid())?;
-                Ok(Self::Pss {
-                    hash,
-                    mgf,
-                    salt_len,
-                })
-            }
-            // SAFETY: the caller vouches for it.
-            Method::RsaOaep => unsafe { Self::read_oaep(given) },
-            // SAFETY: the caller vouches for it.
-            Method::Ecdh => unsafe { Self::read_ecdh(given) },
-            Method::AesCbc { .. } => {
-                // SAFETY: the caller vouches for it.
-                let iv = unsafe { bytes_of(given) }?;
-                let iv = iv.try_into().map_err(|_| invalid())?;
-                Ok(Self::Iv(iv))
-            }
-            Method::Des3Cbc { .. } => {
-                // SAFETY: the caller vouches for it.
-                let iv = unsafe { bytes_of(given) }?;
-                let iv = iv.try_into().map_err(|_| invalid())?;
-                Ok(Self::ShortIv(iv))
-            }
-            // SAFETY: the caller vouches for it.
-            Method::Dh => Ok(Self::Peer(unsafe { bytes_of(given) }?)),
-            Method::AesCtr => {
-                // SAFETY: the caller vouches for it.
-                let given = unsafe { structure::<CK_AES_CTR_PARAMS>(given) }?;
-                let bits = u32::try_from(given.ulCounterBits)
-                    .ok()
-                    .filter(|bits| (1..=128).contains(bits))
-                    .ok_or_else(invalid)?;
-                Ok(Self::Counter {
-                    block: given.cb,
-                    bits,
-                })
-            }
-            // SAFETY: the caller vouches for it.
-            Method::AesGcm => unsafe { Self::read_gcm(given) },
-            Method::Cmac { cut: true }
-            | Method::AesMac { cut: true }
-            | Method::Hmac { cut: true, .. } => {
-                // SAFETY: the caller vouches for it.
-                let len = unsafe { structure::<CK_MAC_GENERAL_PARAMS>(given) }?;
-                let most = method.hash_of_code().map_or(BLOCK, Hash::digest_len);
-                let len = usize::try_from(len)
-                    .ok()
-                    .filter(|len| (1..=most).contains(len))
-                    .ok_or_else(invalid)?;
-                Ok(Self::Len(len))
-            }
-            // SAFETY: the caller vouches for it.
-            Method::Eddsa => unsafe { Self::read_eddsa(given) },
-            Method::DeriveEcb => {
-                // SAFETY: the caller vouches for it.
-                let data = unsafe { string_of(given) }?;
-                let iv = [0; BLOCK];
-                Ok(Self::Data { iv, data })
-            }
-            Method::DeriveCbc => {
-                // SAFETY: the caller vouches for it.
-                let given = unsafe { structure::<CK_AES_CBC_ENCRYPT_DATA_PARAMS>(given) }?;
-                // SAFETY: the caller vouches for it.
-                let data =
-                    unsafe { bytes_of_pointer(given.pData.cast(), given.length, MAX_PARAMETER) }?;
-                let iv = given.iv;
-                Ok(Self::Data { iv, data })
-            }
-            Method::ConcatenateKey => {
-                // SAFETY: the caller vouches for it.
-                let handle = unsafe { structure::<CK_OBJECT_HANDLE>(given) }?;
-                Ok(Self::Key(handle))
-            }
-            Method::ConcatenateData { .. } | Method::Xor => {
-                // SAFETY: the caller vouches for it.
-                Ok(Self::Bytes(unsafe { string_of(given) }?))
-            }
-            Method::Extract => {
-                // SAFETY: the caller vouches for it.
-                let bit = unsafe { structure::<CK_EXTRACT_PARAMS>(given) }?;
-                Ok(Self::Bit(usize::try_from(bit).map_err(|_| invalid())?))
-            }
-            Method::Kbkdf(iteration) => {
-                // SAFETY: the caller vouches for it.
-                let read = unsafe { kbkdf::Parameters::read(iteration, given) }?;
-                Ok(Self::Kbkdf(Box::new(read)))
-            }
-            _ if given.ulParameterLen != 0 => Err(invalid()),
-            _ => Ok(Self::Nothing),
-        }
-    }
-
-    /// # Safety
-    /// As [`Parameter::read`].
-    unsafe fn read_oaep(given: &CK_MECHANISM) -> Answer<Self> {
-        let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
-        // SAFETY: the caller vouches for it.
-        let given = unsafe { structure::<CK_RSA_PKCS_OAEP_PARAMS>(given) }?;
-        let hash = hash_of(given.hashAlg).ok_or_else(invalid)?;
-        let mgf = mgf_of(given.mgf).ok_or_else(invalid)?;
-        // Without a label, clients leave the source out.
-        let empty = given.ulSourceDataLen == 0;
-        if given.source != CKZ_DATA_SPECIFIED && !(given.source == 0 && empty) {
-            return Err(invalid());
-        }
-        // SAFETY: the caller vouches for it.
-        let label =
-            unsafe { bytes_of_pointer(given.pSourceData, given.ulSourceDataLen, MAX_PARAMETER) }?;
-        Ok(Self::Oaep { hash, mgf, label })
-    }
-
-    /// # Safety
-    /// As [`Parameter::read`].
-    unsafe fn read_ecdh(given: &CK_MECHANISM) -> Answer<Self> {
-        let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
-        // SAFETY: the caller vouches for it.
-        let given = unsafe { structure::<CK_ECDH1_DERIVE_PARAMS>(given) }?;
-        // SAFETY: the caller vouches for both.
-        let (point, shared) = unsafe {
-            (
-                bytes_of_pointer(
-                    given.pPublicData.cast(),
-                    given.ulPublicDataLen,
-                    MAX_PARAMETER,
-                )?,
-                bytes_of_pointer(
-                    given.pSharedData.cast(),
-                    given.ulSharedDataLen,
-                    MAX_PARAMETER,
-                )?,
-            )
-        };
-        let kdf = match (given.kdf, shared.is_empty()) {
-            (CKD_NULL, true) => None,
-            // Section 6.3.20: without a function there is nothing to share.
-            (CKD_NULL, false) => return Err(invalid()),
-            (kdf, _) => {
-                let (hash, counter_first) = kdf_of(kdf).ok_or_else(invalid)?;
-                Some(Kdf {
-                    hash,
-                    counter_first,
-                    shared,
-                })
-            }
-        };
-        Ok(Self::Ecdh { point, kdf })
-    }
-
-    /// # Safety
-    /// As [`Parameter::read`].
-    unsafe fn read_eddsa(given: &CK_MECHANISM) -> Answer<Self> {
-        if given.ulParameterLen == 0 {
-            return Ok(Self::Eddsa {
-                prehashed: false,
-                context: Vec::new(),
-            });
-        }
-        if is_served() {
-            return Err(Fault::Code(CKR_MECHANISM_PARAM_INVALID));
-        }
-        // SAFETY: the caller vouches for it.
-        let given = unsafe { structure::<CK_EDDSA_PARAMS>(given) }?;
-        // SAFETY: the caller vouches for it; 255 bytes at most, RFC 8032, section 5.1.
-        let context =
-            unsafe { bytes_of_pointer(given.pContextData.cast(), given.ulContextDataLen, 255) }?;
-        Ok(Self::Eddsa {
-            prehashed: given.phFlag != CK_FALSE,
-            context,
-        })
-    }
-
-    /// # Safety
-    /// As [`Parameter::read`].
-    unsafe fn read_gcm(given: &CK_MECHANISM) -> Answer<Self> {
-        // SAFETY: the caller vouches for it.
-        let given = unsafe { structure::<CK_GCM_PARAMS>(given) }?;
-        // SAFETY: the caller vouches for both.
-        let (iv, aad) = unsafe {
-            (
-                // Section 6.13.3: 256 bytes at most.
-                bytes_of_pointer(given.pIv.cast(), given.ulIvLen, 256)?,
-                bytes_of_pointer(given.pAAD.cast(), given.ulAADLen, MAX_AAD)?,
-            )
-        };
-        if iv.is_empty() {
-            return Err(Fault::Code(CKR_MECHANISM_PARAM_INVALID));
-        }
-        let tag_len = tag_len(given.ulTagBits)?;
-        Ok(Self::Gcm { iv, aad, tag_len })
-    }
-}
-
-/// The length of a tag of GCM, which is given in bits: those that NIST SP 800-38D, section 5.2.1.2, has.
-pub(crate) fn tag_len(bits: CK_ULONG) -> Answer<usize> {
-    usize::try_from(bits)
-        .ok()
-        .filter(|bits| [32, 64, 96, 104, 112, 120, 128].contains(bits))
-        .map(|bits| bits / 8)
-        .ok_or(Fault::Code(CKR_MECHANISM_PARAM_INVALID))
-}
-
-/// The longest additional data, in bytes.
-pub(crate) const MAX_AAD: usize = 1 << 24;
-
-/// A parameter that is nothing but bytes.
-///
-/// # Safety
-/// The mechanism's parameter is the caller's, of the length that it says.
-unsafe fn bytes_of(given: &CK_MECHANISM) -> Answer<Vec<u8>> {
-    // SAFETY: the caller vouches for it.
-    unsafe { bytes_of_pointer(given.pParameter, given.ulParameterLen, MAX_PARAMETER) }
-}
-
-/// The data that goes with a key.
-///
-/// # Safety
-/// As [`Parameter::read`].
-unsafe fn string_of(given: &CK_MECHANISM) -> Answer<Vec<u8>> {
-    // SAFETY: the caller vouches for both.
-    unsafe {
-        let given = structure::<CK_KEY_DERIVATION_STRING_DATA>(given)?;
-        bytes_of_pointer(given.pData.cast(), given.ulLen, MAX_PARAMETER)
-    }
-}
-
-/// The same of what a parameter points to.
-///
-/// # Safety
-/// `start` is null or the caller's memory of `len` bytes.
-pub(crate) unsafe fn bytes_of_pointer(
-    start: *mut c_void,
-    len: CK_ULONG,
-    limit: usize,
-) -> Answer<Vec<u8>> {
-    let invalid = || Fault::Code(CKR_MECHANISM_PARAM_INVALID);
-    // SAFETY: the caller vouches for it.
-    unsafe { Foreign::many(start.cast::<u8>(), len) }
-        .map_err(|_| invalid())?
-        .bytes(limit)
-        .ok_or_else(invalid)
 }
 
 /// The hash of which keys of a type are for the HMAC alone.
@@ -901,58 +456,6 @@ pub(crate) fn hash_of_hmac_key(kind: CK_KEY_TYPE) -> Option<Hash> {
         CKK_SHA256_HMAC => Hash::Sha256,
         CKK_SHA384_HMAC => Hash::Sha384,
         CKK_SHA512_HMAC => Hash::Sha512,
-        _ => return None,
-    })
-}
-
-/// The longest label or point, in bytes.
-pub(crate) const MAX_PARAMETER: usize = 1 << 16;
-
-/// # Safety
-/// The mechanism's parameter is the caller's, of the length that it says.
-pub(crate) unsafe fn structure<T: Copy>(given: &CK_MECHANISM) -> Answer<T> {
-    let right_len = usize::try_from(given.ulParameterLen) == Ok(size_of::<T>());
-    if given.pParameter.is_null() || !right_len {
-        return Err(Fault::Code(CKR_MECHANISM_PARAM_INVALID));
-    }
-    // SAFETY: the caller vouches for as many bytes as a T has.
-    Ok(unsafe { Foreign::one(given.pParameter.cast::<T>()) }?.get(0))
-}
-
-fn hash_of(kind: CK_MECHANISM_TYPE) -> Option<Hash> {
-    MECHANISMS
-        .iter()
-        .find(|it| it.kind == kind)
-        .and_then(|it| match it.method {
-            Method::Digest(hash) => Some(hash),
-            _ => None,
-        })
-}
-
-fn mgf_of(kind: CK_RSA_PKCS_MGF_TYPE) -> Option<Hash> {
-    Some(match kind {
-        CKG_MGF1_SHA1 => Hash::Sha1,
-        CKG_MGF1_SHA224 => Hash::Sha224,
-        CKG_MGF1_SHA256 => Hash::Sha256,
-        CKG_MGF1_SHA384 => Hash::Sha384,
-        CKG_MGF1_SHA512 => Hash::Sha512,
-        _ => return None,
-    })
-}
-
-/// The hash of a key derivation function, and whether its counter comes first (section 6.3.17).
-fn kdf_of(kdf: CK_EC_KDF_TYPE) -> Option<(Hash, bool)> {
-    Some(match kdf {
-        CKD_SHA1_KDF => (Hash::Sha1, false),
-        CKD_SHA224_KDF => (Hash::Sha224, false),
-        CKD_SHA256_KDF => (Hash::Sha256, false),
-        CKD_SHA384_KDF => (Hash::Sha384, false),
-        CKD_SHA512_KDF => (Hash::Sha512, false),
-        CKD_SHA1_KDF_SP800 => (Hash::Sha1, true),
-        CKD_SHA224_KDF_SP800 => (Hash::Sha224, true),
-        CKD_SHA256_KDF_SP800 => (Hash::Sha256, true),
-        CKD_SHA384_KDF_SP800 => (Hash::Sha384, true),
-        CKD_SHA512_KDF_SP800 => (Hash::Sha512, true),
         _ => return None,
     })
 }

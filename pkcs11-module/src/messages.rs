@@ -14,12 +14,12 @@ use cryptoki_sys::{
 };
 use strongroom::Secret;
 
-use crate::attributes::Class;
 use crate::beginning::Operation;
+use crate::class::Class;
 use crate::digesting::take;
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, MOST_AT_ONCE, Output, Room, ulong};
-use crate::mechanisms::{Chosen, MAX_AAD, tag_len};
+use crate::parameters::{Chosen, MAX_AAD, tag_len};
 use crate::sessions::Session;
 use crate::state::with_module;
 use crate::symmetric::MessageCipher;

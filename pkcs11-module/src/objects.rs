@@ -16,7 +16,8 @@ use cryptoki_sys::{
 use strongroom::object::{Metadata, ObjectId};
 use strongroom::{Damaged, Error, Secret};
 
-use crate::attributes::{self, Attribute, Class, Face, Object};
+use crate::attributes::{self, Attribute, Face, Object};
+use crate::class::Class;
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, ulong};
 use crate::served::is_served;

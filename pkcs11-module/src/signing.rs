@@ -10,15 +10,17 @@ use cryptoki_sys::{
 };
 use strongroom::key::{Hash, PublicKey, SignScheme};
 
-use crate::attributes::{Class, Object};
+use crate::attributes::Object;
 use crate::beginning::Operation;
-use crate::codes::Code;
+use crate::class::Class;
 use crate::digesting::{Hasher, take};
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, MOST_AT_ONCE, Output, Room};
 use crate::legacy::dsa;
 use crate::legacy::field::FieldKey;
-use crate::mechanisms::{Chosen, Method, Parameter};
+use crate::macs::Code;
+use crate::mechanisms::Method;
+use crate::parameters::{Chosen, Parameter};
 use crate::state::{Module, with_module};
 
 /// A signature, or a code, that is being made or verified.

@@ -1,17 +1,18 @@
 //! Slots (PKCS#11 3.1, section 5.5): each token of the vault in a slot of its own, and where the
-//! vault can be written, a last one for C_InitToken to make a token in.
+//! vault can be written, a last one for C_InitToken to make a token in; and which mechanisms it has.
 
 use std::ffi::c_void;
 
 use cryptoki_sys::{
-    CK_BBOOL, CK_FLAGS, CK_RV, CK_SLOT_ID, CK_SLOT_INFO, CK_ULONG, CKF_DONT_BLOCK,
-    CKF_TOKEN_PRESENT, CKR_ARGUMENTS_BAD, CKR_BUFFER_TOO_SMALL, CKR_FUNCTION_NOT_SUPPORTED,
-    CKR_NO_EVENT,
+    CK_BBOOL, CK_FLAGS, CK_MECHANISM_INFO, CK_MECHANISM_TYPE, CK_RV, CK_SLOT_ID, CK_SLOT_INFO,
+    CK_ULONG, CKF_DONT_BLOCK, CKF_TOKEN_PRESENT, CKR_ARGUMENTS_BAD, CKR_BUFFER_TOO_SMALL,
+    CKR_FUNCTION_NOT_SUPPORTED, CKR_MECHANISM_INVALID, CKR_NO_EVENT,
 };
 
 use crate::fault::{Answer, Fault, answer};
 use crate::foreign::{Foreign, ulong};
 use crate::general::{MANUFACTURER, library_version, padded};
+use crate::mechanisms::offered;
 use crate::state::with_module;
 
 /// C_GetSlotList, section 5.5.1. Every slot has a token, if one that is not initialized. What
@@ -106,4 +107,45 @@ pub(crate) unsafe fn give_list<T: Copy>(
     // SAFETY: the caller vouches for `room` values, which are at least as many.
     unsafe { Foreign::many(list, ulong(values.len())) }?.fill(values);
     Ok(())
+}
+
+/// C_GetMechanismList, section 5.5.5. Tokens that are there to be read have no mechanisms.
+pub(crate) unsafe extern "C" fn get_mechanism_list(
+    slot: CK_SLOT_ID,
+    list: *mut CK_MECHANISM_TYPE,
+    count: *mut CK_ULONG,
+) -> CK_RV {
+    answer("C_GetMechanismList", || {
+        // SAFETY: the caller's CK_ULONG.
+        let count = unsafe { Foreign::one(count) }?;
+        with_module(|module| {
+            let kinds: Vec<_> = if module.has_mechanisms(slot)? {
+                offered().map(|mechanism| mechanism.kind).collect()
+            } else {
+                Vec::new()
+            };
+            // SAFETY: the caller's list, as long as the caller says.
+            unsafe { give_list(&kinds, list, &count) }
+        })
+    })
+}
+
+/// C_GetMechanismInfo, section 5.5.6.
+pub(crate) unsafe extern "C" fn get_mechanism_info(
+    slot: CK_SLOT_ID,
+    kind: CK_MECHANISM_TYPE,
+    info: *mut CK_MECHANISM_INFO,
+) -> CK_RV {
+    answer("C_GetMechanismInfo", || {
+        // SAFETY: the caller's CK_MECHANISM_INFO.
+        let info = unsafe { Foreign::one(info) }?;
+        with_module(|module| {
+            let has_any = module.has_mechanisms(slot)?;
+            let mechanism = offered()
+                .find(|mechanism| mechanism.kind == kind && has_any)
+                .ok_or(Fault::Code(CKR_MECHANISM_INVALID))?;
+            info.set(0, mechanism.info());
+            Ok(())
+        })
+    })
 }

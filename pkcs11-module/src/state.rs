@@ -27,11 +27,13 @@ use strongroom::object::{Metadata, ObjectId, TokenName};
 use strongroom::pin::Role;
 use strongroom::{Damaged, Error, Secret};
 
-use crate::attributes::{Attribute, Class, Content, Face, Given, Held, Listed, Object, Standing};
-use crate::creation::Privacy;
+use crate::attributes::{Attribute, Content, Face, Given, Held, Listed, Object, Standing};
+use crate::class::Class;
 use crate::fault::{Answer, Fault};
 use crate::idle::Watch;
-use crate::mechanisms::{Chosen, offered};
+use crate::mechanisms::offered;
+use crate::parameters::Chosen;
+use crate::placement::Privacy;
 use crate::random::Generator;
 use crate::sessions::Session;
 use crate::source::{IDLE, Source, describe};

@@ -3,12 +3,8 @@
 
 use aes::cipher::block_padding::{Pkcs7, RawPadding};
 use aes::cipher::consts::U16;
-use aes::cipher::generic_array::{ArrayLength, GenericArray};
-use aes::cipher::inout::InOutBuf;
-use aes::cipher::{
-    BlockCipher, BlockDecrypt, BlockDecryptMut, BlockEncrypt, BlockEncryptMut, BlockSizeUser,
-    InnerIvInit, KeyInit, KeyIvInit, StreamCipher,
-};
+use aes::cipher::generic_array::GenericArray;
+use aes::cipher::{BlockDecrypt, BlockEncrypt, InnerIvInit, KeyInit, KeyIvInit, StreamCipher};
 use cryptoki_sys::{
     CKR_DATA_LEN_RANGE, CKR_ENCRYPTED_DATA_INVALID, CKR_ENCRYPTED_DATA_LEN_RANGE,
     CKR_KEY_SIZE_RANGE, CKR_MECHANISM_PARAM_INVALID,
@@ -19,9 +15,11 @@ use strongroom::Secret;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use crate::blocks::{Blocks, blocks_of, chained};
 use crate::fault::{Answer, Fault};
 use crate::legacy::des;
-use crate::mechanisms::{Method, Parameter};
+use crate::mechanisms::Method;
+use crate::parameters::Parameter;
 
 /// The length of a block of AES.
 pub(crate) const BLOCK: usize = 16;
@@ -32,8 +30,6 @@ const MOST_OF_GCM: u64 = (1 << 36) - 32;
 type Block = GenericArray<u8, U16>;
 /// One that would give away the tags of all messages.
 type SecretBlock = Zeroizing<[u8; BLOCK]>;
-/// What is done to whole blocks, one after the other.
-pub(crate) type Blocks = Box<dyn FnMut(&mut [u8]) + Send>;
 type KeyStream = Box<dyn FnMut(&mut [u8]) + Send>;
 
 /// Does something with the implementation for a key of its length.
@@ -404,15 +400,6 @@ fn until_overflow(block: &[u8; BLOCK], bits: u32) -> u128 {
     rest.saturating_add(1).saturating_mul(16)
 }
 
-/// Bytes as the whole blocks that they are.
-pub(crate) fn blocks_of<N: ArrayLength<u8>>(
-    bytes: &mut [u8],
-) -> InOutBuf<'_, '_, GenericArray<u8, N>> {
-    let (blocks, rest) = InOutBuf::from(bytes).into_chunks::<N>();
-    debug_assert!(rest.is_empty(), "whole blocks come here");
-    blocks
-}
-
 fn ecb(key: &[u8], encrypts: bool) -> Answer<Blocks> {
     with_aes!(key, Aes => {
         let aes = Aes::new(GenericArray::from_slice(key));
@@ -426,25 +413,6 @@ fn ecb(key: &[u8], encrypts: bool) -> Answer<Blocks> {
 
 fn cbc(key: &[u8], iv: &[u8; BLOCK], encrypts: bool) -> Answer<Blocks> {
     with_aes!(key, Aes => chained::<Aes, _>(key, iv, encrypts))
-}
-
-/// Cipher block chaining with a cipher.
-pub(crate) fn chained<C, N>(key: &[u8], iv: &[u8], encrypts: bool) -> Blocks
-where
-    C: BlockCipher + BlockEncryptMut + BlockDecryptMut + BlockSizeUser<BlockSize = N>,
-    C: KeyInit + Send + 'static,
-    N: ArrayLength<u8>,
-    cbc::Encryptor<C>: Send,
-    cbc::Decryptor<C>: Send,
-{
-    let (key, iv) = (GenericArray::from_slice(key), GenericArray::from_slice(iv));
-    if encrypts {
-        let mut mode = cbc::Encryptor::<C>::new(key, iv);
-        Box::new(move |bytes: &mut [u8]| mode.encrypt_blocks_inout_mut(blocks_of(bytes)))
-    } else {
-        let mut mode = cbc::Decryptor::<C>::new(key, iv);
-        Box::new(move |bytes: &mut [u8]| mode.decrypt_blocks_inout_mut(blocks_of(bytes)))
-    }
 }
 
 fn ctr(key: &[u8], block: &[u8; BLOCK]) -> Answer<KeyStream> {

@@ -291,3 +291,11 @@ pub(crate) fn read_number(bytes: &[u8]) -> Answer<CK_ULONG> {
         .map(CK_ULONG::from_ne_bytes)
         .map_err(|_| invalid())
 }
+
+pub(crate) fn flag(value: bool) -> Vec<u8> {
+    vec![if value { CK_TRUE } else { CK_FALSE }]
+}
+
+pub(crate) fn number(value: CK_ULONG) -> Vec<u8> {
+    value.to_ne_bytes().to_vec()
+}

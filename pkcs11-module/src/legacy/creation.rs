@@ -12,9 +12,11 @@ use cryptoki_sys::{
 use super::check_stays_in_session;
 use super::dsa;
 use super::field::{FieldKey, PARTS, Parameters};
-use crate::attributes::{Class, Content, given_by};
-use crate::creation::{Privacy, hold_pair, say_how_secret};
+use crate::attributes::{Content, given_by};
+use crate::class::Class;
 use crate::fault::{Answer, Fault};
+use crate::key_pairs::{hold_pair, say_how_secret};
+use crate::placement::Privacy;
 use crate::state::Module;
 use crate::template::Template;
 

@@ -9,8 +9,8 @@ use cryptoki_sys::{
 use strongroom::Secret;
 use subtle::ConstantTimeEq;
 
+use crate::blocks::{Blocks, blocks_of, chained};
 use crate::fault::{Answer, Fault};
-use crate::symmetric::{Blocks, blocks_of, chained};
 
 /// The length of a block, and of each of the keys of DES that make one of triple DES.
 pub(crate) const BLOCK: usize = 8;

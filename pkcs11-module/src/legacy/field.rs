@@ -11,10 +11,10 @@ use cryptoki_sys::{
 use strongroom::Secret;
 
 use super::{dh, dsa};
-use crate::attributes::{Class, number};
+use crate::class::Class;
 use crate::fault::{Answer, Fault};
 use crate::foreign::ulong;
-use crate::template::{Template, invalid};
+use crate::template::{Template, invalid, number};
 
 /// The attributes of a template that are the object itself.
 pub(crate) const PARTS: [CK_ATTRIBUTE_TYPE; 5] =

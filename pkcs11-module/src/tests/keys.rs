@@ -689,7 +689,9 @@ fn values_are_read_only_where_the_specification_lets_them() {
 #[test]
 fn what_its_giver_says_needs_no_login_may_be_read() {
     let mut fake = Fake::default();
-    fake.tokens[KEYS as usize].has_pins = true;
+    for token in &mut fake.tokens {
+        token.has_pins = token.name == TokenName::keys();
+    }
     fake.user.limit = 10;
     let host = Host::with(fake);
     let session = host.writing(KEYS);

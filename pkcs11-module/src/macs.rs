@@ -10,7 +10,8 @@ use strongroom::key::Hash;
 use subtle::ConstantTimeEq;
 
 use crate::fault::{Answer, Fault};
-use crate::mechanisms::{Method, Parameter};
+use crate::mechanisms::Method;
+use crate::parameters::Parameter;
 use crate::symmetric::{BLOCK, with_aes};
 
 /// A code that is being computed.
