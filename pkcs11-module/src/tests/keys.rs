@@ -43,6 +43,18 @@ impl Host {
         }
     }
 
+    /// A key of AES whose value the caller gives.
+    fn aes(&self, session: CK_SESSION_HANDLE, token: &[u8], rest: Template<'_>) -> Outcome<u64> {
+        let (class, aes) = (CKO_SECRET_KEY.to_ne_bytes(), CKK_AES.to_ne_bytes());
+        let key: Template<'_> = &[
+            (CKA_CLASS, &class),
+            (CKA_KEY_TYPE, &aes),
+            (CKA_VALUE, &[5; 16]),
+            (CKA_TOKEN, token),
+        ];
+        self.create(session, &[key, rest].concat())
+    }
+
     pub(super) fn generate_pair(
         &self,
         session: CK_SESSION_HANDLE,
@@ -642,15 +654,7 @@ fn values_are_read_only_where_the_specification_lets_them() {
     let session = host.writing(KEYS);
     let (class, aes) = (CKO_SECRET_KEY.to_ne_bytes(), CKK_AES.to_ne_bytes());
     for token in [YES, NO] {
-        let create = |rest: Template<'_>| {
-            let key: Template<'_> = &[
-                (CKA_CLASS, &class),
-                (CKA_KEY_TYPE, &aes),
-                (CKA_VALUE, &[5; 16]),
-                (CKA_TOKEN, token),
-            ];
-            host.create(session, &[key, rest].concat())
-        };
+        let create = |rest| host.aes(session, token, rest);
         let key = create(&[(CKA_SENSITIVE, NO), (CKA_EXTRACTABLE, YES)]).expect("a key");
         let get = |kind| host.get(session, key, kind);
         assert_eq!(get(CKA_VALUE).as_deref(), Ok(&[5; 16][..]));
@@ -697,18 +701,9 @@ fn what_its_giver_says_needs_no_login_may_be_read() {
     let session = host.writing(KEYS);
     let login = call!(host.C_Login(session, CKU_USER, b"1234".as_ptr().cast_mut(), 4));
     assert_eq!(login, CKR_OK);
-    let (class, aes) = (CKO_SECRET_KEY.to_ne_bytes(), CKK_AES.to_ne_bytes());
     let len = 16_u64.to_ne_bytes();
     for token in [YES, NO] {
-        let create = |rest: Template<'_>| {
-            let key: Template<'_> = &[
-                (CKA_CLASS, &class),
-                (CKA_KEY_TYPE, &aes),
-                (CKA_VALUE, &[5; 16]),
-                (CKA_TOKEN, token),
-            ];
-            host.create(session, &[key, rest].concat())
-        };
+        let create = |rest| host.aes(session, token, rest);
         let made: Template<'_> = &[(CKA_TOKEN, token), (CKA_PRIVATE, NO), (CKA_VALUE_LEN, &len)];
         for key in [
             create(&[]),

@@ -99,6 +99,9 @@ fn prehash(message: &[u8]) -> PreHasherXof<Shake256> {
 
 #[cfg(test)]
 mod tests {
+    use ed448_goldilocks_plus::{EdwardsPoint, Scalar, WideScalarBytes};
+    use sha3::digest::{ExtendableOutput, XofReader};
+
     use super::*;
 
     /// RFC 8032, sections 7.4 (blank; 1 octet; 1 octet with context) and 7.5 (TEST abc, with and without
@@ -279,6 +282,37 @@ mod tests {
             let mut changed = good;
             changed[56] |= 1 << bit;
             assert!(!is_point(&changed), "{bit}");
+        }
+    }
+
+    /// A signer can sign over an R with a bit too many, and the library does not mind. Nobody else's
+    /// verifier takes that.
+    #[test]
+    fn a_signature_over_another_spelling_of_its_point_is_none() {
+        let key = from_seed(&[7; KEY_LEN]).expect("a seed");
+        let point = point_of(&key);
+        let nonce = Scalar::from_bytes_mod_order(&ScalarBytes::from([5; KEY_LEN]));
+        let sign = |junk: u8| {
+            let mut r = (EdwardsPoint::GENERATOR * nonce).compress().to_bytes();
+            r[56] |= junk;
+            let mut digest = WideScalarBytes::default();
+            Shake256::default()
+                .chain(b"SigEd448\0\0")
+                .chain(r)
+                .chain(point)
+                .chain(b"message")
+                .finalize_xof()
+                .read(&mut digest);
+            let k = Scalar::from_bytes_mod_order_wide(&digest);
+            let s = nonce + k * key.to_scalar();
+            [&r[..], &s.to_bytes_rfc_8032()].concat()
+        };
+        assert!(verifies(&point, false, b"", b"message", &sign(0)));
+        for junk in [1, 0x40] {
+            let signature = sign(junk);
+            let parsed = Signature::try_from(&signature[..]).expect("the library takes it");
+            assert!(key.verifying_key().verify_raw(&parsed, b"message").is_ok());
+            assert!(!verifies(&point, false, b"", b"message", &signature));
         }
     }
 }
