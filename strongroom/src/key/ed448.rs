@@ -11,7 +11,7 @@ pub(super) const KEY_LEN: usize = 57;
 /// Length of a signature in bytes.
 pub(super) const SIGNATURE_LEN: usize = 114;
 
-/// The longest context in bytes. The library looks at it where it signs, and not where it verifies.
+/// The longest context in bytes, which the library looks at where it signs, and not where it verifies.
 const MAX_CONTEXT: usize = 255;
 
 /// The key of a seed.
@@ -39,9 +39,6 @@ pub(super) fn sign(
     context: &[u8],
     message: &[u8],
 ) -> Option<Vec<u8>> {
-    if context.len() > MAX_CONTEXT {
-        return None;
-    }
     let signature = if prehashed {
         key.sign_prehashed(Some(context), prehash(message))
     } else {
@@ -285,19 +282,21 @@ mod tests {
         }
     }
 
-    /// A signer can sign over an R with a bit too many, and the library does not mind. Nobody else's
-    /// verifier takes that.
+    /// A signer can sign over an R with a bit too many, or a context whose length does not fit into its byte,
+    /// and the library does not mind. Nobody else's verifier takes that.
     #[test]
-    fn a_signature_over_another_spelling_of_its_point_is_none() {
+    fn what_the_library_alone_takes_is_no_signature() {
         let key = from_seed(&[7; KEY_LEN]).expect("a seed");
         let point = point_of(&key);
         let nonce = Scalar::from_bytes_mod_order(&ScalarBytes::from([5; KEY_LEN]));
-        let sign = |junk: u8| {
+        let sign = |junk: u8, context: &[u8]| {
             let mut r = (EdwardsPoint::GENERATOR * nonce).compress().to_bytes();
             r[56] |= junk;
             let mut digest = WideScalarBytes::default();
             Shake256::default()
-                .chain(b"SigEd448\0\0")
+                .chain(b"SigEd448\0")
+                .chain(&context.len().to_le_bytes()[..1])
+                .chain(context)
                 .chain(r)
                 .chain(point)
                 .chain(b"message")
@@ -307,12 +306,21 @@ mod tests {
             let s = nonce + k * key.to_scalar();
             [&r[..], &s.to_bytes_rfc_8032()].concat()
         };
-        assert!(verifies(&point, false, b"", b"message", &sign(0)));
+        assert!(verifies(&point, false, b"", b"message", &sign(0, b"")));
         for junk in [1, 0x40] {
-            let signature = sign(junk);
+            let signature = sign(junk, b"");
             let parsed = Signature::try_from(&signature[..]).expect("the library takes it");
             assert!(key.verifying_key().verify_raw(&parsed, b"message").is_ok());
             assert!(!verifies(&point, false, b"", b"message", &signature));
         }
+        let long = [0; 256];
+        let signature = sign(0, &long);
+        let parsed = Signature::try_from(&signature[..]).expect("a signature");
+        assert!(
+            key.verifying_key()
+                .verify_ctx(&parsed, &long, b"message")
+                .is_ok()
+        );
+        assert!(!verifies(&point, false, &long, b"message", &signature));
     }
 }
